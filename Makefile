@@ -1,0 +1,32 @@
+# make demo   the main job on the embedded world; ends with demo/index.html
+# make test   lint, types, tests
+# Both build the environment in .venv from pyproject.toml and constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint types env clean
+
+env: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: env
+	$(BIN)/python jobs/demo.py
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy storage pipeline jobs
+
+test: lint types
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv demo

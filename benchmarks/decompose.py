@@ -1,0 +1,91 @@
+"""Throughput of the decomposition beside plain open_clip: ``python benchmarks/decompose.py``.
+
+The ways are timed in turn, batch by batch, on the same images and threads; what counts is the
+ratio of their medians in one run. The bars: heads + mlps ≥ 0.95, with tokens ≥ 0.85.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+import tyro
+
+from pipeline.decompose import Decomposer
+from pipeline.models import ModelSpec, load_model
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    models: tuple[str, ...] = ("ViT-B-16", "ViT-B-32", "ViT-L-14")
+    """open_clip names; the weights are random."""
+    batch: int = 8
+    """Images a batch."""
+    repeats: int = 7
+    """Rounds; each way runs one batch a round."""
+    token_layers: int = 4
+    """How many last layers the tokens sum over."""
+    device: str = "cpu"
+    """Where to run."""
+    dtype: str = "float32"
+    """In which the decomposition's products run; plain open_clip runs in float32."""
+    threads: int = 1
+    """CPU threads."""
+
+
+def main(config: Config) -> None:
+    """Print a Markdown table, a row a model."""
+    torch.set_num_threads(config.threads)
+    print(
+        f"{config.device}, {config.dtype}, {config.threads} thread(s), batch {config.batch}, "
+        f"medians of {config.repeats}; images/s (ratio to plain)\n"
+    )
+    print("| model | plain encode_image | heads + mlps | + tokens, last "
+          f"{config.token_layers} layers | residual, largest |\n|---|---|---|---|---|")  # fmt: skip
+    for name in config.models:
+        print(row(name, config), flush=True)
+
+
+def row(name: str, config: Config) -> str:
+    """One row of the table."""
+    model = load_model(ModelSpec(name, "none"), config.device, getattr(torch, config.dtype))
+    last = range(model.layers - config.token_layers, model.layers)
+    parts = Decomposer(model)
+    ways: list[Callable[[torch.Tensor], object]] = [
+        torch.inference_mode()(model.module.encode_image),
+        parts,
+        Decomposer(model, token_layers=tuple(last)),
+    ]
+    images = torch.randn(config.batch, 3, *model.preprocess.size, device=config.device)
+    residual = parts(images).residual_b.max().item()
+    seconds: list[list[float]] = [[] for _ in ways]
+    for round_ in range(-1, config.repeats):  # round -1 warms up
+        for way, taken in zip(ways, seconds, strict=True):
+            elapsed = _time(way, images)
+            if round_ >= 0:
+                taken.append(elapsed)
+    plain, *others = (config.batch / median(taken) for taken in seconds)
+    cells = [f"{plain:.2f}", *(f"{speed:.2f} ({speed / plain:.3f})" for speed in others)]
+    return f"| {name} | {' | '.join(cells)} | {residual:.1e} |"
+
+
+def _time(way: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
+    _wait(images)
+    started = time.perf_counter()
+    way(images)
+    _wait(images)
+    return time.perf_counter() - started
+
+
+def _wait(images: torch.Tensor) -> None:
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,86 @@
+"""What a job shows on the terminal: its plan, its progress, its summary, its errors."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from storage.errors import FacetError
+
+console = Console(highlight=False, soft_wrap=True)
+Config = TypeVar("Config")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def show_table(title: str, rows: Mapping[str, object]) -> None:
+    """Two columns, one fact a line."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left; where the output is a file, a line now and then.
+
+    Yields
+    ------
+    callable
+        Takes the number done so far.
+    """
+    started = time.monotonic()
+    if not console.is_terminal:
+        last = started
+
+        def line(done: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= SECONDS_BETWEEN_LINES or (done >= total and now > last):
+                last = now
+                rate = done / (now - started)
+                left = f"{(total - done) / rate:.0f} s left" if rate else "starting"
+                print(f"{what}: {done} of {total} ({rate:.1f}/s, {left})", flush=True)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, rate=0.0)
+
+        def move(done: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, rate=rate)
+
+        yield move
+
+
+def run_job(main: Callable[[Config], object], config: Config) -> None:
+    """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
+    try:
+        main(config)
+    except FacetError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None

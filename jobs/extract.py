@@ -1,0 +1,247 @@
+"""Take a model apart over a set of images and keep the parts in a store.
+
+    facet extract --images photos/ --model ViT-B-32 --pretrained openai --store out/
+
+The same command again goes on where a stopped run ended: only shards that the ledger
+lacks are done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import tyro
+from humanize import naturalsize
+
+from jobs.console import console, progress_bar, run_job, show_table
+from pipeline import cluster, extract, plan
+from pipeline.images.listing import ListingReport, list_images, ray_mapper
+from pipeline.models import (
+    Architecture,
+    ModelSpec,
+    VisionModel,
+    check_supported,
+    load_model,
+    model_maps,
+)
+from pipeline.provenance import revision, versions
+from storage import urls
+from storage.errors import FacetError
+from storage.images import ListDigest, write_images
+from storage.layout import CONTRIBUTIONS, bytes_per_image
+from storage.metadata import Metadata, require_same
+from storage.results import config_digest, start_result
+from storage.store import Store, create_store, find_metadata, open_store
+
+MAPS = ("head_map", "mlp_map", "attention_bias", "bias")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Take a model apart over a set of images and keep the parts in a store."""
+
+    images: str
+    """Folder, WebDataset tars or Parquet files (globs and {000..009} allowed, local or s3://,
+    gs://), or microworld:n=2000,seed=7,split=test."""
+    model: str
+    """An OpenCLIP model name, a model config (JSON), or microworld."""
+    pretrained: str
+    """A pretrained tag, a weights file, or none for random weights."""
+    store: str
+    """Where the store is or will be: a local path or an object-store URL."""
+    components: tuple[Literal["heads", "mlps", "tokens"], ...] = ("heads", "mlps")
+    """What to keep."""
+    layers: str = "last:4"
+    """Layers that tokens are summed over: all, last:4, 20-23, 1,3."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass."""
+    store_dtype: Literal["float16", "float32"] = "float16"
+    """What heads, mlps and tokens are rounded to."""
+    shard_size: int = 1024
+    """Images in one shard."""
+    batch_size: int | None = None
+    """Images in one forward pass; by default 32 on CPUs, 256 on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What runs the model."""
+    num_actors: Literal["auto"] | int = "auto"
+    """Copies of the model at work; auto: one a GPU, or one for every four CPUs."""
+    max_bad: float = 0.01
+    """Fraction of the images that may be bad before the job stops."""
+    limit: int | None = None
+    """Use only the first images of the list."""
+    seed: int = 0
+    """Seed of random weights (--pretrained none)."""
+
+
+def main(config: ExtractConfig) -> Store:
+    """Check all that can be checked, list the images, extract what the ledger lacks, sum up."""
+    started = time.monotonic()
+    url = urls.absolute(config.store)
+    architecture, token_layers = check(config, url)
+    cluster.connect()
+    model = load_model(ModelSpec(config.model, config.pretrained, config.seed))
+    describe = partial(describe_store, config, architecture, token_layers, model)
+    store, report = open_or_create(config, url, model, describe)
+    workers = extract.choose_workers(
+        cluster.resources(),
+        config.device,
+        None if config.num_actors == "auto" else config.num_actors,
+        config.batch_size,
+    )
+    show_plan(store, model, workers)
+    with progress_bar("images", remaining(store)) as move:
+        progress = extract.run(
+            store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
+        )
+    start_result(url, "extract", asdict(config), {"versions": versions(), "revision": revision()})
+    show_summary(store, report, progress, time.monotonic() - started)
+    return store
+
+
+def check(config: ExtractConfig, url: str) -> tuple[Architecture, tuple[int, ...]]:
+    """Refuse what cannot work before a model, an image or a worker is touched."""
+    if config.shard_size < 1:
+        raise FacetError(f"--shard-size {config.shard_size}: must be at least 1")
+    if not 0 <= config.max_bad <= 1:
+        raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
+    if not config.components:
+        raise FacetError("--components: name at least one of heads, mlps, tokens")
+    architecture = check_supported(ModelSpec(config.model, config.pretrained, config.seed))
+    layers = plan.parse_layers(config.layers, architecture.layers)
+    urls.check_writable(url)
+    return architecture, layers if "tokens" in config.components else ()
+
+
+def describe_store(
+    config: ExtractConfig,
+    architecture: Architecture,
+    token_layers: tuple[int, ...],
+    model: VisionModel,
+    images: ListDigest,
+) -> Metadata:
+    """The identity of the store that this configuration asks for."""
+    pretrained = config.pretrained
+    return Metadata(
+        architecture=config.model,
+        architecture_digest=config_digest(architecture.config),
+        weights=f"none:{config.seed}" if pretrained == "none" else pretrained.rsplit("/", 1)[-1],
+        weights_digest=model.weights_digest,
+        activation=architecture.activation,
+        preprocessing=asdict(architecture.preprocess),
+        precision=config.precision,
+        store_dtype=config.store_dtype,
+        components=tuple(sorted(set(config.components))),
+        token_layers=token_layers,
+        image_list_digest=images.hexdigest(),
+        images=images.rows,
+        shard_size=config.shard_size,
+        layers=architecture.layers,
+        heads=architecture.heads,
+        head_dim=architecture.head_dim,
+        width=architecture.width,
+        mlp_width=architecture.mlp_width,
+        embed=architecture.embed_dim,
+        tokens=architecture.tokens,
+        source=config.images,
+        versions=versions(),
+        revision=revision(),
+    )
+
+
+def open_or_create(
+    config: ExtractConfig,
+    url: str,
+    model: VisionModel,
+    describe: Callable[[ListDigest], Metadata],
+) -> tuple[Store, ListingReport]:
+    """The store of this configuration: the one that stands, if it is the same, or a new one."""
+    existing = find_metadata(url)
+    report, digest = ListingReport(), ListDigest()
+    tables = list_images(config.images, limit=config.limit, mapper=ray_mapper, report=report)
+    with console.status("listing images"):
+        if existing is None:
+            write_images(url, digest.through(tables))
+        else:
+            for _ in digest.through(tables):
+                pass
+    meta = describe(digest)
+    if existing is not None:
+        require_same(existing, meta, url)
+        return open_store(url, mode="r+"), report
+    check_room(url, meta)
+    maps = {name: getattr(model_maps(model), name).numpy() for name in MAPS}
+    return create_store(url, meta, maps), report
+
+
+def check_room(url: str, meta: Metadata) -> None:
+    """Refuse a store that the disk cannot hold (compression is not counted on)."""
+    need = meta.images * bytes_per_image(meta)
+    free = urls.free_bytes(url)
+    if free is not None and need > free:
+        raise FacetError(
+            f"the store will need up to {naturalsize(need)} and {url} has {naturalsize(free)} "
+            "free: choose another --store, fewer --components or --limit the images"
+        )
+
+
+def remaining(store: Store) -> int:
+    """Images whose shard the ledger lacks."""
+    missing = set(range(store.meta.shards)) - store.done_shards()
+    return sum(stop - start for start, stop in map(store.meta.rows, missing))
+
+
+def show_plan(store: Store, model: VisionModel, workers: extract.Workers) -> None:
+    """Bytes and workers, before anything long starts."""
+    meta = store.meta
+    projection = plan.project(
+        meta,
+        batch_size=workers.batch_size,
+        image_side=max(model.preprocess.size),
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
+    done = len(store.done_shards())
+    show_table(
+        f"{meta.architecture} ({meta.weights}) over {meta.source}",
+        {
+            "images": f"{meta.images:,} in {meta.shards:,} shards of {meta.shard_size:,}",
+            "already done": f"{done:,} shards",
+            "will write": f"{naturalsize(projection.store)} before compression, "
+            f"{naturalsize(projection.per_image)} an image",
+            "workers": f"{workers.actors} × {workers.device}, {workers.threads} threads, "
+            f"batches of {workers.batch_size}",
+            "memory": f"{naturalsize(projection.actor)} an actor, and "
+            f"{naturalsize(projection.decoded)} of decoded pictures",
+            "store": store.url,
+        },
+    )
+
+
+def show_summary(
+    store: Store, report: ListingReport, progress: extract.Progress, seconds: float
+) -> None:
+    """What was done, what was not, how exact it is, and what to type next."""
+    images = store.contributions()
+    residual, rounding = (images[n].values for n in ("residual", "rounding"))
+    files, size = map(sum, zip(*store.size().values(), strict=True))
+    bad = progress.bad.total()
+    facts: dict[str, object] = {
+        "images": f"{store.meta.images - bad:,} ok, {bad:,} bad",
+        **{f"  bad: {reason}": n for reason, n in progress.bad.most_common(10)},
+        **{f"  not listed: {reason}": n for reason, n in report.counts.items()},
+        "this run": f"{progress.images:,} images in {seconds:.0f} s",
+    }
+    if bad < store.meta.images:
+        facts["residual"] = f"median {np.nanmedian(residual):.1e}, max {np.nanmax(residual):.1e}"
+        facts["rounding"] = f"median {np.nanmedian(rounding):.1e}, max {np.nanmax(rounding):.1e}"
+    facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
+    show_table("done", facts)
+    console.print(f'next: python -c "import xarray; print(xarray.open_zarr({store.url + "/" + CONTRIBUTIONS!r}))"')
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(ExtractConfig, description=__doc__))

@@ -1,0 +1,228 @@
+"""The Ray side of extraction: actors that own the model, tasks that decode ahead, one driver.
+
+The driver hands out shards that the ledger lacks. Ray restarts an actor or a task that
+dies and runs its work again; a shard is written whole and idempotently, so again is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, WorkerCrashedError
+
+from storage import ledger
+from storage.errors import FacetError
+from storage.store import Store
+
+from .extractor import Batch, Extractor, ShardReport, load_batch
+from .models import Preprocess, VisionModel
+from .plan import SHARDS_IN_FLIGHT
+
+# Half a CPU each lets one actor and one decoding task share a single core.
+ACTOR_CPUS = 0.5
+DECODE_CPUS = 0.5
+RESTARTS = 20
+RETRIES = 5
+
+
+class TooManyBadImages(FacetError):
+    """More images were bad than ``max_bad`` allows."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What runs the model.
+
+    Attributes
+    ----------
+    device : str
+        ``cpu`` or ``cuda``.
+    actors : int
+    threads : int
+        Torch's threads in one actor.
+    batch_size : int
+        Images in one forward pass.
+    """
+
+    device: str
+    actors: int
+    threads: int
+    batch_size: int
+
+
+@dataclass
+class Progress:
+    """What has become of the run so far; ``images`` counts those computed in this run."""
+
+    total: int
+    images: int = 0
+    shards: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+def choose_workers(
+    cluster: dict[str, float], device: str, actors: int | None, batch_size: int | None
+) -> Workers:
+    """Fill in what the user left to us: one actor a GPU, or one for every four CPUs.
+
+    Raises
+    ------
+    FacetError
+        If the cluster has no GPU and one was asked for, or a number is not positive.
+    """
+    cpus, gpus = max(1, int(cluster["CPU"])), int(cluster["GPU"])
+    for flag, value in (("--num-actors", actors), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise FacetError(f"{flag} {value}: must be at least 1")
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device == "cuda":
+        if not gpus:
+            raise FacetError("--device cuda: the Ray cluster has no GPU; use --device cpu or auto")
+        return Workers(device, actors or gpus, 1, batch_size or 256)
+    count = actors or max(1, cpus // 4)
+    return Workers(device, count, max(1, cpus // count), batch_size or 32)
+
+
+class _Actor(Extractor):
+    """The extractor as Ray calls it: batches come as references, in order."""
+
+    def extract_refs(self, shard: int, refs: list[ray.ObjectRef[Batch]]) -> ShardReport:
+        return self.extract(shard, (ray.get(ref) for ref in refs))
+
+
+def run(
+    store: Store,
+    model: VisionModel,
+    workers: Workers,
+    *,
+    max_bad: float,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Extract every shard that the ledger lacks.
+
+    Parameters
+    ----------
+    store : Store
+        Created, opened ``r+``.
+    model : VisionModel
+        Sent to every actor once.
+    workers : Workers
+    max_bad : float
+        Fraction of the store's images that may be bad.
+    report : callable
+        Called about twice a second.
+
+    Raises
+    ------
+    TooManyBadImages
+        When ``max_bad`` is passed; the shards done are kept.
+    FacetError
+        Whatever an actor found wrong that the user can mend.
+    """
+    store.sweep()
+    done = store.done_shards()
+    pending = [s for s in range(store.meta.shards) if s not in done]
+    progress = Progress(total=sum(_images(store, s) for s in pending))
+    for shard in sorted(done):
+        progress.bad.update(ledger.read_facts(store.url, shard)["bad"])
+    _check_bad(store, progress, max_bad)
+    if not pending:
+        return progress
+    actors = _start_actors(store, model, workers, len(pending))
+    done_images = 0
+    try:
+        for finished in _drive(store, actors, model.preprocess, workers.batch_size, pending):
+            if isinstance(finished, ShardReport):
+                progress.shards += 1
+                done_images += finished.images
+                progress.bad.update(finished.bad)
+                _check_bad(store, progress, max_bad)
+            else:
+                # A restarted actor counts from zero again: never go back, never under what is done.
+                progress.images = max(progress.images, finished, done_images)
+            report(progress)
+    except RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, FacetError) else error) from None
+    except (ActorDiedError, WorkerCrashedError) as error:
+        raise FacetError(
+            f"a worker died {RETRIES} times over on the same work: {error}\n"
+            "It is probably out of memory: lower --batch-size, --shard-size or --num-actors. "
+            "Finished shards are kept; the same command goes on from them."
+        ) from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+    return progress
+
+
+def _images(store: Store, shard: int) -> int:
+    start, stop = store.meta.rows(shard)
+    return stop - start
+
+
+def _start_actors(store: Store, model: VisionModel, workers: Workers, pending: int) -> list:
+    actor_class = ray.remote(_Actor).options(
+        num_cpus=ACTOR_CPUS,
+        num_gpus=1 if workers.device == "cuda" else 0,
+        max_restarts=RESTARTS,
+        max_task_retries=RETRIES,
+        max_concurrency=SHARDS_IN_FLIGHT + 1,  # and one for progress()
+    )
+    weights = ray.put(model)
+    return [
+        actor_class.remote(store.url, weights, workers.device, workers.threads)
+        for _ in range(min(workers.actors, pending))
+    ]
+
+
+def _drive(
+    store: Store, actors: list, preprocess: Preprocess, batch_size: int, pending: list[int]
+) -> Iterator[ShardReport | int]:
+    """Keep every actor's slots full; yield shard reports, and the images computed so far."""
+    decode = ray.remote(load_batch).options(num_cpus=DECODE_CPUS, max_retries=RETRIES)
+    transform = ray.put(preprocess)
+    queue = iter(pending)
+    under_way: dict[ray.ObjectRef, object] = {}
+
+    def hand_out(actor: object) -> None:
+        shard = next(queue, None)
+        if shard is None:
+            return
+        start, stop = store.meta.rows(shard)
+        refs = [
+            decode.remote(store.url, at, min(at + batch_size, stop), transform)
+            for at in range(start, stop, batch_size)
+        ]
+        under_way[actor.extract_refs.remote(shard, refs)] = actor  # type: ignore[attr-defined]
+
+    for _ in range(SHARDS_IN_FLIGHT):
+        for actor in actors:
+            hand_out(actor)
+    computed = dict.fromkeys(range(len(actors)), 0)
+    while under_way:
+        ready, _ = ray.wait(list(under_way), num_returns=1, timeout=0.5)
+        for ref in ready:
+            hand_out(under_way.pop(ref))
+            yield ray.get(ref)
+        for number, actor in enumerate(actors):
+            with contextlib.suppress(RayError):  # an actor that is being restarted cannot say
+                computed[number] = ray.get(actor.progress.remote(), timeout=1.0)
+        yield sum(computed.values())
+
+
+def _check_bad(store: Store, progress: Progress, max_bad: float) -> None:
+    bad, images = progress.bad.total(), store.meta.images
+    if bad <= max_bad * images:
+        return
+    reasons = "\n".join(f"  {n} × {reason}" for reason, n in progress.bad.most_common(5))
+    raise TooManyBadImages(
+        f"{bad} of {images} images are bad, more than --max-bad {max_bad:g} allows:\n{reasons}\n"
+        "The shards done are kept and the ledger names every image. Mend the images and use a new "
+        "--store, or run again with a larger --max-bad."
+    )

@@ -1,0 +1,145 @@
+"""One shard from decoded batches to the store: plain code, run in an actor or in-process."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from storage.errors import StoreDtypeError
+from storage.images import read_rows
+from storage.ledger import SCHEMA
+from storage.store import open_store
+
+from .decompose import Decomposer, Parts
+from .images.decode import Loaded, load_rows
+from .models import Preprocess, VisionModel
+
+TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A run of images, decoded: pictures, what became of each, and its key and label."""
+
+    start: int
+    loaded: Loaded
+    keys: list[str]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What the driver learns of a finished shard.
+
+    Attributes
+    ----------
+    shard, images : int
+    bad : dict of str to int
+        How many images were bad, by reason.
+    """
+
+    shard: int
+    images: int
+    bad: dict[str, int] = field(default_factory=dict)
+
+
+def load_batch(url: str, start: int, stop: int, preprocess: Preprocess) -> Batch:
+    """Read and decode images ``start … stop-1`` of a store's image table."""
+    rows = read_rows(url, start, stop)
+    labels = ["" if v is None else v for v in rows["label"].to_pylist()]
+    loaded = load_rows(rows, preprocess.to_uint8)
+    return Batch(start, loaded, rows["key"].to_pylist(), labels)
+
+
+class Extractor:
+    """Owns a model; turns shards of decoded batches into finished shards of the store.
+
+    Parameters
+    ----------
+    url : str
+        A created store.
+    model : VisionModel
+        On the CPU, float32.
+    device : str
+        ``cpu``, ``cuda``, …
+    threads : int
+        Torch's threads on the CPU.
+    """
+
+    def __init__(self, url: str, model: VisionModel, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.store = open_store(url, mode="r+")
+        meta = self.store.meta
+        self.device = torch.device(device)
+        model = replace(
+            model,
+            module=model.module.to(self.device),
+            device=self.device,
+            dtype=TORCH_DTYPE[meta.precision],
+        )
+        self.preprocess = model.preprocess
+        self.decomposer = Decomposer(model, meta.components, meta.token_layers)
+        self.stored = torch.float16 if meta.store_dtype == "float16" else torch.float32
+        self._seen = 0
+        # While one shard is being written, the next is computed; two are never computed at once.
+        self._computing = threading.Lock()
+
+    def progress(self) -> int:
+        """Images computed since this extractor was made."""
+        return self._seen
+
+    def extract(self, shard: int, batches: Iterable[Batch]) -> ShardReport:
+        """Compute, write, verify and declare one shard finished."""
+        with self._computing:
+            values, rows = self._compute(shard, batches)
+        bad = Counter(reason for reason in rows["error"].to_pylist() if reason is not None)
+        self.store.write_shard(shard, values, rows, {"bad": dict(bad)})
+        return ShardReport(shard, rows.num_rows, dict(bad))
+
+    def _compute(
+        self, shard: int, batches: Iterable[Batch]
+    ) -> tuple[dict[str, NDArray], pa.Table]:
+        start, stop = self.store.meta.rows(shard)
+        values = self.store.empty_rows(stop - start)
+        ledger = []
+        for batch in batches:
+            loaded, n = batch.loaded, len(batch.keys)
+            row = slice(batch.start - start, batch.start - start + n)
+            values["key"][row], values["label"][row] = batch.keys, batch.labels
+            ok = torch.from_numpy(loaded.ok)
+            for name, tensor in self._parts(loaded).items():
+                if torch.isinf(tensor[ok]).any():
+                    raise StoreDtypeError(
+                        f"{name}: a value of images {batch.start}-{batch.start + n - 1} does not fit "
+                        f"{tensor.dtype}; run again into a new store with --store-dtype float32"
+                    )
+                tensor[~ok] = torch.nan
+                values[name][row] = tensor.numpy()
+            index = np.arange(batch.start, batch.start + n)
+            columns = [index, loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
+            ledger.append(pa.table(columns, schema=SCHEMA))
+            self._seen += n
+        return values, pa.concat_tables(ledger)
+
+    def _parts(self, loaded: Loaded) -> dict[str, torch.Tensor]:
+        """The stored arrays of one batch, on the CPU, in their stored dtypes."""
+        pixels = torch.from_numpy(loaded.pixels).to(self.device)
+        parts: Parts = self.decomposer(self.preprocess.to_tensor(pixels))
+        rounded = parts.rounded(self.stored)
+        arrays = {
+            "heads": rounded.heads_blhk,
+            "mlps": rounded.mlps_bsd,
+            "tokens": rounded.tokens_bte,
+            "embedding": parts.embedding_be.float(),
+            "ln_std": parts.ln_std_b.float(),
+            "residual": parts.residual_b.float(),
+            "rounding": self.decomposer.residual(rounded).float(),
+        }
+        return {n: a.cpu() for n, a in arrays.items() if a is not None and n in self.store.arrays}

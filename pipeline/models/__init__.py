@@ -1,0 +1,21 @@
+"""Models: what is meant, whether it is supported, loading it, and its linear tail."""
+
+from .loading import VisionModel, load_model
+from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
+from .preprocess import Preprocess
+from .spec import Architecture, ModelSpec, UnsupportedModel, check_supported, supported_models
+
+__all__ = [
+    "Architecture",
+    "MeanMaps",
+    "ModelMaps",
+    "ModelSpec",
+    "Preprocess",
+    "UnsupportedModel",
+    "VisionModel",
+    "check_supported",
+    "load_model",
+    "mean_maps",
+    "model_maps",
+    "supported_models",
+]

@@ -1,0 +1,139 @@
+"""From a `ModelSpec` to an open_clip module whose image tower is ready to be decomposed."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from open_clip.pretrained import download_pretrained
+from safetensors import SafetensorError
+from torch import nn
+
+from .spec import Architecture, ModelSpec, check_supported
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VisionModel(Architecture):
+    """A loaded model: its architecture, and the open_clip module with both towers."""
+
+    module: Any
+    """An `open_clip.CLIP` or `open_clip.CustomTextCLIP` in evaluation mode. Its weights are
+    float32 (float64 if `dtype` is), also where the image tower is run in bfloat16 or float16:
+    the maps and the text tower are to be exact."""
+    dtype: torch.dtype
+    """In which the image tower's matrix products run."""
+    device: torch.device
+    weights_digest: str
+    """sha256 over names, shapes and float32 values of both towers, as loaded."""
+
+    @property
+    def visual(self) -> Any:
+        """The image tower, an `open_clip.transformer.VisionTransformer`."""
+        return self.module.visual
+
+    @property
+    def blocks(self) -> Any:
+        """The image tower's residual blocks, in order."""
+        return self.module.visual.transformer.resblocks
+
+
+def load_model(
+    spec: ModelSpec,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> VisionModel:
+    """Build the model that `spec` means and load its weights.
+
+    LayerScale, where a model has it, is folded into the projections before it, which is exact.
+
+    Raises
+    ------
+    ValueError
+        As `check_supported`, and if weights cannot be read or do not fit the model.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
+    architecture = check_supported(spec)
+    module = _build(architecture, spec.seed)
+    if architecture.checkpoint is not None:
+        _load(module, architecture)
+    digest = digest_of(module.state_dict())
+    _fold_layer_scale(module.visual.transformer.resblocks)
+    module.visual.output_tokens = False  # encode_image must give the embedding alone
+    module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    return VisionModel(
+        **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
+        module=module.eval().requires_grad_(False),
+        dtype=dtype,
+        device=torch.device(device),
+        weights_digest=digest,
+    )
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over the sorted names, shapes and float32 values of a state dict, as hex."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def _build(architecture: Architecture, seed: int) -> nn.Module:
+    config = deepcopy(architecture.config)
+    family = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return family(**config)
+
+
+def _load(module: nn.Module, architecture: Architecture) -> None:
+    checkpoint = architecture.checkpoint
+    try:
+        path = Path(
+            download_pretrained(checkpoint) if isinstance(checkpoint, dict) else checkpoint
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
+            "weights file instead of a tag."
+        ) from error
+    try:
+        load_checkpoint(module, str(path), strict=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights file {path} is not a plain state dict, and anything else in a pickle could "
+            f"run code: convert it to .safetensors. ({_brief(error)})"
+        ) from error
+    except (SafetensorError, RuntimeError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"weights file {path} does not fit model {architecture.name} or is damaged: "
+            f"{_brief(error)}"
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    return str(error)[:400]
+
+
+def _fold_layer_scale(blocks: Any) -> None:
+    """ls(W x + b) = (diag(s) W) x + s ⊙ b, so that blocks write what their projections give."""
+    for block in blocks:
+        for name, projection in (("ls_1", block.attn.out_proj), ("ls_2", block.mlp.c_proj)):
+            scale = getattr(block, name)
+            if not isinstance(scale, nn.Identity):
+                with torch.no_grad():
+                    projection.weight.mul_(scale.gamma[:, None])
+                    projection.bias.mul_(scale.gamma)
+                setattr(block, name, nn.Identity())

@@ -1,0 +1,270 @@
+"""Which model is meant, and whether it can be decomposed: settled before weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import open_clip
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+from .preprocess import Preprocess
+
+MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
+TOP_LEVEL_KEYS = {
+    "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text",
+    "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
+}  # fmt: skip
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+class UnsupportedModel(ValueError):
+    """The model is known, but its output is not the linear tail that is decomposed here."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the user asked for."""
+
+    model: str
+    """An open_clip name, a path or URL of an open_clip config (JSON), or ``microworld``."""
+    pretrained: str
+    """An open_clip tag, a weights file, ``none`` for random weights; ``microworld`` is the
+    tag of the embedded world's own weights."""
+    seed: int = 0
+    """Seed of random weights."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Architecture:
+    """A supported image tower, as its configuration tells it; no weights."""
+
+    name: str
+    """open_clip's name of the model, or the address of its config."""
+    config: dict[str, Any]
+    """The open_clip model config."""
+    checkpoint: Path | dict[str, Any] | None
+    """Weights file, open_clip's entry of a tag, or None for random weights."""
+    preprocess: Preprocess
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    mlp_width: int
+    tokens: int
+    """Image tokens, the class token (0) among them."""
+    embed_dim: int
+    activation: str
+    """``gelu``, ``gelu_tanh`` or ``quickgelu``, in both towers."""
+
+
+def check_supported(spec: ModelSpec) -> Architecture:
+    """Refuse whatever cannot be decomposed; say what the rest looks like.
+
+    Reads the configuration only: no weights, no images.
+
+    Raises
+    ------
+    UnsupportedModel
+        If the image tower is not a ViT with class-token pooling.
+    ValueError
+        If the model, the tag, or a file is unknown.
+    """
+    name, config, overlay = _configuration(spec.model)
+    _refuse_unsupported(name, config)
+    checkpoint = _checkpoint(spec, name)
+    if isinstance(checkpoint, dict):
+        _refuse_other_activation(spec, name, config, checkpoint)
+        overlay = checkpoint
+    vision = CLIPVisionCfg(**config["vision_cfg"])
+    height, width = _pair(vision.image_size)
+    patch_height, patch_width = _pair(vision.patch_size)
+    heads = vision.width // vision.head_width
+    return Architecture(
+        name=name,
+        config=config,
+        checkpoint=checkpoint,
+        preprocess=Preprocess.of((height, width), overlay),
+        layers=int(vision.layers),  # type: ignore[arg-type]  # lists are ResNets: refused above
+        heads=heads,
+        head_dim=vision.width // heads,
+        width=vision.width,
+        mlp_width=int(vision.width * vision.mlp_ratio),
+        tokens=(height // patch_height) * (width // patch_width) + 1,
+        embed_dim=config["embed_dim"],
+        activation=_activation(config, "vision_cfg"),
+    )
+
+
+@cache
+def supported_models() -> tuple[str, ...]:
+    """open_clip's own model names that `check_supported` lets pass."""
+    return tuple(
+        name
+        for name in open_clip.list_models()
+        if not _faults(open_clip.get_model_config(name))
+    )
+
+
+def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    """Name, model config and preprocessing settings of a name, path or URL."""
+    if model == "microworld":
+        return model, *_config_file(str(MICROWORLD))
+    if model.endswith(".json"):
+        return model, *_config_file(model)
+    name = model.replace("/", "-")  # OpenAI wrote ViT-B/32
+    if name not in open_clip.list_models():
+        near = get_close_matches(name, (*supported_models(), "microworld"), n=5, cutoff=0.5)
+        raise ValueError(
+            f"unknown model {model!r}; near names: {', '.join(near) or 'none'}. {_supported()}"
+        )
+    return name, deepcopy(open_clip.get_model_config(name)), {}
+
+
+def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    try:
+        with fsspec.open(url, "r", encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ImportError) as error:
+        raise ValueError(f"cannot read model config {url}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"model config {url} is not valid JSON: {error}") from error
+    config = content.get("model_cfg", content) if isinstance(content, dict) else None
+    needed = ("embed_dim", "vision_cfg", "text_cfg")
+    if not isinstance(config, dict) or any(key not in config for key in needed):
+        raise ValueError(
+            f"model config {url} lacks {', '.join(needed)}: it must be an open_clip model "
+            "config, bare or under 'model_cfg' as on the hub"
+        )
+    unknown = [
+        *(set(config) - TOP_LEVEL_KEYS),
+        *(set(config["vision_cfg"]) - {f.name for f in fields(CLIPVisionCfg)}),
+        *(set(config["text_cfg"]) - {f.name for f in fields(CLIPTextCfg)}),
+    ]
+    if unknown:
+        raise ValueError(
+            f"model config {url}: open_clip {open_clip.__version__} knows no "
+            f"{', '.join(sorted(unknown))}"
+        )
+    return config, content.get("preprocess_cfg", {})
+
+
+def _faults(config: dict[str, Any]) -> list[str]:
+    """What keeps a model from being decomposed, in words; empty if nothing does."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name"):
+        return [f"its image tower is timm's {vision['timm_model_name']}"]
+    if isinstance(vision.get("layers"), list | tuple):
+        return ["its image tower is a ResNet"]
+    faults = []
+    if "multimodal_cfg" in config:
+        faults.append("it is a CoCa")
+    if vision.get("attentional_pool"):
+        faults.append("it pools by attention (attentional_pool)")
+    if vision.get("pool_type", "tok") != "tok":
+        faults.append(f"it pools by {vision['pool_type']!r}, not by the class token")
+    custom = ["block_type"] if vision.get("block_type", "default") not in (None, "default") else []
+    custom += [
+        key
+        for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner",
+                    "scale_attn", "scale_fc")
+        if vision.get(key)
+    ]  # fmt: skip
+    if custom:
+        faults.append(f"its blocks are custom ({', '.join(custom)})")
+    if text.get("hf_model_name"):
+        faults.append(f"its text tower is Hugging Face's {text['hf_model_name']}")
+    elif not faults and _activation(config, "vision_cfg") != _activation(config, "text_cfg"):
+        faults.append(
+            f"its towers differ in activation: {_activation(config, 'vision_cfg')} for images, "
+            f"{_activation(config, 'text_cfg')} for texts"
+        )
+    return faults + _size_faults(CLIPVisionCfg(**vision))
+
+
+def _size_faults(vision: CLIPVisionCfg) -> list[str]:
+    heads = vision.width // vision.head_width
+    if heads < 1 or vision.width % heads:
+        return [
+            f"its width {vision.width} does not divide into heads of head_width "
+            f"{vision.head_width}"
+        ]
+    if any(s < p for s, p in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True)):
+        return [f"its image_size {vision.image_size} is below its patch_size {vision.patch_size}"]
+    return []
+
+
+def _refuse_unsupported(name: str, config: dict[str, Any]) -> None:
+    if faults := _faults(config):
+        raise UnsupportedModel(
+            f"model {name} cannot be decomposed: {' and '.join(faults)}. {_supported()}"
+        )
+
+
+def _supported() -> str:
+    return (
+        "Supported are OpenCLIP and OpenAI ViTs with class-token pooling: microworld, "
+        f"{', '.join(supported_models())}, or a config file (.json) of such a ViT."
+    )
+
+
+def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
+    """Where the weights are, without reading them."""
+    if spec.pretrained == "none":
+        return None
+    if spec.model == "microworld" and spec.pretrained == "microworld":
+        path = MICROWORLD.with_suffix(".safetensors")
+        tags = ["microworld"]
+    else:
+        if tag := get_pretrained_cfg(name, spec.pretrained):
+            return dict(tag)
+        path = Path(spec.pretrained).expanduser()
+        tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
+    if not path.is_file():
+        raise ValueError(
+            f"pretrained {spec.pretrained!r} of model {name} is neither a tag nor a file; its "
+            f"tags: {', '.join(tags) or 'none'}. Or give a weights file "
+            f"({', '.join(WEIGHT_SUFFIXES)}), or 'none' for random weights."
+        )
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise ValueError(f"weights file {path} must end in one of {', '.join(WEIGHT_SUFFIXES)}")
+    return path
+
+
+def _refuse_other_activation(
+    spec: ModelSpec, name: str, config: dict[str, Any], tag: dict[str, Any]
+) -> None:
+    """open_clip only warns of this, and then runs weights with a function they never saw."""
+    wanted, given = bool(tag.get("quick_gelu")), bool(config.get("quick_gelu"))
+    if wanted != given:
+        other = f"{name}-quickgelu" if wanted else name.removesuffix("-quickgelu")
+        known = other in supported_models()
+        remedy = f"model {other}" if known else f"a config file with quick_gelu {wanted}"
+        raise ValueError(
+            f"weights {spec.pretrained!r} were trained with {_gelu(wanted)}, but model {name} "
+            f"runs {_gelu(given)}: use {remedy}"
+        )
+
+
+def _gelu(quick: bool) -> str:
+    return "QuickGELU" if quick else "GELU"
+
+
+def _activation(config: dict[str, Any], tower: str) -> str:
+    if config.get("quick_gelu"):
+        return "quickgelu"
+    kwargs = config[tower].get("act_kwargs") or {}
+    return "gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu"
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return int(height), int(width)

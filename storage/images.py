@@ -1,0 +1,86 @@
+"""The image table: Parquet parts of ``ROWS_PER_IMAGE_PART`` rows, in image order."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
+from . import urls
+from .layout import IMAGES, ROWS_PER_IMAGE_PART
+
+# What makes two lists the same list. Paths are left out: a data set may move.
+IDENTITY = ("index", "key", "length", "label", "caption")
+
+
+def part_url(url: str, part: int) -> str:
+    return urls.join(url, IMAGES, f"part-{part:06d}.parquet")
+
+
+def _write_part(url: str, part: int, rows: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, row_group_size=4096)
+    urls.put_bytes(part_url(url, part), buffer.getvalue())
+
+
+class ListDigest:
+    """sha256 over the identity columns of a streamed image table, however the stream is cut."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.rows = 0
+
+    def update(self, table: pa.Table) -> None:
+        text = io.BytesIO()
+        options = csv.WriteOptions(include_header=False, quoting_style="needed")
+        csv.write_csv(table.select(IDENTITY), text, options)
+        self._hash.update(text.getvalue())
+        self.rows += table.num_rows
+
+    def through(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables, counted and digested as they pass."""
+        for table in tables:
+            self.update(table)
+            yield table
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def write_images(url: str, tables: Iterable[pa.Table]) -> None:
+    """Write the image table from a stream of tables; only one part is held at a time."""
+    held: list[pa.Table] = []
+    part = 0
+    for table in tables:
+        held.append(table)
+        while sum(t.num_rows for t in held) >= ROWS_PER_IMAGE_PART:
+            rows = pa.concat_tables(held, promote_options="permissive")
+            _write_part(url, part, rows.slice(0, ROWS_PER_IMAGE_PART))
+            held, part = [rows.slice(ROWS_PER_IMAGE_PART)], part + 1
+    if sum(t.num_rows for t in held):
+        _write_part(url, part, pa.concat_tables(held, promote_options="permissive"))
+
+
+def read_rows(url: str, start: int, stop: int) -> pa.Table:
+    """Rows ``start … stop-1`` of the image table; opens only the parts that hold them."""
+    tables = []
+    for part in range(start // ROWS_PER_IMAGE_PART, -(-stop // ROWS_PER_IMAGE_PART)):
+        fs, path = urls.filesystem(part_url(url, part))
+        with fs.open(path, "rb") as file:
+            tables.append(
+                pq.read_table(file, filters=(pc.field("index") >= start) & (pc.field("index") < stop))
+            )
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def read_images(url: str) -> pa.Table:
+    """The whole image table."""
+    names = urls.list_names(urls.join(url, IMAGES))
+    parts = [n for n in names if n.startswith("part-")]
+    tables = [pq.read_table(io.BytesIO(urls.read_bytes(urls.join(url, IMAGES, n)))) for n in parts]
+    return pa.concat_tables(tables, promote_options="permissive")

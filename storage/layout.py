@@ -1,0 +1,109 @@
+"""Where everything stands in a store, and the shape, dtype and chunks of every array.
+
+Pure arithmetic: no zarr, no file is touched here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .metadata import Metadata
+
+CONTRIBUTIONS = "contributions.zarr"
+MODEL = "model.zarr"
+IMAGES = "images"
+LEDGER = "ledger"
+REDUCTIONS = "reductions.zarr"
+RESULTS = "results"
+
+ROWS_PER_IMAGE_PART = 65_536
+CHUNK_BYTES = 2**20
+COMPONENTS = ("heads", "mlps", "tokens")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array: its name, named axes, shape, dtype, and how it is cut.
+
+    ``shards`` is None for arrays that are small and written once.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one index of the first axis, before compression (strings counted as 16)."""
+        size = 16 if self.dtype == "str" else np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[1:]) * size
+
+
+def images_per_chunk(shard_size: int, bytes_per_image: int) -> int:
+    """Largest divisor of the shard size whose chunk stays within ``CHUNK_BYTES`` (at least 1)."""
+    most = max(1, CHUNK_BYTES // bytes_per_image)
+    return max(d for d in range(1, shard_size + 1) if shard_size % d == 0 and d <= most)
+
+
+def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
+    """The arrays of ``contributions.zarr`` that have an image axis, one shard a shard of images."""
+    part = meta.store_dtype
+    rows = [
+        # name, further axes, their sizes, their chunks, dtype
+        ("embedding", ("embed",), (meta.embed,), (meta.embed,), "float32"),
+        ("ln_std", (), (), (), "float32"),
+        ("residual", (), (), (), "float32"),
+        ("rounding", (), (), (), "float32"),
+        ("key", (), (), (), "str"),
+        ("label", (), (), (), "str"),
+    ]
+    if "heads" in meta.components:
+        sizes = (meta.layers, meta.heads, meta.head_dim)
+        rows.append(("heads", ("layer", "head", "head_dim"), sizes, (1, *sizes[1:]), part))
+    if "mlps" in meta.components:
+        sizes = (meta.layers + 1, meta.width)
+        rows.append(("mlps", ("block", "width"), sizes, (1, meta.width), part))
+    if "tokens" in meta.components:
+        sizes = (meta.tokens, meta.embed)
+        rows.append(("tokens", ("token", "embed"), sizes, sizes, part))
+    specs = []
+    for name, dims, sizes, chunk, dtype in rows:
+        itemsize = 16 if dtype == "str" else np.dtype(dtype).itemsize
+        per_chunk = images_per_chunk(meta.shard_size, math.prod(chunk) * itemsize)
+        specs.append(
+            ArraySpec(
+                name,
+                ("image", *dims),
+                (meta.images, *sizes),
+                dtype,
+                (per_chunk, *chunk),
+                (meta.shard_size, *sizes),
+            )
+        )
+    return specs
+
+
+def model_arrays(meta: Metadata) -> list[ArraySpec]:
+    """The arrays of ``model.zarr``: what the weights alone determine, float32."""
+    shapes = {
+        "head_map": {"layer": meta.layers, "head": meta.heads, "head_dim": meta.head_dim},
+        "mlp_map": {"width": meta.width},
+        "attention_bias": {"layer": meta.layers},
+        "bias": {},
+    }
+    specs = []
+    for name, axes in shapes.items():
+        shape = (*axes.values(), meta.embed)
+        specs.append(ArraySpec(name, (*axes, "embed"), shape, "float32", shape))
+    return specs
+
+
+def bytes_per_image(meta: Metadata) -> int:
+    """Bytes that one image takes in ``contributions.zarr``, before compression."""
+    return sum(spec.bytes_per_row for spec in contribution_arrays(meta))

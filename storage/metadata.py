@@ -1,0 +1,135 @@
+"""A store's identity: JSON outside, one frozen dataclass inside, one ``parse`` between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .errors import StoreError, StoreMismatch
+
+SCHEMA_VERSION = 1
+
+# What may differ between the run that made a store and one that opens or resumes it.
+PROVENANCE = ("versions", "revision", "source")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All that tells one store from another.
+
+    Attributes
+    ----------
+    schema_version : int
+    architecture : str
+        Model name or config, as the user gave it.
+    architecture_digest, weights_digest, image_list_digest : str
+        sha256 hex digests.
+    weights : str
+        Pretrained tag, the file's name, or ``none:<seed>``.
+    activation : str
+        ``gelu`` or ``quickgelu``, as run in both towers.
+    preprocessing : dict
+        How pictures become the model's input.
+    precision : str
+        Arithmetic of the forward pass: ``fp32``, ``bf16`` or ``fp16``.
+    store_dtype : str
+        ``float16`` or ``float32``.
+    components : tuple of str
+        Of ``heads``, ``mlps``, ``tokens``.
+    token_layers : tuple of int
+        Layers that ``tokens`` sums over.
+    images, shard_size, layers, heads, head_dim, width, mlp_width, embed, tokens : int
+        The axes.
+    source : str
+        Where the images came from (provenance).
+    versions : dict
+        Library versions (provenance).
+    revision : str
+        Facet's version and code revision (provenance).
+    """
+
+    architecture: str
+    architecture_digest: str
+    weights: str
+    weights_digest: str
+    activation: str
+    preprocessing: dict[str, Any]
+    precision: str
+    store_dtype: str
+    components: tuple[str, ...]
+    token_layers: tuple[int, ...]
+    image_list_digest: str
+    images: int
+    shard_size: int
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    mlp_width: int
+    embed: int
+    tokens: int
+    source: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def shards(self) -> int:
+        """Number of shards; the last may be short."""
+        return -(-self.images // self.shard_size)
+
+    def rows(self, shard: int) -> tuple[int, int]:
+        """First image of a shard and the one after its last."""
+        return shard * self.shard_size, min((shard + 1) * self.shard_size, self.images)
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that must agree for two configurations to mean the same store."""
+        return {k: v for k, v in self.to_json().items() if k not in PROVENANCE}
+
+    def digest(self) -> str:
+        """sha256 of the identity, hex."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def parse(raw: Any) -> Metadata:
+    """The metadata that a store's JSON holds.
+
+    Raises
+    ------
+    StoreError
+        If the JSON is of another schema version, or lacks or adds fields; all are named.
+    """
+    if not isinstance(raw, dict):
+        raise StoreError("the store's metadata is missing: its creation was never finished")
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"the store has schema version {version}; this Facet reads version {SCHEMA_VERSION}. "
+            "Extract it again, or use the Facet that made it."
+        )
+    known = {f.name for f in fields(Metadata)}
+    wrong = [f"lacks {n}" for n in sorted(known - raw.keys())]
+    wrong += [f"has unknown {n}" for n in sorted(raw.keys() - known)]
+    if wrong:
+        raise StoreError("the store's metadata " + "; ".join(wrong))
+    return Metadata(
+        **{**raw, "components": tuple(raw["components"]), "token_layers": tuple(raw["token_layers"])}
+    )
+
+
+def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
+    """Refuse a store made with another configuration, naming every field that differs."""
+    old, new = existing.identity(), wanted.identity()
+    differing = [name for name in old if old[name] != new[name]]
+    if not differing:
+        return
+    lines = "\n".join(f"  {n}: the store has {old[n]!r}, this run asks for {new[n]!r}" for n in differing)
+    raise StoreMismatch(
+        f"the store at {url} was made with another configuration:\n{lines}\n"
+        "Give the run another --store, or the settings that the store was made with."
+    )

@@ -1,0 +1,228 @@
+"""One (data set, model) pair, at one local path or object-store URL."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from . import arrays, images, ledger, urls
+from .errors import StoreError
+from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
+from .metadata import Metadata, parse
+from .validate import faults
+
+Mode = Literal["r", "r+"]
+
+
+def find_metadata(url: str) -> Metadata | None:
+    """The metadata of the store at a URL; None where none was ever finished being created."""
+    if not urls.exists(urls.join(url, CONTRIBUTIONS, "zarr.json")):
+        return None
+    group = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
+    raw = group.attrs.get("facet")
+    return None if raw is None else parse(raw)
+
+
+def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> Store:
+    """Create the arrays of a new store, whose image table already stands.
+
+    The driver alone calls this. The contributions' attributes are written last: they mark
+    the store as created, and a creation cut short is simply done again.
+    """
+    arrays.create_group(urls.join(url, MODEL), model_arrays(meta), {})
+    group = urls.open_group(urls.join(url, MODEL), mode="r+")
+    for spec in model_arrays(meta):
+        arrays.write_rows(group, spec.name, 0, model_maps[spec.name].astype(spec.dtype))
+    attributes = {"facet": meta.to_json(), "coordinates": "key label"}
+    arrays.create_group(urls.join(url, CONTRIBUTIONS), contribution_arrays(meta), attributes)
+    return open_store(url, mode="r+")
+
+
+def open_store(url: str, mode: Mode = "r") -> Store:
+    """Open a store.
+
+    Parameters
+    ----------
+    url : str
+        Local path or ``s3://``, ``gs://`` URL.
+    mode : {"r", "r+"}
+        ``"r"`` cannot write.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or one whose creation was never finished.
+    """
+    url = urls.absolute(url)
+    meta = find_metadata(url)
+    if meta is None:
+        raise StoreError(f"no store at {url}; make one with `facet extract --store {url} …`")
+    return Store(url, meta, mode)
+
+
+class Store:
+    """An open store. All readers are lazy but ``images`` and ``ledger``.
+
+    Attributes
+    ----------
+    url : str
+    meta : Metadata
+    mode : {"r", "r+"}
+    arrays : dict of str to ArraySpec
+        The arrays of ``contributions.zarr`` that have an image axis.
+    """
+
+    def __init__(self, url: str, meta: Metadata, mode: Mode) -> None:
+        self.url, self.meta, self.mode = url, meta, mode
+        self.arrays = {spec.name: spec for spec in contribution_arrays(meta)}
+        self._group: zarr.Group | None = None
+
+    def __repr__(self) -> str:
+        m = self.meta
+        return f"Store({self.url!r}, {m.images} images, {m.architecture} {m.weights}, {m.components})"
+
+    # -- reading ---------------------------------------------------------------------------
+
+    @cached_property
+    def _contributions(self) -> xr.Dataset:
+        return arrays.open_dataset(urls.join(self.url, CONTRIBUTIONS), self.meta.shard_size)
+
+    @cached_property
+    def _model(self) -> xr.Dataset:
+        return arrays.open_dataset(urls.join(self.url, MODEL)).load()
+
+    def contributions(self) -> xr.Dataset:
+        """Everything in ``contributions.zarr``, lazy, in dask blocks of one shard."""
+        return self._contributions
+
+    def model(self) -> xr.Dataset:
+        """What the weights alone determine: head_map, mlp_map, attention_bias, bias."""
+        return self._model
+
+    def heads(self, layer: int, head: int) -> xr.DataArray:
+        """Contributions of one head, (image, embed) float32, lazy.
+
+        Not divided by the embedding's norm. Design section 4: ``u · head_map / ln_std``.
+        """
+        m = self.meta
+        for name, value, size in (("layer", layer, m.layers), ("head", head, m.heads)):
+            if not -size <= value < size:
+                raise IndexError(f"{name} {value} is out of range: the model has {size}")
+        data = self._component("heads").isel(layer=layer, head=head).astype("float32")
+        head_map = self.model()["head_map"].isel(layer=layer, head=head)
+        contribution = data @ head_map / self.contributions()["ln_std"]
+        return contribution.transpose("image", "embed").rename("heads")
+
+    def mlps(self, block: int) -> xr.DataArray:
+        """Contributions of one block (0: the embedding, l + 1: the MLP of layer l), lazy.
+
+        (image, embed) float32. Design section 4: ``mlp · mlp_map / ln_std``.
+        """
+        blocks = self.meta.layers + 1
+        if not -blocks <= block < blocks:
+            raise IndexError(f"block {block} is out of range: the model has {blocks}")
+        data = self._component("mlps").isel(block=block).astype("float32")
+        contribution = data @ self.model()["mlp_map"] / self.contributions()["ln_std"]
+        return contribution.transpose("image", "embed").rename("mlps")
+
+    def constants(self) -> xr.DataArray:
+        """Contributions that depend on the image only through ``ln_std``, (image, embed), lazy."""
+        model = self.model()
+        attention_bias = model["attention_bias"].sum("layer")
+        constants = attention_bias / self.contributions()["ln_std"] + model["bias"]
+        return constants.transpose("image", "embed").rename("constants")
+
+    def tokens(self) -> xr.DataArray:
+        """Contributions of image tokens, (image, token, embed), summed over ``token_layers``."""
+        return self._component("tokens")
+
+    def embeddings(self) -> xr.DataArray:
+        """The model's own output, (image, embed) float32, not normalised."""
+        return self.contributions()["embedding"]
+
+    def _component(self, name: str) -> xr.DataArray:
+        if name not in self.meta.components:
+            raise StoreError(
+                f"the store at {self.url} has no {name}; it was extracted with "
+                f"--components {' '.join(self.meta.components)}"
+            )
+        return self.contributions()[name]
+
+    def images(self, start: int = 0, stop: int | None = None) -> pa.Table:
+        """The image table, or its rows ``start … stop-1``."""
+        return images.read_rows(self.url, start, self.meta.images if stop is None else stop)
+
+    def ledger(self) -> pa.Table:
+        """What became of each image of the finished shards."""
+        return ledger.read_ledger(self.url)
+
+    def done_shards(self) -> set[int]:
+        return ledger.done_shards(self.url)
+
+    def validate(self) -> list[str]:
+        """Every fault of the store, as one line each; empty if it is sound and finished."""
+        return faults(self.url, self.meta)
+
+    def size(self) -> dict[str, tuple[int, int]]:
+        """Files and bytes of every part, ``{name: (files, bytes)}``."""
+        return urls.tree(self.url)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def empty_rows(self, n: int) -> dict[str, NDArray]:
+        """Unwritten rows of every array: NaN and empty strings, as bad images keep them."""
+        return {
+            name: np.full((n, *s.shape[1:]), "", object)
+            if s.dtype == "str"
+            else np.full((n, *s.shape[1:]), np.nan, s.dtype)
+            for name, s in self.arrays.items()
+        }
+
+    def write_shard(
+        self, shard: int, values: dict[str, NDArray], rows: pa.Table, facts: dict
+    ) -> dict[str, int]:
+        """Write one shard whole, verify it, and declare it finished.
+
+        Parameters
+        ----------
+        shard : int
+        values : dict of str to ndarray
+            Every array's rows, already of the store's dtype.
+        rows : pyarrow.Table
+            The ledger's rows, see ``ledger.SCHEMA``.
+        facts : dict
+            Facts to keep with the ledger part.
+
+        Returns
+        -------
+        dict of str to int
+            ``bytes``: bytes handed to zarr, before compression.
+        """
+        if self.mode != "r+":
+            raise StoreError(f"the store at {self.url} was opened read-only")
+        start, stop = self.meta.rows(shard)
+        wrong = [n for n, v in values.items() if v.shape != (stop - start, *self.arrays[n].shape[1:])]
+        if values.keys() != self.arrays.keys() or wrong:
+            raise ValueError(f"shard {shard}: arrays {sorted(values)} with wrong shapes {wrong}")
+        if self._group is None:
+            self._group = urls.open_group(urls.join(self.url, CONTRIBUTIONS), mode="r+")
+        try:
+            for name, data in values.items():
+                arrays.write_rows(self._group, name, start, data)
+            ledger.write_part(self.url, shard, rows, facts)
+        except OSError as error:
+            raise StoreError(
+                f"shard {shard} cannot be written to {self.url}: {error}. Finished shards are "
+                "kept: make room or mend the place, then run the same command again."
+            ) from error
+        return {"bytes": sum(v.nbytes for v in values.values())}
+
+    def sweep(self) -> int:
+        """Remove what killed writers left unfinished; returns how many files."""
+        return sum(urls.sweep_partial(urls.join(self.url, d)) for d in (CONTRIBUTIONS, LEDGER, IMAGES))
