@@ -20,7 +20,8 @@ from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_table
 from pipeline import cluster, extract, plan
-from pipeline.images.listing import ListingReport, list_images, ray_mapper
+from pipeline.images.listing import list_images, ray_mapper
+from pipeline.images.rows import ListingReport
 from pipeline.models import (
     Architecture,
     ModelSpec,
@@ -174,7 +175,7 @@ def open_or_create(
         require_same(existing, meta, url)
         return open_store(url, mode="r+"), report
     check_room(url, meta)
-    maps = {name: getattr(model_maps(model), name).numpy() for name in MAPS}
+    maps = {name: getattr(model_maps(model), name) for name in MAPS}
     return create_store(url, meta, maps), report
 
 
@@ -240,7 +241,9 @@ def show_summary(
         facts["rounding"] = f"median {np.nanmedian(rounding):.1e}, max {np.nanmax(rounding):.1e}"
     facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
     show_table("done", facts)
-    console.print(f'next: python -c "import xarray; print(xarray.open_zarr({store.url + "/" + CONTRIBUTIONS!r}))"')
+    console.print(
+        f'next: python -c "import xarray; print(xarray.open_zarr({store.url + "/" + CONTRIBUTIONS!r}))"'
+    )
 
 
 if __name__ == "__main__":

@@ -64,26 +64,29 @@ def equal_share(
         Together they sum to the embedding.
     """
     heads, mlps, std = np.asarray(heads_blhk), np.asarray(mlps_bsd), np.asarray(ln_std_b)
-    layers = maps.attention_bias.shape[0]
-    writers = int(np.prod(heads.shape[2:-1]))  # heads, or tokens times heads, of one layer
-    of_tokens = heads.ndim == 5
-    mean_map = means.head_mean[:, None] if of_tokens else means.head_mean
-    head_means = (heads * mean_map).sum(-1)  # of what each head writes, over the width
+    if heads.ndim == 4:  # one token stands for all
+        by_token, by_mlp = equal_share(heads[:, :, None], mlps, std, maps, means)
+        return by_token[:, :, 0], by_mlp
+    layers, tokens, n_heads = heads.shape[1:4]
+    components, writers = 2 * layers + 1, tokens * n_heads
+    # The mean over the width of what each component writes, which the maps take away.
+    bias_means_l = means.attention_bias_mean / writers
+    head_means = (heads * means.head_mean[:, None]).sum(-1) + bias_means_l[:, None, None]
     mlp_means = mlps.mean(-1)
-    layer_axis = (slice(None),) + (None,) * (heads.ndim - 3)
-    head_means = head_means + (means.attention_bias_mean / writers)[layer_axis]
-    final_mean = head_means.reshape(len(std), -1).sum(-1) + mlp_means.sum(-1)
-    share = final_mean / (2 * layers + 1)
+    share_b = (head_means.sum((1, 2, 3)) + mlp_means.sum(1)) / components
 
-    def uncentred(own_mean: Array, of: int) -> Array:
-        """Undo the centring by the own mean, take off the share of the mean, add that of β."""
-        less = own_mean - (share / of).reshape(-1, *(1,) * (own_mean.ndim - 1))
-        return _divide(less[..., None] * means.mean_map, std) + maps.bias / (2 * layers + 1) / of
+    def constants(own_mean: Array, of: int) -> Array:
+        """Give back the own mean; take a share of the whole mean, add one of the bias."""
+        mean = own_mean - share_b.reshape(-1, *(1,) * (own_mean.ndim - 1)) / of
+        return _divide(mean[..., None] * means.mean_map, std) + maps.bias / components / of
 
-    bias = _divide((maps.attention_bias / writers)[layer_axis][None, ..., None, :], std)
-    by_head = head_contributions(heads, maps.head_map, std) + bias + uncentred(head_means, writers)
-    by_mlp = mlp_contributions(mlps, maps.mlp_map, std) + uncentred(mlp_means, 1)
-    return by_head, by_mlp
+    bias_bl11e = (maps.attention_bias / writers)[None, :, None, None]
+    by_token = (
+        head_contributions(heads, maps.head_map, std)
+        + _divide(bias_bl11e, std)
+        + constants(head_means, writers)
+    )
+    return by_token, mlp_contributions(mlps, maps.mlp_map, std) + constants(mlp_means, 1)
 
 
 def _divide(sums: Array, ln_std_b: ArrayLike) -> Array:

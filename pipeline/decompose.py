@@ -38,6 +38,8 @@ class Parts:
     """What the last LayerNorm divided by."""
     residual_b: Tensor
     """‖sum of contributions − embedding‖ / ‖embedding‖."""
+    rounding_b: Tensor
+    """The same with heads and mlps rounded to the dtype that a store keeps them in."""
     tokens_bte: Tensor | None
     """Contributions of each image token, summed over the chosen layers and all heads."""
 
@@ -54,6 +56,8 @@ class Decomposer:
         Which of ``heads``, ``mlps`` and ``tokens`` to return.
     token_layers
         The layers that `Parts.tokens_bte` sums over; none, no tokens.
+    stored
+        The dtype of the store that `Parts.rounding_b` speaks of.
     """
 
     def __init__(
@@ -61,18 +65,17 @@ class Decomposer:
         model: VisionModel,
         components: Sequence[str] = ("heads", "mlps"),
         token_layers: Sequence[int] = (),
+        stored: torch.dtype = torch.float16,
     ) -> None:
         if unknown := set(components) - set(COMPONENTS):
-            raise ValueError(
-                f"components {sorted(unknown)} are none of {', '.join(COMPONENTS)}"
-            )
+            raise ValueError(f"components {sorted(unknown)} are none of {', '.join(COMPONENTS)}")
         if bad := [layer for layer in token_layers if not 0 <= layer < model.layers]:
             raise ValueError(
                 f"token layers {bad} do not exist: {model.name} has layers 0 to {model.layers - 1}"
             )
         if "tokens" in components and not token_layers:
             raise ValueError("component 'tokens' needs token_layers, for example the last 4")
-        self.model = model
+        self.model, self.stored = model, stored
         self.components = tuple(components)
         self.token_layers = tuple(sorted(set(token_layers)))
         self._blocks = [_Block(block, model) for block in model.blocks]
@@ -89,12 +92,11 @@ class Decomposer:
         """
         model, visual = self.model, self.model.visual
         x_btd = self._embed(images_bchw)
-        wide = {"dtype": x_btd.dtype, "device": x_btd.device}
         batch = len(x_btd)
-        heads_bld = torch.empty(batch, model.layers, model.width, **wide)
-        mlps_bsd = torch.empty(batch, model.layers + 1, model.width, **wide)
+        heads_bld = x_btd.new_empty(batch, model.layers, model.width)
+        mlps_bsd = x_btd.new_empty(batch, model.layers + 1, model.width)
         tokens_bte = (
-            torch.zeros(batch, model.tokens, model.embed_dim, **wide) if self.token_layers else None
+            x_btd.new_zeros(batch, model.tokens, model.embed_dim) if self.token_layers else None
         )
         mlps_bsd[:, 0] = x_btd[:, 0]
         for layer, block in enumerate(self._blocks):
@@ -112,13 +114,21 @@ class Decomposer:
         if tokens_bte is not None:
             tokens_bte /= ln_std_b[:, None, None]
         heads_blhk = heads_bld.view(batch, model.layers, model.heads, model.head_dim)
-        error_be = self._maps.sum_of_contributions(heads_blhk, mlps_bsd, ln_std_b) - embedding_be
+        norm_b = embedding_be.norm(dim=1)
+
+        def distance(heads: Tensor, mlps: Tensor) -> Tensor:
+            total_be = self._maps.sum_of_contributions(heads, mlps, ln_std_b)
+            return (total_be - embedding_be).norm(dim=1) / norm_b
+
+        wide_dtype = heads_blhk.dtype
+        rounded = [x.to(self.stored).to(wide_dtype) for x in (heads_blhk, mlps_bsd)]
         return Parts(
             heads_blhk=heads_blhk if "heads" in self.components else None,
             mlps_bsd=mlps_bsd if "mlps" in self.components else None,
             embedding_be=embedding_be,
             ln_std_b=ln_std_b,
-            residual_b=error_be.norm(dim=1) / embedding_be.norm(dim=1),
+            residual_b=distance(heads_blhk, mlps_bsd),
+            rounding_b=distance(rounded[0], rounded[1]),
             tokens_bte=tokens_bte,
         )
 
@@ -132,6 +142,8 @@ class Decomposer:
             (batch, chosen layer, token, head, head_dim); its sum over tokens is `heads_blhk`.
             `head_contributions` takes it to the joint space.
         """
+        if not self.token_layers:
+            raise ValueError("token_values needs token_layers, for example the last 4")
         model = self.model
         x_btd = self._embed(images_bchw)
         values = []
@@ -154,9 +166,7 @@ class Decomposer:
             )
         images = images_bchw.to(visual.conv1.weight.device, visual.conv1.weight.dtype)
         patches_btd = visual.conv1(images).flatten(2).transpose(1, 2)
-        x_btd = torch.empty(
-            len(images), self.model.tokens, self.model.width, dtype=images.dtype, device=images.device
-        )
+        x_btd = images.new_empty(len(images), self.model.tokens, self.model.width)
         x_btd[:, 0] = visual.class_embedding
         x_btd[:, 1:] = patches_btd
         embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
@@ -192,7 +202,9 @@ class _Block:
         )
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
-        return projected.unflatten(-1, (-1, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
+        return (
+            projected.unflatten(-1, (-1, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
+        )
 
     def rest(self, x_btd: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Attention and MLP: the new stream of the queries' tokens; u and MLP of the class token.
@@ -226,10 +238,12 @@ class _TensorMaps:
         self.dtype = model.dtype
 
     def token_map(self, layer: int) -> Tensor:
-        """The maps of a layer's heads, one below the other, (width, embed), in the model's dtype."""
+        """The maps of a layer's heads, stacked: (width, embed), in the model's dtype."""
         return self.head_map_lde[layer].to(self.dtype)
 
-    def sum_of_contributions(self, heads_blhk: Tensor, mlps_bsd: Tensor, ln_std_b: Tensor) -> Tensor:
+    def sum_of_contributions(
+        self, heads_blhk: Tensor, mlps_bsd: Tensor, ln_std_b: Tensor
+    ) -> Tensor:
         """What the parts add up to, (batch, embed)."""
         centred_be = heads_blhk.flatten(1) @ self.head_map_lde.flatten(0, 1)
         centred_be += mlps_bsd.sum(1) @ self.mlp_map_de

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from storage.errors import StoreDtypeError
 from storage.images import read_rows
+from storage.layout import COMPONENTS
 from storage.ledger import SCHEMA
 from storage.store import open_store
 
-from .decompose import Decomposer, Parts
-from .images.decode import Loaded, load_rows
+from .decompose import Decomposer
+from .images.load import Loaded, load_rows
 from .models import Preprocess, VisionModel
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +55,7 @@ def load_batch(url: str, start: int, stop: int, preprocess: Preprocess) -> Batch
     """Read and decode images ``start … stop-1`` of a store's image table."""
     rows = read_rows(url, start, stop)
     labels = ["" if v is None else v for v in rows["label"].to_pylist()]
-    loaded = load_rows(rows, preprocess.to_uint8)
+    loaded = load_rows(rows, preprocess.to_uint8, preprocess.size[0])
     return Batch(start, loaded, rows["key"].to_pylist(), labels)
 
 
@@ -85,8 +86,8 @@ class Extractor:
             dtype=TORCH_DTYPE[meta.precision],
         )
         self.preprocess = model.preprocess
-        self.decomposer = Decomposer(model, meta.components, meta.token_layers)
         self.stored = torch.float16 if meta.store_dtype == "float16" else torch.float32
+        self.decomposer = Decomposer(model, meta.components, meta.token_layers, self.stored)
         self._seen = 0
         # While one shard is being written, the next is computed; two are never computed at once.
         self._computing = threading.Lock()
@@ -103,9 +104,7 @@ class Extractor:
         self.store.write_shard(shard, values, rows, {"bad": dict(bad)})
         return ShardReport(shard, rows.num_rows, dict(bad))
 
-    def _compute(
-        self, shard: int, batches: Iterable[Batch]
-    ) -> tuple[dict[str, NDArray], pa.Table]:
+    def _compute(self, shard: int, batches: Iterable[Batch]) -> tuple[dict[str, NDArray], pa.Table]:
         start, stop = self.store.meta.rows(shard)
         values = self.store.empty_rows(stop - start)
         ledger = []
@@ -117,8 +116,9 @@ class Extractor:
             for name, tensor in self._parts(loaded).items():
                 if torch.isinf(tensor[ok]).any():
                     raise StoreDtypeError(
-                        f"{name}: a value of images {batch.start}-{batch.start + n - 1} does not fit "
-                        f"{tensor.dtype}; run again into a new store with --store-dtype float32"
+                        f"{name}: a value of images {batch.start}-{batch.start + n - 1} does not "
+                        f"fit {tensor.dtype}; run again into a new store with "
+                        "--store-dtype float32"
                     )
                 tensor[~ok] = torch.nan
                 values[name][row] = tensor.numpy()
@@ -131,15 +131,16 @@ class Extractor:
     def _parts(self, loaded: Loaded) -> dict[str, torch.Tensor]:
         """The stored arrays of one batch, on the CPU, in their stored dtypes."""
         pixels = torch.from_numpy(loaded.pixels).to(self.device)
-        parts: Parts = self.decomposer(self.preprocess.to_tensor(pixels))
-        rounded = parts.rounded(self.stored)
+        parts = self.decomposer(self.preprocess.to_tensor(pixels))
         arrays = {
-            "heads": rounded.heads_blhk,
-            "mlps": rounded.mlps_bsd,
-            "tokens": rounded.tokens_bte,
-            "embedding": parts.embedding_be.float(),
-            "ln_std": parts.ln_std_b.float(),
-            "residual": parts.residual_b.float(),
-            "rounding": self.decomposer.residual(rounded).float(),
+            "heads": parts.heads_blhk,
+            "mlps": parts.mlps_bsd,
+            "tokens": parts.tokens_bte,
+            "embedding": parts.embedding_be,
+            "ln_std": parts.ln_std_b,
+            "residual": parts.residual_b,
+            "rounding": parts.rounding_b,
         }
-        return {n: a.cpu() for n, a in arrays.items() if a is not None and n in self.store.arrays}
+        kept = {n: a for n, a in arrays.items() if a is not None and n in self.store.arrays}
+        narrow = {n: self.stored if n in COMPONENTS else torch.float32 for n in kept}
+        return {n: a.to(narrow[n]).cpu() for n, a in kept.items()}

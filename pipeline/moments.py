@@ -16,6 +16,8 @@ import numpy as np
 
 # Rows converted to float64 at once (values): one component's block stays in cache.
 _BLOCK_VALUES = 1 << 19
+# Spread, as a share of the mean, that rounding alone can make.
+_ROUNDING = 16 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,14 @@ def usable_rows(rows: np.ndarray, ok: np.ndarray | None = None) -> np.ndarray:
     -------
     (N,) bool
     """
-    flat = rows.reshape(len(rows), -1)
+    first = rows[(slice(None), *(0,) * (rows.ndim - 1))]
     usable = np.ones(len(rows), bool) if ok is None else np.array(ok, bool)
     if usable.shape != (len(rows),):
-        raise ValueError(f"ok has shape {usable.shape}; give one value for each of {len(rows)} rows")
-    suspects = np.flatnonzero(usable & np.isnan(flat[:, 0])) if flat.shape[1] else []
-    for row in suspects:
-        usable[row] = not np.isnan(flat[row]).all()
+        raise ValueError(
+            f"ok has shape {usable.shape}; give one value for each of {len(rows)} rows"
+        )
+    for row in np.flatnonzero(usable & np.isnan(first)):
+        usable[row] = not np.isnan(rows[row]).all()
     return usable
 
 
@@ -108,42 +111,59 @@ def chunk(
         Keep outer products, or only their diagonal.
     """
     rows = np.asarray(rows)
+    if rows.ndim < 2:
+        raise ValueError(f"rows have shape {rows.shape}; give (N, ..., K), with K = 1 for scalars")
     usable = usable_rows(rows, ok)
-    shape = rows.shape[1:]
     kept = rows if usable.all() else rows[usable]
-    divisor = None
-    if scale is not None:
-        divisor = np.asarray(scale, np.float64)[usable, None]
-        if not (divisor > 0).all() or not np.isfinite(divisor).all():
-            raise ValueError(
-                "scale must be finite and above 0 in every row that is ok; "
-                f"row {_row_of(usable, ~(np.isfinite(divisor) & (divisor > 0)))} is not: "
-                "check ln_std and embedding there, or mask the row"
-            )
-    state = empty(shape, covariance)
+    divisor = None if scale is None else _divisor(np.asarray(scale, np.float64), usable)
+    state = empty(rows.shape[1:], covariance)
     if not len(kept):
         return state
-    flat = kept.reshape(len(kept), -1, shape[-1])
-    means = state.mean.reshape(-1, shape[-1])
-    m2s = state.m2.reshape((len(means),) + state.m2.shape[len(shape) - 1 :])
-    step = max(1, _BLOCK_VALUES // max(1, len(kept) * shape[-1]))
-    for start in range(0, len(means), step):
-        block = flat[:, start : start + step].transpose(1, 0, 2).astype(np.float64)
+    width = rows.shape[-1]
+    flat_npk = kept.reshape(len(kept), -1, width)
+    means_pk = state.mean.reshape(-1, width)
+    m2s = state.m2.reshape(len(means_pk), width, -1)
+    step = max(1, _BLOCK_VALUES // (len(kept) * width))
+    for start in range(0, len(means_pk), step):
+        part = slice(start, start + step)
+        block_pnk = flat_npk[:, part].transpose(1, 0, 2).astype(np.float64)
         if divisor is not None:
-            block /= divisor
-        mean = block.mean(1)
-        if not np.isfinite(mean).all():
-            raise ValueError(
-                "a row that is ok holds NaN or infinite values (row "
-                f"{_row_of(usable, ~np.isfinite(block).all((0, 2)))}): the store is damaged "
-                "there or its dtype overflowed; mask the row or extract it again"
-            )
-        block -= mean[:, None]
-        means[start : start + step] = mean
-        m2s[start : start + step] = (
-            block.swapaxes(1, 2) @ block if covariance else (block * block).sum(1)
+            block_pnk /= divisor
+        means_pk[part], squares = _centred_squares(block_pnk, covariance)
+        m2s[part] = squares.reshape(len(squares), width, -1)
+    if not np.isfinite(state.mean).all():
+        faulty = ~np.isfinite(flat_npk).all((1, 2))
+        raise ValueError(
+            f"a row that is ok holds NaN or infinite values (row {_row_of(usable, faulty)}): the "
+            "store is damaged there or its dtype overflowed; mask the row or extract it again"
         )
     return Moments(len(kept), state.mean, state.m2)
+
+
+def _centred_squares(block_pnk: np.ndarray, covariance: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Means (p, k) of the rows, and the sums of squares about them; overwrites the block."""
+    mean_pk = block_pnk.mean(1)
+    with np.errstate(invalid="ignore"):  # infinite rows are reported by the caller
+        block_pnk -= mean_pk[:, None]
+        slip_pk = block_pnk.mean(1)  # what rounding left of the mean: the corrected two-pass rule
+        block_pnk -= slip_pk[:, None]
+        squares = (
+            block_pnk.swapaxes(1, 2) @ block_pnk if covariance else (block_pnk * block_pnk).sum(1)
+        )
+    return mean_pk + slip_pk, squares
+
+
+def _divisor(scale: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """The scale of the usable rows, (n, 1)."""
+    if scale.shape != usable.shape:
+        raise ValueError(f"scale has shape {scale.shape}; give one value a row: {usable.shape}")
+    faulty = ~((scale > 0) & np.isfinite(scale))[usable]
+    if faulty.any():
+        raise ValueError(
+            f"scale is {scale[_row_of(usable, faulty)]} in row {_row_of(usable, faulty)}, which is "
+            "ok; it must be finite and above 0: check ln_std and embedding there, or mask the row"
+        )
+    return scale[usable, None]
 
 
 def _row_of(usable: np.ndarray, faulty: np.ndarray) -> int:
@@ -176,11 +196,18 @@ def _merge(a: Moments, b: Moments) -> Moments:
 
 
 def finalize(state: Moments) -> Statistics:
-    """Population mean, variance and covariance (divided by ``n``, as in Eq. 2.7 of the thesis)."""
+    """Population mean, variance and covariance (divided by ``n``, as in Eq. 2.7 of the thesis).
+
+    A coordinate that is constant up to rounding has variance 0 exactly.
+    """
     if state.n == 0:
         raise ValueError("no rows to reduce: the subset matches no image that is ok")
+    second = state.m2 / state.n
+    variance = np.diagonal(second, axis1=-2, axis2=-1) if state.has_covariance else second
+    # What a constant leaves behind is the rounding of its mean, not a variance.
+    varies = variance > (_ROUNDING * state.mean) ** 2
+    variance = np.where(varies, variance, 0.0)
     if not state.has_covariance:
-        return Statistics(state.n, state.mean, state.m2 / state.n, None)
-    covariance = state.m2 / state.n
-    variance = np.diagonal(covariance, axis1=-2, axis2=-1).copy()
+        return Statistics(state.n, state.mean, variance, None)
+    covariance = second * (varies[..., :, None] & varies[..., None, :])
     return Statistics(state.n, state.mean, variance, covariance)

@@ -56,8 +56,8 @@ def covariance_pca(covariance: np.ndarray, n: int | None = None) -> Pca:
     if width > _FULL_WIDTH and n <= width // 8:
         flat = covariance.reshape(-1, width, width)
         found = [randomized_svd(s, n, n_iter=8, random_state=0) for s in flat]
-        vectors = np.stack([f[2] for f in found]).reshape(covariance.shape[:-2] + (n, width))
-        values = np.stack([f[1] for f in found]).reshape(covariance.shape[:-2] + (n,))
+        vectors = np.stack([f[2] for f in found]).reshape(*covariance.shape[:-2], n, width)
+        values = np.stack([f[1] for f in found]).reshape(*covariance.shape[:-2], n)
     else:
         rising, columns = np.linalg.eigh(covariance)
         values = rising[..., ::-1][..., :n]

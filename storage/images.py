@@ -73,7 +73,9 @@ def read_rows(url: str, start: int, stop: int) -> pa.Table:
         fs, path = urls.filesystem(part_url(url, part))
         with fs.open(path, "rb") as file:
             tables.append(
-                pq.read_table(file, filters=(pc.field("index") >= start) & (pc.field("index") < stop))
+                pq.read_table(
+                    file, filters=(pc.field("index") >= start) & (pc.field("index") < stop)
+                )
             )
     return pa.concat_tables(tables, promote_options="permissive")
 

@@ -54,7 +54,7 @@ def images_per_chunk(shard_size: int, bytes_per_image: int) -> int:
 def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
     """The arrays of ``contributions.zarr`` that have an image axis, one shard a shard of images."""
     part = meta.store_dtype
-    rows = [
+    rows: list[tuple[str, tuple[str, ...], tuple[int, ...], tuple[int, ...], str]] = [
         # name, further axes, their sizes, their chunks, dtype
         ("embedding", ("embed",), (meta.embed,), (meta.embed,), "float32"),
         ("ln_std", (), (), (), "float32"),
@@ -64,7 +64,7 @@ def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
         ("label", (), (), (), "str"),
     ]
     if "heads" in meta.components:
-        sizes = (meta.layers, meta.heads, meta.head_dim)
+        sizes: tuple[int, ...] = (meta.layers, meta.heads, meta.head_dim)
         rows.append(("heads", ("layer", "head", "head_dim"), sizes, (1, *sizes[1:]), part))
     if "mlps" in meta.components:
         sizes = (meta.layers + 1, meta.width)

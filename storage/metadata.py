@@ -118,7 +118,11 @@ def parse(raw: Any) -> Metadata:
     if wrong:
         raise StoreError("the store's metadata " + "; ".join(wrong))
     return Metadata(
-        **{**raw, "components": tuple(raw["components"]), "token_layers": tuple(raw["token_layers"])}
+        **{
+            **raw,
+            "components": tuple(raw["components"]),
+            "token_layers": tuple(raw["token_layers"]),
+        }
     )
 
 
@@ -128,7 +132,9 @@ def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     differing = [name for name in old if old[name] != new[name]]
     if not differing:
         return
-    lines = "\n".join(f"  {n}: the store has {old[n]!r}, this run asks for {new[n]!r}" for n in differing)
+    lines = "\n".join(
+        f"  {n}: the store has {old[n]!r}, this run asks for {new[n]!r}" for n in differing
+    )
     raise StoreMismatch(
         f"the store at {url} was made with another configuration:\n{lines}\n"
         "Give the run another --store, or the settings that the store was made with."

@@ -85,7 +85,9 @@ class Store:
 
     def __repr__(self) -> str:
         m = self.meta
-        return f"Store({self.url!r}, {m.images} images, {m.architecture} {m.weights}, {m.components})"
+        return (
+            f"Store({self.url!r}, {m.images} images, {m.architecture} {m.weights}, {m.components})"
+        )
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -207,7 +209,9 @@ class Store:
         if self.mode != "r+":
             raise StoreError(f"the store at {self.url} was opened read-only")
         start, stop = self.meta.rows(shard)
-        wrong = [n for n, v in values.items() if v.shape != (stop - start, *self.arrays[n].shape[1:])]
+        wrong = [
+            n for n, v in values.items() if v.shape != (stop - start, *self.arrays[n].shape[1:])
+        ]
         if values.keys() != self.arrays.keys() or wrong:
             raise ValueError(f"shard {shard}: arrays {sorted(values)} with wrong shapes {wrong}")
         if self._group is None:
@@ -225,4 +229,6 @@ class Store:
 
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; returns how many files."""
-        return sum(urls.sweep_partial(urls.join(self.url, d)) for d in (CONTRIBUTIONS, LEDGER, IMAGES))
+        return sum(
+            urls.sweep_partial(urls.join(self.url, d)) for d in (CONTRIBUTIONS, LEDGER, IMAGES)
+        )

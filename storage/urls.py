@@ -119,7 +119,9 @@ def open_group(url: str, *, mode: str) -> zarr.Group:
     try:
         return zarr.open_group(zarr_store(url, read_only=mode == "r"), mode=mode)  # type: ignore[arg-type]
     except FileNotFoundError as error:
-        raise StoreError(f"no zarr group at {url}; was the store made by `facet extract`?") from error
+        raise StoreError(
+            f"no zarr group at {url}; was the store made by `facet extract`?"
+        ) from error
 
 
 def free_bytes(url: str) -> int | None:

@@ -11,7 +11,7 @@ from .world import ATTRIBUTES, Scene
 MENTION_RATE = {
     "shape": 0.65,
     "colour": 0.25,
-    "texture": 0.25,
+    "texture": 0.35,
     "size": 0.2,
     "count": 0.25,
     "place": 0.2,

@@ -61,9 +61,9 @@ INSIDE: dict[str, Callable[[Points, Points], NDArray[np.bool_]]] = {
 # Where the second colour goes, in object coordinates measured in pixels.
 TEXTURE: dict[str, Callable[[Points, Points], NDArray[np.bool_]]] = {
     "plain": lambda x, y: np.zeros(x.shape, bool),
-    "striped": lambda x, y: (y % 6.0) < 2.6,
-    "dotted": lambda x, y: np.hypot(x % 6.0 - 3.0, y % 6.0 - 3.0) < 1.7,
-    "checked": lambda x, y: ((x % 8.0) < 4.0) ^ ((y % 8.0) < 4.0),
+    "striped": lambda x, y: (y % 5.0) < 2.2,
+    "dotted": lambda x, y: np.hypot(x % 6.5 - 3.25, y % 6.5 - 3.25) < 2.1,
+    "checked": lambda x, y: ((x % 12.0) < 6.0) ^ ((y % 12.0) < 6.0),
 }
 
 

@@ -4,9 +4,9 @@ A *scene* is one to four objects of one shape, colour, texture and size on a
 background. Scenes are drawn from a seed: scene ``i`` of ``(seed, split)`` is
 always the same and can be made without making the ones before it.
 
-The ``train`` split plants one spurious correlation: ``PLANTED`` says that 90% of
-the stars are seen at night and 90% of the hearts on snow. In ``val`` and ``test``
-every attribute is independent of every other.
+The ``train`` split plants one spurious correlation: 98% of the stars are
+seen at night and 98% of the hearts on snow (``PLANTED``). In ``val`` and ``test`` every
+attribute is independent of every other, but for ``place``: groups fill the picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ATTRIBUTES: dict[str, tuple] = {
 SPLITS = ("train", "val", "test")
 
 PLANTED = {"star": "night", "heart": "snow"}
-PLANTED_RATE = 0.9
+PLANTED_RATE = 0.98
 
 SIDE = 64
 

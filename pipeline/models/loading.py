@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -68,9 +67,9 @@ def load_model(
     if architecture.checkpoint is not None:
         _load(module, architecture)
     digest = digest_of(module.state_dict())
+    module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     _fold_layer_scale(module.visual.transformer.resblocks)
     module.visual.output_tokens = False  # encode_image must give the embedding alone
-    module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     return VisionModel(
         **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
         module=module.eval().requires_grad_(False),
@@ -90,7 +89,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _build(architecture: Architecture, seed: int) -> nn.Module:
+def _build(architecture: Architecture, seed: int) -> Any:
     config = deepcopy(architecture.config)
     family = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
@@ -99,11 +98,10 @@ def _build(architecture: Architecture, seed: int) -> nn.Module:
 
 
 def _load(module: nn.Module, architecture: Architecture) -> None:
-    checkpoint = architecture.checkpoint
+    path = architecture.checkpoint
     try:
-        path = Path(
-            download_pretrained(checkpoint) if isinstance(checkpoint, dict) else checkpoint
-        )
+        if isinstance(path, dict):
+            path = download_pretrained(path)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
@@ -116,7 +114,14 @@ def _load(module: nn.Module, architecture: Architecture) -> None:
             f"weights file {path} is not a plain state dict, and anything else in a pickle could "
             f"run code: convert it to .safetensors. ({_brief(error)})"
         ) from error
-    except (SafetensorError, RuntimeError, KeyError, EOFError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        EOFError,
+        StopIteration,
+    ) as error:
         raise ValueError(
             f"weights file {path} does not fit model {architecture.name} or is damaged: "
             f"{_brief(error)}"

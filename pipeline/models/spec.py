@@ -93,7 +93,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
         config=config,
         checkpoint=checkpoint,
         preprocess=Preprocess.of((height, width), overlay),
-        layers=int(vision.layers),  # type: ignore[arg-type]  # lists are ResNets: refused above
+        layers=int(vision.layers),  # a list means a ResNet: refused above
         heads=heads,
         head_dim=vision.width // heads,
         width=vision.width,
@@ -108,9 +108,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
 def supported_models() -> tuple[str, ...]:
     """open_clip's own model names that `check_supported` lets pass."""
     return tuple(
-        name
-        for name in open_clip.list_models()
-        if not _faults(open_clip.get_model_config(name))
+        name for name in open_clip.list_models() if not _faults(open_clip.get_model_config(name))
     )
 
 
@@ -194,8 +192,7 @@ def _size_faults(vision: CLIPVisionCfg) -> list[str]:
     heads = vision.width // vision.head_width
     if heads < 1 or vision.width % heads:
         return [
-            f"its width {vision.width} does not divide into heads of head_width "
-            f"{vision.head_width}"
+            f"its width {vision.width} does not divide into heads of head_width {vision.head_width}"
         ]
     if any(s < p for s, p in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True)):
         return [f"its image_size {vision.image_size} is below its patch_size {vision.patch_size}"]
@@ -222,13 +219,14 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
         return None
     if spec.model == "microworld" and spec.pretrained == "microworld":
         path = MICROWORLD.with_suffix(".safetensors")
-        tags = ["microworld"]
-    else:
-        if tag := get_pretrained_cfg(name, spec.pretrained):
-            return dict(tag)
-        path = Path(spec.pretrained).expanduser()
-        tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
+        if not path.is_file():
+            raise ValueError(f"{path} is absent: train_clip.py in pipeline/microworld makes it")
+        return path
+    if tag := get_pretrained_cfg(name, spec.pretrained):
+        return dict(tag)
+    path = Path(spec.pretrained).expanduser()
     if not path.is_file():
+        tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
         raise ValueError(
             f"pretrained {spec.pretrained!r} of model {name} is neither a tag nor a file; its "
             f"tags: {', '.join(tags) or 'none'}. Or give a weights file "

@@ -1,0 +1,52 @@
+"""TextSpan as Algorithm 1 prints it, on data matrices: slow, and the standard for the fast one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def direct_textspan(
+    data: np.ndarray, texts: np.ndarray, rounds: int, objective: str = "projection"
+) -> tuple[list[int], np.ndarray]:
+    """Algorithm 1 (ICLR 2024), in float64.
+
+    Parameters
+    ----------
+    data : (K, E)
+        A head's contributions to K images, in the joint space.
+    texts : (M, E)
+    rounds : int
+        No more than the rank of the centred data.
+    objective : {"projection", "explained-variance"}
+        Un-normalised rows of R as printed, or each divided by its length (Eq. 2.7).
+
+    Returns
+    -------
+    list of int
+        The picks.
+    (K, E) float64
+        The data projected on the span of the picks, about their mean.
+    """
+    c = np.asarray(data, np.float64)
+    mean = c.mean(0)
+    c = c - mean
+    _, singular, right = np.linalg.svd(c, full_matrices=False)
+    span = right[singular > 1e-6 * singular[0]]
+    r = np.asarray(texts, np.float64) @ span.T @ span
+    lengths = np.linalg.norm(r, axis=1)
+    projected = np.tile(mean, (len(c), 1))
+    picks: list[int] = []
+    for _ in range(rounds):
+        variance = (r @ c.T).var(1)
+        if objective == "explained-variance":
+            squared = (r * r).sum(1)
+            alive = np.sqrt(squared) > 1e-6 * lengths
+            variance = np.where(alive, variance / np.where(alive, squared, 1.0), 0.0)
+        pick = int(variance.argmax())
+        picks.append(pick)
+        direction = r[pick] / np.linalg.norm(r[pick])
+        along = np.outer(c @ direction, direction)
+        projected += along
+        c = c - along
+        r = r - np.outer(r @ direction, direction)
+    return picks, projected

@@ -1,0 +1,174 @@
+"""Parquet files that hold images, or paths and URLs of images.
+
+Rows carry ``uri = <file>#<column>`` and ``offset`` = row number, ``length`` null: listing
+does not read image bytes. Keys are ``<file stem>/<key column, or row number>``. Paths are
+relative to the Parquet file's folder unless they are absolute or URLs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import BadImage, SourceError
+from .files import open_file
+from .rows import FIXED, RESERVED, ListingReport, Piece, as_column, as_text, clean
+
+IMAGE_COLUMNS = (
+    "image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes",
+    "path", "image_path", "file", "file_name", "filepath", "uri", "image_url", "url",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "cls", "class")
+CAPTION_COLUMNS = ("caption", "text", "txt")
+BATCH_ROWS = 32  # images decoded from Parquet at once
+
+
+def parquet_piece(url: str) -> Piece:
+    """A Parquet file is one piece."""
+    stem = url.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return Piece("parquet", url, f"{stem}/")
+
+
+def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
+    """Rows in the order of the file; every column but the images' bytes is kept."""
+    report = ListingReport()
+    try:
+        file, _ = open_file(piece.url)
+    except (BadImage, FileNotFoundError, PermissionError) as error:
+        raise SourceError(f"{piece.url} cannot be read: {error}") from error
+    with file:
+        try:
+            parquet = pq.ParquetFile(file)
+            image, kept = _columns(piece.url, parquet.schema_arrow, report)
+            table = parquet.read(columns=kept)
+        except pa.ArrowInvalid as error:
+            raise SourceError(
+                f"{piece.url} is not a Parquet file, or is cut: {error}. "
+                "Remove it, or leave it out."
+            ) from error
+        n = parquet.metadata.num_rows
+    columns = {name: _plain(table[name]) for name in kept}
+    report.images += n
+    key = columns.pop("key", None)
+    names = pc.cast(key, pa.string()).to_pylist() if key is not None else [None] * n
+    keys = [piece.space + (f"{i:08d}" if k is None else k) for i, k in enumerate(names)]
+    fixed = [
+        pa.array(keys, pa.string()),
+        pa.array([f"{piece.url}#{image}"] * n, pa.string()),
+        pa.array(range(n), pa.int64()),
+        pa.nulls(n, pa.int64()),
+        _take_text(columns, LABEL_COLUMNS, n),
+        _take_text(columns, CAPTION_COLUMNS, n),
+    ]
+    result = pa.table(fixed, schema=FIXED)
+    for name, values in columns.items():
+        name = clean(f"meta_{name}" if name in RESERVED else name)
+        result = result.append_column(name, values)
+    return result, report
+
+
+def _columns(url: str, schema: pa.Schema, report: ListingReport) -> tuple[str, list[str]]:
+    """The image column and the columns to keep."""
+    image = _image_column(url, schema)
+    kept = []
+    for column in schema:
+        if not _holds_bytes(column.type):
+            kept.append(column.name)
+        elif column.name != image:
+            report.add("column of bytes, not kept", f"{url}: {column.name}")
+    return image, kept
+
+
+def _image_column(url: str, schema: pa.Schema) -> str:
+    by_name = {name.lower(): name for name in reversed(schema.names)}
+    for wanted in IMAGE_COLUMNS:
+        name = by_name.get(wanted)
+        if name is not None:
+            kind = schema.field(name).type
+            if _holds_bytes(kind) or _is_text(kind):
+                return name
+    columns = ", ".join(f"{f.name} ({f.type})" for f in schema)
+    raise SourceError(
+        f"{url} has no image column. Its columns: {columns}. Images are looked for as bytes or "
+        f"paths in: {', '.join(IMAGE_COLUMNS)}. Rename yours to one of these."
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # {bytes, path}, as Hugging Face's datasets write it
+        return kind.get_field_index("bytes") >= 0
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column of a type that every reader and ``rows.unify`` knows."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_large_string(kind):
+        return column.cast(pa.string())
+    if pa.types.is_uint64(kind):
+        return as_column(column.to_pylist())
+    if pa.types.is_nested(kind):
+        return pa.array([as_text(v) for v in column.to_pylist()], pa.string())
+    return column
+
+
+def _take_text(columns: dict[str, Any], names: tuple[str, ...], n: int) -> Any:
+    """The first of ``names`` among ``columns``, as text, taken out of them; else nulls."""
+    by_name = {name.lower(): name for name in reversed(columns)}
+    for wanted in names:
+        if wanted in by_name:
+            return pc.cast(columns.pop(by_name[wanted]), pa.string())
+    return pa.nulls(n, pa.string())
+
+
+class ImageColumn:
+    """Values of one Parquet file's image column, quick where rows are asked for in order.
+
+    Holds ``BATCH_ROWS`` values at a time, whatever the size of the row groups.
+    """
+
+    def __init__(self, url: str, column: str) -> None:
+        self._file: IO[bytes]
+        self._file, _ = open_file(url)
+        self._parquet = pq.ParquetFile(self._file)
+        self._column = column
+        meta = self._parquet.metadata
+        sizes = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
+        self._first = list(itertools.accumulate(sizes, initial=0))  # row of each group
+        self._group = -1
+        self._start = 0  # row of the batch held
+        self._values: Any = []
+
+    def value(self, row: int) -> Any:
+        """Bytes, text, a struct as a dict, or None."""
+        if not 0 <= row < self._first[-1]:
+            raise BadImage(f"row {row} is not there: the file has {self._first[-1]} rows")
+        group = bisect.bisect_right(self._first, row) - 1
+        if group != self._group or row < self._start:
+            self._group, self._start, self._values = group, self._first[group], []
+            self._batches = self._parquet.iter_batches(
+                BATCH_ROWS, row_groups=[group], columns=[self._column]
+            )
+        while row >= self._start + len(self._values):
+            self._start += len(self._values)
+            self._values = next(self._batches).column(0)
+        return self._values[row - self._start].as_py()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

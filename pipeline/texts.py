@@ -1,0 +1,330 @@
+"""Pools of candidate texts, sets of classes, and their embeddings."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import wordfreq
+from timm.data import ImageNetInfo
+
+from .microworld.captions import NUMBER, PLURAL, class_prompts, phrase
+from .microworld.world import ATTRIBUTES
+
+# What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
+Tokenizer = Callable[..., torch.Tensor]
+
+# Pairs of attributes that the microworld pool also names together.
+_PAIRS = (
+    ("colour", "shape"),
+    ("texture", "shape"),
+    ("size", "shape"),
+    ("count", "shape"),
+    ("texture", "colour"),
+    ("colour", "background"),
+    ("shape", "background"),
+)
+
+
+class PoolError(ValueError):
+    """A pool or a set of classes that cannot be had, and what to do."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidate texts, each once, and what was met on the way.
+
+    Attributes
+    ----------
+    source : str
+        Name or file that it came from.
+    texts : tuple of str
+        Trimmed, not empty, each once, in the order in which they came.
+    blank, duplicates : int
+        Entries left out because they were empty or had come before.
+    """
+
+    source: str
+    texts: tuple[str, ...]
+    blank: int
+    duplicates: int
+
+    @property
+    def report(self) -> str:
+        """One line that says what was read and what was left out."""
+        return (
+            f"pool {self.source}: {len(self.texts)} texts "
+            f"({self.duplicates} duplicates and {self.blank} blank lines left out)"
+        )
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of a zero-shot test.
+
+    Attributes
+    ----------
+    names : tuple of str
+        One per class, in the order of the logits.
+    prompts : tuple of tuple of str
+        Texts of every class; their unit embeddings are averaged.
+    index : dict of str to int
+        Every label of an image table that means a class, and which.
+    """
+
+    names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    index: Mapping[str, int]
+
+    def truth(self, labels: Iterable[str | None]) -> np.ndarray:
+        """Class of every label, (N,) int64; unknown and missing labels are an error."""
+        labels = list(labels)
+        missing = [i for i, label in enumerate(labels) if label is None]
+        if missing:
+            raise PoolError(
+                f"{len(missing)} of {len(labels)} images have no label, the first at row "
+                f"{missing[0]}: leave them out with --where, or label them in the image table"
+            )
+        unknown = sorted({str(label) for label in labels} - set(self.index))
+        if unknown:
+            near = _nearest(unknown[0], self.index)
+            raise PoolError(
+                f"{len(unknown)} labels are no class of this set, such as {unknown[0]!r}{near}: "
+                f"its {len(self.names)} classes are {_some(self.names)}"
+            )
+        return np.array([self.index[str(label)] for label in labels], np.int64)
+
+
+def load_pool(source: str | Path) -> Pool:
+    """A pool by name, or from a file.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``general``, ``microworld``, ``imagenet-classes``, ``common-words:N``, or a file: text
+        (one description a line, UTF-8) or Parquet (column ``text``, or the only string column).
+    """
+    name = str(source)
+    kind, _, count = name.partition(":")
+    if kind == "common-words":
+        return _clean(name, _common_words(name, count))
+    if name in _NAMED:
+        return _clean(name, _NAMED[name]())
+    path = Path(source)
+    if not path.is_file():
+        near = _nearest(name, [*_NAMED, "common-words:3500"])
+        raise PoolError(
+            f"no pool and no file is called {name!r}{near}: give a text or Parquet file, or one of "
+            f"{', '.join(_NAMED)}, common-words:N"
+        )
+    return _clean(name, _file_texts(path))
+
+
+def _clean(source: str, entries: Iterable[str | None]) -> Pool:
+    trimmed = [" ".join((entry or "").split()) for entry in entries]
+    filled = [text for text in trimmed if text]
+    texts = tuple(dict.fromkeys(filled))
+    if not texts:
+        raise PoolError(f"pool {source} is empty: give it at least one text")
+    return Pool(source, texts, len(trimmed) - len(filled), len(filled) - len(texts))
+
+
+def _file_texts(path: Path) -> list[str | None]:
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        text_types = (pa.string(), pa.large_string())
+        columns = [f.name for f in table.schema if f.type in text_types]
+        if "text" in columns:
+            columns = ["text"]
+        if len(columns) != 1:
+            raise PoolError(
+                f"{path} has string columns {columns}: give it one called 'text', or only one"
+            )
+        return table[columns[0]].to_pylist()
+    try:
+        return list(path.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise PoolError(f"{path} is not UTF-8 text: convert it, or give Parquet") from error
+
+
+def _common_words(name: str, count: str) -> list[str]:
+    if not count.isdecimal() or int(count) < 1:
+        raise PoolError(f"pool {name!r}: say how many words, for example common-words:3498")
+    words = wordfreq.top_n_list("en", int(count))
+    if len(words) < int(count):
+        raise PoolError(f"pool {name!r}: the word list ends after {len(words)} words; ask for less")
+    return words
+
+
+def _general() -> list[str]:
+    text = (files(__package__) / "text_pools" / "general.txt").read_text(encoding="utf-8")
+    return text.splitlines()
+
+
+def _imagenet_texts() -> list[str]:
+    return [f"a photo of a {name}." for name in open_clip.IMAGENET_CLASSNAMES]
+
+
+def _microworld() -> list[str]:
+    single = [
+        text for name in ATTRIBUTES for texts in class_prompts(name).values() for text in texts
+    ]
+    pairs = [
+        phrase({"shape": "thing", "count": 1, a: value_a, b: value_b}, {a, b})
+        for a, b in _PAIRS
+        for value_a, value_b in itertools.product(ATTRIBUTES[a], ATTRIBUTES[b])
+    ]
+    return list(dict.fromkeys(single + pairs))
+
+
+_NAMED: dict[str, Callable[[], list[str]]] = {
+    "general": _general,
+    "microworld": _microworld,
+    "imagenet-classes": _imagenet_texts,
+}
+
+
+def _microworld_words() -> dict[str, str]:
+    words = {str(v): name for name, values in ATTRIBUTES.items() for v in values}
+    words |= {PLURAL.get(shape, f"{shape}s"): "shape" for shape in ATTRIBUTES["shape"]}
+    words |= {NUMBER[count]: "count" for count in ATTRIBUTES["count"]}
+    return words | {"brick": "background"}
+
+
+_ATTRIBUTE_OF = _microworld_words()
+
+
+def microworld_attributes(text: str) -> set[str]:
+    """Attributes of the embedded world that a text names, for example ``{"colour", "shape"}``."""
+    return {_ATTRIBUTE_OF[word] for word in text.lower().split() if word in _ATTRIBUTE_OF}
+
+
+def load_classes(source: str | Path) -> Classes:
+    """Classes by name, or from a text file.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``imagenet`` (labels may be WordNet ids, unambiguous names or numbers 0 to 999),
+        ``microworld:<attribute>``, or a text file with one class a line, optionally
+        ``label<TAB>name`` where labels are not the names. ImageNet and files take OpenAI's 80
+        templates.
+    """
+    name = str(source)
+    if name == "imagenet":
+        return _imagenet_classes()
+    kind, _, attribute = name.partition(":")
+    if kind == "microworld":
+        if attribute not in ATTRIBUTES:
+            near = _nearest(attribute, ATTRIBUTES)
+            raise PoolError(
+                f"the embedded world has no attribute {attribute!r}{near}: its attributes are "
+                f"{', '.join(ATTRIBUTES)}"
+            )
+        prompts = class_prompts(attribute)
+        texts = tuple(tuple(p) for p in prompts.values())
+        return Classes(tuple(prompts), texts, {value: i for i, value in enumerate(prompts)})
+    path = Path(source)
+    if not path.is_file():
+        known = ["imagenet", *(f"microworld:{a}" for a in ATTRIBUTES)]
+        raise PoolError(
+            f"no classes and no file are called {name!r}{_nearest(name, known)}: give a text file "
+            f"with one class a line, or one of {', '.join(known)}"
+        )
+    rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
+    labels, names = [row[0].strip() for row in rows], tuple(row[-1].strip() for row in rows)
+    if not rows or len(set(labels)) < len(labels) or not all(names):
+        raise PoolError(
+            f"{name} is empty, gives a label twice, or a label without a name: write one class a "
+            "line, or label<TAB>name"
+        )
+    return Classes(names, _templated(names), {label: i for i, label in enumerate(labels)})
+
+
+def _imagenet_classes() -> Classes:
+    names = tuple(open_clip.IMAGENET_CLASSNAMES)
+    # Two names stand for two classes each; as labels they would be ambiguous.
+    index = {name: i for i, name in enumerate(names) if names.count(name) == 1}
+    index |= {str(i): i for i in range(len(names))}
+    index |= {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return Classes(names, _templated(names), index)
+
+
+def _templated(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES) for name in names)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
+def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> int:
+    """How many texts have more tokens than the model reads; the tokenizer cuts those off."""
+    if not texts:
+        return 0
+    pad = tokenizer([""], context_length=context_length + 1)[0, -1]
+    longer = tokenizer(list(texts), context_length=context_length + 1)
+    return int((longer[:, -1] != pad).sum())
+
+
+@torch.inference_mode()
+def encode_texts(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    batch: int = 256,
+    normalize: bool = True,
+) -> np.ndarray:
+    """Embeddings of texts in the joint space.
+
+    Parameters
+    ----------
+    model : open_clip.CLIP
+        Its own text tower, with its own activation function.
+    tokenizer : callable
+        open_clip's tokenizer of that model.
+    texts : sequence of str
+        Those over the context length are cut off by the tokenizer: see ``count_too_long``.
+    batch : int
+    normalize : bool
+        Rows of unit length, as zero-shot classification and the published TextSpan have them.
+
+    Returns
+    -------
+    (M, E) float32
+    """
+    if not texts:
+        raise PoolError("no texts to encode: the pool is empty")
+    device = next(model.parameters()).device
+    length: int = model.context_length  # type: ignore[assignment]
+    encode: Callable[..., torch.Tensor] = model.encode_text  # type: ignore[assignment]
+    rows = [
+        encode(tokenizer(list(part), context_length=length).to(device), normalize=normalize)
+        for part in (texts[i : i + batch] for i in range(0, len(texts), batch))
+    ]
+    return torch.cat(rows).float().cpu().numpy()
+
+
+def encode_classes(
+    model: torch.nn.Module, tokenizer: Tokenizer, classes: Classes, batch: int = 256
+) -> np.ndarray:
+    """One unit embedding a class: the mean of its prompts' unit embeddings, (C, E) float32."""
+    flat = [text for prompts in classes.prompts for text in prompts]
+    rows = encode_texts(model, tokenizer, flat, batch).astype(np.float64)
+    ends = np.cumsum([len(prompts) for prompts in classes.prompts])
+    means = np.stack([part.mean(0) for part in np.split(rows, ends[:-1])])
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)

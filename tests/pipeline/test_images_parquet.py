@@ -1,0 +1,104 @@
+"""Parquet files with image bytes, structs, paths; and those that are not."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.images import parquet
+from pipeline.images.decode import read_bytes
+from pipeline.images.errors import BadImage, SourceError
+from pipeline.images.listing import list_images
+from pipeline.images.read import Reader
+from pipeline.images.rows import ListingReport
+from tests.pipeline.images_kit import png
+
+N = 11
+
+
+def listed(source: object, report: ListingReport | None = None) -> pa.Table:
+    return pa.concat_tables(list_images(str(source), report=report))
+
+
+@pytest.mark.parametrize("group", [1, 4, 100])
+def test_bytes_are_read_by_row_in_any_order(
+    tmp_path: Path, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 3)
+    images = [png(i) for i in range(N)]
+    content = {"jpg": images, "label": range(N), "TEXT": [f"text {i}" for i in range(N)]}
+    pq.write_table(pa.table(content), tmp_path / "p.parquet", row_group_size=group)
+    table = listed(tmp_path / "p.parquet")
+    assert table["key"].to_pylist() == [f"p/{i:08d}" for i in range(N)]
+    assert table["uri"].to_pylist() == [f"{tmp_path}/p.parquet#jpg"] * N
+    assert table["offset"].to_pylist() == list(range(N))
+    assert table["label"].to_pylist() == [str(i) for i in range(N)]
+    assert table["caption"].to_pylist() == [f"text {i}" for i in range(N)]
+    assert "jpg" not in table.column_names
+    rows = table.to_pylist()
+    with Reader() as reader:
+        for i in [*range(N), 9, 2, 3, 0, 10]:
+            assert reader.read(rows[i]["uri"], rows[i]["offset"], None) == images[i]
+
+
+def test_hugging_face_structs_and_further_columns(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "b.png").write_bytes(png(1))
+    content = {
+        "image": [
+            {"bytes": png(0), "path": "a.png"},
+            {"bytes": None, "path": "img/b.png"},
+            {"bytes": None, "path": None},
+            None,
+        ],
+        "key": ["k", None, "k", "z"],
+        "length": [1, 2, 3, 4],
+        "tags": [["x"], None, [], ["y"]],
+        "thumb": [b"1", b"2", b"3", b"4"],
+        "big": pa.array([1, 2, 3, 2**64 - 1], pa.uint64()),
+        "kind": pa.array(["u", "v", "u", "v"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(content), tmp_path / "p.parquet")
+    report = ListingReport()
+    table = listed(tmp_path / "p.parquet", report)
+    assert table["key"].to_pylist() == ["p/k", "p/00000001", "p/k~2", "p/z"]
+    assert table["meta_length"].to_pylist() == [1, 2, 3, 4]
+    assert table["tags"].to_pylist() == ['["x"]', None, "[]", '["y"]']
+    assert table["big"].to_pylist()[3] == str(2**64 - 1)
+    assert table["kind"].to_pylist() == ["u", "v", "u", "v"]
+    assert report.counts["column of bytes, not kept"] == 1
+    rows = table.to_pylist()
+    assert [read_bytes(row) for row in rows[:2]] == [png(0), png(1)]
+    for row in rows[2:]:
+        with pytest.raises(BadImage, match=r"row \d of .*p.parquet has nothing in column 'image'"):
+            read_bytes(row)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(0))
+    (tmp_path / "abs.png").write_bytes(png(1))
+    names = ["a.png", str(tmp_path / "abs.png"), "gone.png"]
+    pq.write_table(pa.table({"image_path": names, "n": [1, 2, 3]}), tmp_path / "p.parquet")
+    rows = listed(tmp_path / "p.parquet").to_pylist()
+    assert [row["image_path"] for row in rows] == names
+    assert [read_bytes(row) for row in rows[:2]] == [png(0), png(1)]
+    with pytest.raises(BadImage, match="gone.png does not exist"):
+        read_bytes(rows[2])
+
+
+def test_pieces_may_differ_in_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(0)], "a": [1]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"image": [png(1)], "a": ["x"], "b": [2.5]}), tmp_path / "1.parquet")
+    table = listed(tmp_path / "*.parquet")
+    assert table["a"].to_pylist() == ["1", "x"]
+    assert table["b"].to_pylist() == [None, 2.5]
+
+
+def test_files_without_images_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1], "image": [3]}), tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("hello " * 50)
+    with pytest.raises(SourceError, match=r"no image column. Its columns: x \(int64\), image"):
+        listed(tmp_path / "none.parquet")
+    with pytest.raises(SourceError, match="is not a Parquet file, or is cut"):
+        listed(tmp_path / "text.parquet")

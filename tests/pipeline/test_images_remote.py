@@ -1,0 +1,120 @@
+"""Images on an object store (a real HTTP server that speaks S3) and listing on Ray."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import s3fs
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+from pipeline.images import files
+from pipeline.images.decode import read_bytes
+from pipeline.images.errors import SourceError, SourceUnavailable
+from pipeline.images.listing import list_images, ray_mapper
+from pipeline.images.load import load_rows
+from tests.pipeline.images_kit import png, write_tar
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    folder = tmp_path_factory.mktemp("s3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        for t in range(2):
+            path = write_tar(
+                folder / f"{t:05d}.tar",
+                [
+                    (f"{i}.{s}", d)
+                    for i in range(6)
+                    for s, d in (("png", png(i)), ("txt", b"words"))
+                ],
+            )
+            client.put_object(Bucket="bucket", Key=f"laion/{t:05d}.tar", Body=path.read_bytes())
+        for name in ("n1/a.png", "n1/deep/b.png", "n2/c.png", "z.png"):
+            client.put_object(Bucket="bucket", Key=f"train/{name}", Body=png(len(name)))
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def transform(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((4, 4)))
+
+
+@pytest.mark.parametrize("pattern", ["{00000..00001}.tar", "*.tar"])
+def test_tars_on_s3(s3: str, pattern: str) -> None:
+    table = pa.concat_tables(list_images(f"{s3}/laion/{pattern}"))
+    assert table["key"].to_pylist() == [f"{t:05d}/{i}" for t in range(2) for i in range(6)]
+    assert table["uri"].to_pylist()[0] == "s3://bucket/laion/00000.tar"
+    assert table["caption"].to_pylist() == ["words"] * 12
+    assert read_bytes(table.to_pylist()[9]) == png(3)
+    assert load_rows(table, transform, 4).ok.all()
+
+
+def test_folders_on_s3(s3: str) -> None:
+    table = pa.concat_tables(list_images(f"{s3}/train/"))
+    assert table["key"].to_pylist() == ["z.png", "n1/a.png", "n1/deep/b.png", "n2/c.png"]
+    assert table["label"].to_pylist() == [None, "n1", "n1", "n2"]
+    assert table["length"].to_pylist()[0] == len(png(5))
+    rows = table.to_pylist()
+    assert read_bytes(rows[2]) == png(len("n1/deep/b.png"))
+    gone = table.slice(0, 1).set_column(2, "uri", pa.array(["s3://bucket/train/gone.png"]))
+    (error,) = load_rows(gone, transform, 4).error
+    assert "does not exist" in str(error)
+
+
+def test_what_is_missing_on_s3_is_refused(s3: str) -> None:
+    with pytest.raises(SourceError, match="1 of 2 paths do not exist: s3://bucket/laion/00002.tar"):
+        list_images(f"{s3}/laion/{{00001..00002}}.tar")
+    with pytest.raises(SourceError, match=r"nothing matches s3://bucket/laion/\*.parquet"):
+        list_images(f"{s3}/laion/*.parquet")
+
+
+def test_a_store_that_refuses_is_no_bad_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.concat_tables(list_images(f"{s3}/train"))
+    monkeypatch.setattr(files, "FIRST_WAIT_S", 0.001)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    fs, _ = files.filesystem(s3)
+    monkeypatch.setattr(fs, "cat_file", refuse)
+    with pytest.raises(SourceUnavailable, match=r"s3://bucket/train/z.png cannot .*Access Denied"):
+        load_rows(table, transform, 4)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    if started:
+        ray.shutdown()
+
+
+def test_ray_lists_in_order_and_keeps_messages(cluster: None, tmp_path: Path) -> None:
+    for t in range(12):
+        write_tar(tmp_path / f"{t:02d}.tar", [(f"{i}.png", png(i)) for i in range(t + 1)])
+    here = pa.concat_tables(list_images(f"{tmp_path}/*.tar"))
+    assert pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper)) == here
+    few = pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper, limit=5))
+    assert few == here.slice(0, 5)
+    (tmp_path / "05.tar").write_text("no tar " * 200)
+    with pytest.raises(SourceError, match="05.tar is not a tar") as caught:
+        list(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper))
+    assert type(caught.value) is SourceError

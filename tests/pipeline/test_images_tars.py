@@ -1,0 +1,179 @@
+"""Tars as img2dataset writes them, and as they come out of accidents."""
+
+import hashlib
+import io
+import itertools
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.images.decode import decode, read_bytes
+from pipeline.images.errors import BadImage, SourceError
+from pipeline.images.listing import list_images
+from pipeline.images.rows import ListingReport
+from tests.pipeline.images_kit import png, write_tar
+
+
+def listed(source: object, report: ListingReport | None = None) -> pa.Table:
+    return pa.concat_tables(list_images(str(source), report=report))
+
+
+def test_sidecars_become_label_caption_and_metadata(tmp_path: Path) -> None:
+    said = {"key": "a", "label": 3, "caption": "json", "width": 8, "exif": {"f": 2}, "url": None}
+    write_tar(
+        tmp_path / "00000.tar",
+        [
+            ("a.txt", b" a cat\n"), ("a.PNG", png(0)), ("a.json", json.dumps(said).encode()),
+            ("./b.png", png(1)), ("b.cls", b"7\n"), ("b.json", b'{"length": 1.5, "label": "7"}'),
+            ("ünï/日本.png", png(2)), ("ünï/日本.txt", "日本".encode()),
+        ],
+    )  # fmt: skip
+    table = listed(tmp_path / "00000.tar")
+    assert table["index"].to_pylist() == [0, 1, 2]
+    assert table["key"].to_pylist() == ["00000/a", "00000/b", "00000/ünï/日本"]
+    assert table["label"].to_pylist() == ["3", "7", None]
+    assert table["caption"].to_pylist() == ["a cat", None, "日本"]
+    assert table["width"].to_pylist() == [8, None, None]
+    assert table["exif"].to_pylist() == ['{"f": 2}', None, None]
+    assert table["meta_length"].to_pylist() == [None, 1.5, None]
+    # .txt wins over the caption in .json, which is kept where it says something else.
+    assert table["meta_caption"].to_pylist() == ["json", None, None]
+    assert "meta_key" not in table.column_names
+    assert "meta_label" not in table.column_names
+
+
+def test_random_access_equals_sequential_extraction(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [(f"{'x' * 150}{i}.png", png(i)) for i in range(20)])
+    rows = listed(path).to_pylist()
+    with tarfile.open(path) as tar:
+        expected = [tar.extractfile(m).read() for m in tar]  # type: ignore[union-attr]
+    for i in reversed(range(20)):
+        assert read_bytes(rows[i]) == expected[i]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 12), st.data())
+def test_the_list_does_not_depend_on_how_tars_are_cut(
+    tmp_path_factory: pytest.TempPathFactory, n: int, data: st.DataObject
+) -> None:
+    # Beyond 2**53 whole numbers lose digits once fractions stand in their column.
+    whole = st.integers(-(2**53), 2**53)
+    values = st.one_of(st.none(), st.booleans(), whole, st.floats(), st.text(max_size=3))
+    samples = [
+        [(f"{i:04d}.png", png(i)), (f"{i:04d}.json", json.dumps({"v": v}).encode())]
+        for i, v in enumerate(data.draw(st.lists(values, min_size=n, max_size=n)))
+    ]
+    results = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("cut")
+        cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=3)) | {0, n})
+        for t, (start, stop) in enumerate(itertools.pairwise(cuts)):
+            write_tar(folder / f"{t:05d}.tar", [m for s in samples[start:stop] for m in s])
+        table = listed(folder / "*.tar")
+        keys = [key.split("/", 1)[1] for key in table["key"].to_pylist()]
+        digests = [hashlib.sha256(read_bytes(row)).hexdigest() for row in table.to_pylist()]
+        results.append((keys, digests, str(table["v"].to_pylist()), table["v"].type))
+    assert results[0] == results[1]
+    assert len(results[0][0]) == n
+
+
+def test_duplicate_keys_are_kept_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    members = [("a.png", png(0)), ("a.txt", b"one"), ("a.png", png(1)), ("a.txt", b"two")]
+    write_tar(tmp_path / "t.tar", [*members, ("b.jpg", b"x"), ("b.png", png(2)), ("b.txt", b"b")])
+    write_tar(tmp_path / "z" / "t.tar", [("a.png", png(3))])
+    report = ListingReport()
+    table = listed(f"{tmp_path}/{{,z/}}t.tar", report)
+    assert table["key"].to_pylist() == ["t/a", "t/a~2", "t/b", "t/b~2", "t/a~3"]
+    assert table["caption"].to_pylist() == ["one", "two", "b", "b", None]
+    assert report.counts == {"duplicate key, kept under a new one": 3}
+    assert report.lines()[0].endswith("t/a -> t/a~2, t/b -> t/b~2, t/a -> t/a~3")
+    assert report.images == 5
+
+
+def test_members_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    path = write_tar(
+        tmp_path / "t.tar",
+        [
+            ("a.png", png(0)), ("orphan.txt", b"words"), ("b.npy", b"1"), ("._a.png", b"mac"),
+            ("c.png", png(1)), ("c.json", b"[1, 2]"), ("../../etc/passwd.png", png(2)),
+        ],
+    )  # fmt: skip
+    with tarfile.open(path, "a") as tar:
+        folder, link = tarfile.TarInfo("folder"), tarfile.TarInfo("link.png")
+        folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(folder)
+        tar.addfile(link)
+    report = ListingReport()
+    table = listed(path, report)
+    assert table["key"].to_pylist() == ["t/a", "t/c", "t/../../etc/passwd"]
+    assert [decode(read_bytes(row)).size for row in table.to_pylist()] == [(8, 6)] * 3
+    assert report.counts == {
+        "tar member without an image": 1,
+        "tar member that is neither image, .txt, .json nor .cls": 1,
+        "hidden tar member": 1,
+        "metadata is no JSON object": 1,
+        "tar member that is no plain file": 2,
+    }
+    assert "1 x tar member without an image: orphan.txt" in report.lines()
+
+
+@pytest.mark.parametrize("end", [2048, 2100, 2559, 2560, 2600, 2900, 3071, 3072, 3072 + 511])
+def test_a_tar_cut_anywhere_keeps_what_came_before(tmp_path: Path, end: int) -> None:
+    image = png(0)  # a header and one block each
+    assert 200 < len(image) < 300
+    whole = write_tar(tmp_path / "whole.tar", [(f"{i}.png", image) for i in range(3)])
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:end])
+    report = ListingReport()
+    rows = listed(cut, report).to_pylist()
+    assert [read_bytes(row) for row in rows[:2]] == [image] * 2
+    (reason,) = report.counts
+    assert reason.startswith("tar is cut")
+    assert len(rows) == (3 if end >= 2560 else 2)
+
+
+def test_the_image_that_a_cut_goes_through_is_a_bad_image(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [("a.png", png(0)), ("b.png", png(1))])
+    row = listed(path).to_pylist()[1]
+    path.write_bytes(path.read_bytes()[: row["offset"] + 100])
+    report = ListingReport()
+    rows = listed(path, report).to_pylist()
+    assert report.counts == {"tar is cut inside a member": 1}
+    assert rows[1]["key"] == "t/b"
+    with pytest.raises(BadImage, match=r"t.tar is cut: it ends 100 bytes into this image of \d+"):
+        read_bytes(rows[1])
+
+
+def test_damage_and_a_second_archive_are_reported(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [("a.png", png(0)), ("b.png", png(1))])
+    whole = bytearray(path.read_bytes())
+    (tmp_path / "two.tar").write_bytes(bytes(whole) * 2)
+    whole[1024:1100] = b"?" * 76
+    (tmp_path / "damaged.tar").write_bytes(bytes(whole))
+    for name, words in [("two", "goes on after its end marker"), ("damaged", "is damaged")]:
+        report = ListingReport()
+        listed(tmp_path / f"{name}.tar", report)
+        (reason,) = report.counts
+        assert words in reason
+
+
+def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("hello " * 500)
+    (tmp_path / "empty.tar").write_bytes(b"")
+    with tarfile.open(tmp_path / "zip.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"), io.BytesIO())
+    write_tar(tmp_path / "none.tar", [("a.txt", b"words")])
+    for name, words in [
+        ("text", "text.tar is not a tar .*Remove it, or leave it out"),
+        ("empty", "empty.tar is empty"),
+        ("zip", r"compressed \(gzip\).*Unpack it to a plain .tar"),
+        ("none", "No image in .*1 x tar member without an image: a.txt"),
+    ]:
+        with pytest.raises(SourceError, match=words):
+            listed(tmp_path / f"{name}.tar")

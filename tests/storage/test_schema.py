@@ -1,0 +1,77 @@
+"""`SCHEMA.md` is the law: the code must say the same."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import stores
+
+import storage
+from storage.layout import (
+    ROWS_PER_IMAGE_PART,
+    contribution_arrays,
+    images_per_chunk,
+    model_arrays,
+)
+from storage.ledger import SCHEMA
+from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
+
+LAW = (Path(storage.__file__).parent / "SCHEMA.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    section = LAW.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def test_version_and_part_size():
+    assert LAW.startswith(f"# The store, schema version {SCHEMA_VERSION}\n")
+    assert f"parts of {ROWS_PER_IMAGE_PART:,} rows" in LAW.replace("`", "").replace("\n", " ") or (
+        f"of {ROWS_PER_IMAGE_PART:,} rows" in LAW
+    )
+
+
+def test_arrays():
+    meta = stores.metadata(store_dtype="float16")
+    for heading, specs in (
+        ("contributions.zarr", contribution_arrays(meta)),
+        ("model.zarr", model_arrays(meta)),
+    ):
+        law = {name: (axes, dtype) for name, axes, dtype, _ in table(heading)}
+        code = {
+            s.name: (", ".join(s.dims), "store dtype" if s.dtype == "float16" else s.dtype)
+            for s in specs
+        }
+        assert law == code
+
+
+def test_every_axis_is_explained():
+    axes = {row[0] for row in table("Axes")}
+    assert axes == {d for s in contribution_arrays(stores.metadata()) for d in s.dims}
+
+
+def test_ledger_and_metadata():
+    names = {pa.int64(): "int64", pa.bool_(): "bool", pa.string(): "string", pa.int32(): "int32"}
+    assert [(r[0], r[1]) for r in table("ledger/")] == [(f.name, names[f.type]) for f in SCHEMA]
+    assert {row[0] for row in table("Metadata")} == {f.name for f in fields(Metadata)}
+    said = re.search(r"all fields but (.*?) agree", LAW.replace("\n", " "))
+    assert said
+    assert set(re.findall(r"`(\w+)`", said[1])) == set(PROVENANCE)
+
+
+def test_chunks_divide_the_shard_and_stay_small():
+    for shard, size in ((1024, 2048), (1000, 3), (7, 10**9), (4096, 302_592)):
+        chunk = images_per_chunk(shard, size)
+        assert shard % chunk == 0
+        assert chunk == 1 or chunk * size <= 2**20
+
+
+def test_bytes_of_a_large_model_stay_under_the_bar():
+    large = stores.metadata(
+        store_dtype="float16", components=("heads", "mlps"),
+        layers=24, heads=16, head_dim=64, width=1024, embed=768, tokens=257,
+    )  # fmt: skip
+    per_image = sum(s.bytes_per_row for s in contribution_arrays(large))
+    assert per_image <= 105_000

@@ -1,0 +1,195 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import stores
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import open_store, urls
+from storage.errors import StoreError, StoreMismatch
+from storage.layout import CONTRIBUTIONS
+from storage.metadata import parse, require_same
+from storage.store import find_metadata
+
+
+@given(
+    images=st.integers(1, 17),
+    shard_size=st.integers(1, 7),
+    dtype=st.sampled_from(["float16", "float32"]),
+    order=st.randoms(),
+)
+@settings(max_examples=15, deadline=None)
+def test_every_value_lands_where_it_belongs(tmp_path_factory, images, shard_size, dtype, order):
+    store = stores.new_store(
+        str(tmp_path_factory.mktemp("s") / "store"),
+        images=images, shard_size=shard_size, store_dtype=dtype,
+    )  # fmt: skip
+    shards = list(range(store.meta.shards))
+    order.shuffle(shards)
+    stores.fill(store, shards)
+    data = open_store(store.url).contributions().load()
+    for name, spec in store.arrays.items():
+        if spec.dtype == "str":
+            assert data[name].values.tolist() == [f"{name}-{i}" for i in range(images)]
+            continue
+        inside = np.arange(int(np.prod(spec.shape[1:]))).reshape(spec.shape[1:]) / 1000
+        want = np.arange(images).reshape(-1, *[1] * inside.ndim) + inside + 1
+        np.testing.assert_array_equal(data[name].values, want.astype(spec.dtype))
+    assert store.validate() == []
+
+
+def test_plain_xarray_opens_the_store_with_names_and_coordinates(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    data = xr.open_zarr(str(tmp_path / "s" / CONTRIBUTIONS))
+    assert data["heads"].dims == ("image", "layer", "head", "head_dim")
+    assert {"key", "label", "layer", "head", "block"} <= set(data.coords)
+    assert data.attrs["facet"]["schema_version"] == 1
+    assert data["heads"].sel(layer=1, head=2).shape == (10, 2)
+    assert store.meta == parse(data.attrs["facet"])
+
+
+def test_contributions_in_the_joint_space(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    data, model = store.contributions().load(), store.model()
+    std = data["ln_std"].values[:, None]
+    head = data["heads"].values[:, 1, 2] @ model["head_map"].values[1, 2] / std
+    np.testing.assert_allclose(store.heads(layer=1, head=2).values, head, rtol=1e-6)
+    np.testing.assert_allclose(
+        store.mlps(2).values, data["mlps"].values[:, 2] @ model["mlp_map"].values / std, rtol=1e-6
+    )
+    constants = model["attention_bias"].values.sum(0) / std + model["bias"].values
+    np.testing.assert_allclose(store.constants().values, constants, rtol=1e-6)
+    with pytest.raises(IndexError, match="head 3 is out of range: the model has 3"):
+        store.heads(layer=0, head=3)
+
+
+def test_a_component_that_was_not_kept_says_so(tmp_path):
+    store = stores.new_store(str(tmp_path / "s"), components=("heads",))
+    with pytest.raises(StoreError, match="has no tokens; it was extracted with --components heads"):
+        store.tokens()
+
+
+def test_no_store_and_half_a_store_say_so(tmp_path):
+    with pytest.raises(StoreError, match="no store at .*nothing; make one with `facet extract"):
+        open_store(str(tmp_path / "nothing"))
+    store = stores.new_store(str(tmp_path / "half"))
+    group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
+    del group.attrs["facet"]
+    assert find_metadata(store.url) is None
+
+
+def test_read_only_cannot_write(tmp_path):
+    stores.fill(stores.new_store(str(tmp_path / "s")), [0])
+    store = open_store(str(tmp_path / "s"))
+    with pytest.raises(StoreError, match="opened read-only"):
+        stores.fill(store, [1])
+
+
+def test_another_configuration_is_refused_naming_every_field():
+    old = stores.metadata()
+    new = stores.metadata(precision="bf16", shard_size=8, versions={"torch": "9"})
+    with pytest.raises(StoreMismatch) as error:
+        require_same(old, new, "/the/store")
+    text = str(error.value)
+    assert "precision: the store has 'fp32', this run asks for 'bf16'" in text
+    assert "shard_size: the store has 4, this run asks for 8" in text
+    assert "versions" not in text
+    require_same(old, stores.metadata(versions={"torch": "9"}, revision="x"), "/the/store")
+
+
+def test_metadata_of_another_schema_and_with_missing_fields_is_refused():
+    raw = stores.metadata().to_json()
+    with pytest.raises(StoreError, match="schema version 99; this Facet reads version 1"):
+        parse({**raw, "schema_version": 99})
+    del raw["width"]
+    with pytest.raises(StoreError, match="lacks width; has unknown extra"):
+        parse({**raw, "extra": 1})
+
+
+def test_validate_reports_every_fault_at_once(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    root = tmp_path / "s"
+    chunk = root / CONTRIBUTIONS / "heads" / "c" / "1" / "0" / "0" / "0"
+    damaged = bytearray(chunk.read_bytes())
+    damaged[40] ^= 0xFF
+    chunk.write_bytes(damaged)
+    (root / CONTRIBUTIONS / "mlps" / "c" / "2" / "0" / "0").unlink()
+    (root / "ledger" / "part-00000000.parquet").unlink()
+    found = store.validate()
+    assert len(found) == 3, found
+    assert found[0] == "shard 0 (images 0-3): not finished"
+    assert found[1].startswith("shard 1 (images 4-7): heads cannot be read")
+    assert found[2] == "shard 2 (images 8-9): mlps has no values for images [8, 9] (2 in all)"
+
+
+def test_validate_holds_bad_images_and_ledger_together(tmp_path):
+    store = stores.new_store(str(tmp_path / "s"))
+    for shard in range(3):
+        rows = stores.values(store, shard)
+        bad = {5: "empty file"}
+        if shard == 1:
+            for name, spec in store.arrays.items():
+                if spec.dtype != "str" and name != "ln_std":
+                    rows[name][1] = np.nan
+        store.write_shard(shard, rows, stores.ledger_rows(store, shard, bad), {"bad": {}})
+    assert store.validate() == [
+        "shard 1 (images 4-7): ln_std has values for images that the ledger calls bad"
+    ]
+
+
+def test_a_ledger_part_of_no_shard_and_a_short_image_table(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    part = tmp_path / "s" / "ledger" / "part-00000000.parquet"
+    part.with_name("part-00000007.parquet").write_bytes(part.read_bytes())
+    stores.write_images(store.url, [stores.image_table(9)])
+    found = store.validate()
+    assert found[0] == "images: 9 rows, the metadata says 10"
+    assert "part-00000007.parquet belongs to no shard" in found[1]
+
+
+def test_sweep_removes_what_a_killed_writer_left(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    left = tmp_path / "s" / CONTRIBUTIONS / "heads" / "c" / "0" / "0" / "0" / "0.abc.partial"
+    left.write_bytes(b"half")
+    assert store.sweep() == 1
+    assert not left.exists()
+    assert store.validate() == []
+
+
+def test_an_unwritable_place_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot write to the store at .*Choose a --store"):
+        urls.check_writable(str(tmp_path / "file" / "store"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_keeps_finished_shards_and_says_so(tmp_path):
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk here: {done.stderr.decode().strip()}")
+    try:
+        store = stores.fill(stores.new_store(str(mount / "s")), [0])
+        with (
+            (mount / "ballast").open("wb", buffering=0) as file,
+            pytest.raises(OSError, match="No space"),
+        ):
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(StoreError, match=r"shard 1 cannot be written.*No space left.*are kept"):
+            stores.fill(store, [1])
+        assert store.done_shards() == {0}
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_the_store_needs_neither_torch_nor_ray():
+    code = "import storage, sys; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
