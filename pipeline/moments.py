@@ -9,6 +9,7 @@ cancels when the mean is large beside the spread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def usable_rows(rows: np.ndarray, ok: np.ndarray | None = None) -> np.ndarray:
     -------
     (N,) bool
     """
-    first = rows[(slice(None), *(0,) * (rows.ndim - 1))]
+    first = rows.reshape(len(rows), math.prod(rows.shape[1:]))[:, 0]
     usable = np.ones(len(rows), bool) if ok is None else np.array(ok, bool)
     if usable.shape != (len(rows),):
         raise ValueError(

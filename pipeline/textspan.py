@@ -98,34 +98,25 @@ def textspan(
     """
     covariance, head_map, texts = (np.asarray(a, np.float64) for a in (covariance, head_map, texts))
     _check(covariance, head_map, texts, rounds, objective)
-    heads, embed = len(covariance), texts.shape[1]
-    result = TextSpanResult(
-        picks=np.full((heads, rounds), -1, np.int64),
-        scores=np.zeros((heads, rounds)),
-        explained_variance=np.zeros((heads, rounds)),
-        cumulative=np.zeros((heads, rounds)),
-        directions=np.zeros((heads, rounds, embed)),
-        stopped=("",) * heads,
-    )
-    pca = factored_pca(covariance, head_map)
+    heads = len(covariance)
+    picks = np.full((heads, rounds), -1, np.int64)
+    scores, explained = np.zeros((heads, rounds)), np.zeros((heads, rounds))
+    directions = np.zeros((heads, rounds, texts.shape[1]))
     stopped = []
-    for b in range(heads):
-        variances = pca.variances[b]
-        # A zero head in float64 still shows eigenvalues near the smallest number.
-        rank = int((variances > RANK_TOLERANCE * variances[0]).sum()) if variances[0] > 0 else 0
+    pca = factored_pca(covariance, head_map)
+    for b, (variances, components) in enumerate(zip(pca.variances, pca.components, strict=True)):
+        rank = int((variances > RANK_TOLERANCE * variances[0]).sum())
         if rank == 0:
             stopped.append("the head is constant: its contributions have no variance")
             continue
-        axes = pca.components[b, :rank]
-        picks, scores, gains, basis = _span(texts @ axes.T, variances[:rank], rounds, objective)
-        n = len(picks)
-        result.picks[b, :n] = picks
-        result.scores[b, :n] = scores
-        result.explained_variance[b, :n] = gains / variances[:rank].sum()
-        result.directions[b, :n] = basis @ axes
+        axes, variances = components[:rank], variances[:rank]
+        found, values, gains, basis = _span(texts @ axes.T, variances, rounds, objective)
+        n = len(found)
+        picks[b, :n], scores[b, :n] = found, values
+        explained[b, :n] = gains / variances.sum()
+        directions[b, :n] = basis @ axes
         stopped.append("" if n == rounds else _reason(n, rank, len(texts)))
-    np.cumsum(result.explained_variance, axis=1, out=result.cumulative)
-    return TextSpanResult(**{**vars(result), "stopped": tuple(stopped)})
+    return TextSpanResult(picks, scores, explained, explained.cumsum(1), directions, tuple(stopped))
 
 
 def _span(

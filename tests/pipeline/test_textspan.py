@@ -112,7 +112,7 @@ def test_a_head_stops_at_its_rank(objective: Objective) -> None:
 def test_a_head_stops_when_the_texts_are_used_up(objective: Objective) -> None:
     u, head_map = head(5, 40, 8, 12)
     three = unit_texts(5, 3, 12)
-    texts = np.concatenate([three, three * 2, three @ np.ones((3, 3)) @ three, np.zeros((2, 12))])
+    texts = np.concatenate([three, three * 2, np.ones((3, 3)) @ three, np.zeros((2, 12))])
     found = span_of(u, head_map, texts, 6, objective)
     assert (found.picks[0] >= 0).sum() <= 3
     assert "span no more of it" in found.stopped[0]
