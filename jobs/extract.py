@@ -1,6 +1,7 @@
 """Take a model apart over a set of images and keep the parts in a store.
 
-    facet extract --images photos/ --model ViT-B-32 --pretrained openai --store out/
+    facet extract --images photos/ --model ViT-B-32-quickgelu --pretrained openai \\
+        --store out/
 
 The same command again goes on where a stopped run ended: only shards that the ledger
 lacks are done.
@@ -8,6 +9,7 @@ lacks are done.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -241,9 +243,8 @@ def show_summary(
         facts["rounding"] = f"median {np.nanmedian(rounding):.1e}, max {np.nanmax(rounding):.1e}"
     facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
     show_table("done", facts)
-    console.print(
-        f'next: python -c "import xarray; print(xarray.open_zarr({store.url + "/" + CONTRIBUTIONS!r}))"'
-    )
+    opened = json.dumps(urls.join(store.url, CONTRIBUTIONS))
+    console.print(f"next: python -c 'import xarray; print(xarray.open_zarr({opened}))'")
 
 
 if __name__ == "__main__":

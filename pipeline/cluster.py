@@ -9,18 +9,15 @@ import ray
 
 
 def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` or a running node names; else start a local one.
+    """Join the cluster that ``RAY_ADDRESS`` names; else start one on this machine.
 
     Does nothing if this process is already connected.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(include_dashboard=False, **quiet)
+    # Ray ignores include_dashboard where a cluster is joined rather than started.
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def resources() -> dict[str, float]:

@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, WorkerCrashedError
@@ -18,8 +19,10 @@ from storage import ledger
 from storage.errors import FacetError
 from storage.store import Store
 
-from .extractor import Batch, Extractor, ShardReport, load_batch
-from .models import Preprocess, VisionModel
+from .extractor import Extractor, ShardReport
+from .images.batches import Batch, load_batch
+from .images.resize import Resize
+from .models import VisionModel
 from .plan import SHARDS_IN_FLIGHT
 
 # Half a CPU each lets one actor and one decoding task share a single core.
@@ -89,7 +92,12 @@ def choose_workers(
 
 
 class _Actor(Extractor):
-    """The extractor as Ray calls it: batches come as references, in order."""
+    """The extractor as Ray calls it: the model and the batches come as references."""
+
+    def __init__(
+        self, url: str, model: list[ray.ObjectRef[VisionModel]], device: str, threads: int
+    ) -> None:
+        super().__init__(url, ray.get(model[0]), device, threads)
 
     def extract_refs(self, shard: int, refs: list[ray.ObjectRef[Batch]]) -> ShardReport:
         return self.extract(shard, (ray.get(ref) for ref in refs))
@@ -133,10 +141,12 @@ def run(
     _check_bad(store, progress, max_bad)
     if not pending:
         return progress
-    actors = _start_actors(store, model, workers, len(pending))
+    # Held until the run ends: an actor that is restarted asks for the model again.
+    weights = ray.put(model)
+    actors = _start_actors(store.url, weights, workers, len(pending))
     done_images = 0
     try:
-        for finished in _drive(store, actors, model.preprocess, workers.batch_size, pending):
+        for finished in _drive(store, actors, model.preprocess.resize, workers.batch_size, pending):
             if isinstance(finished, ShardReport):
                 progress.shards += 1
                 done_images += finished.images
@@ -166,7 +176,9 @@ def _images(store: Store, shard: int) -> int:
     return stop - start
 
 
-def _start_actors(store: Store, model: VisionModel, workers: Workers, pending: int) -> list:
+def _start_actors(
+    url: str, weights: ray.ObjectRef[VisionModel], workers: Workers, pending: int
+) -> list[Any]:
     actor_class = ray.remote(_Actor).options(
         num_cpus=ACTOR_CPUS,
         num_gpus=1 if workers.device == "cuda" else 0,
@@ -174,23 +186,22 @@ def _start_actors(store: Store, model: VisionModel, workers: Workers, pending: i
         max_task_retries=RETRIES,
         max_concurrency=SHARDS_IN_FLIGHT + 1,  # and one for progress()
     )
-    weights = ray.put(model)
     return [
-        actor_class.remote(store.url, weights, workers.device, workers.threads)
+        actor_class.remote(url, [weights], workers.device, workers.threads)
         for _ in range(min(workers.actors, pending))
     ]
 
 
 def _drive(
-    store: Store, actors: list, preprocess: Preprocess, batch_size: int, pending: list[int]
+    store: Store, actors: list[Any], resize: Resize, batch_size: int, pending: list[int]
 ) -> Iterator[ShardReport | int]:
     """Keep every actor's slots full; yield shard reports, and the images computed so far."""
     decode = ray.remote(load_batch).options(num_cpus=DECODE_CPUS, max_retries=RETRIES)
-    transform = ray.put(preprocess)
+    transform = ray.put(resize)
     queue = iter(pending)
-    under_way: dict[ray.ObjectRef, object] = {}
+    under_way: dict[ray.ObjectRef, Any] = {}
 
-    def hand_out(actor: object) -> None:
+    def hand_out(actor: Any) -> None:
         shard = next(queue, None)
         if shard is None:
             return
@@ -199,7 +210,7 @@ def _drive(
             decode.remote(store.url, at, min(at + batch_size, stop), transform)
             for at in range(start, stop, batch_size)
         ]
-        under_way[actor.extract_refs.remote(shard, refs)] = actor  # type: ignore[attr-defined]
+        under_way[actor.extract_refs.remote(shard, refs)] = actor
 
     for _ in range(SHARDS_IN_FLIGHT):
         for actor in actors:

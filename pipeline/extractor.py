@@ -13,26 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from storage.errors import StoreDtypeError
-from storage.images import read_rows
 from storage.layout import COMPONENTS
 from storage.ledger import SCHEMA
 from storage.store import open_store
 
 from .decompose import Decomposer
-from .images.load import Loaded, load_rows
-from .models import Preprocess, VisionModel
+from .images.batches import Batch
+from .images.load import Loaded
+from .models import VisionModel
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A run of images, decoded: pictures, what became of each, and its key and label."""
-
-    start: int
-    loaded: Loaded
-    keys: list[str]
-    labels: list[str]
 
 
 @dataclass(frozen=True)
@@ -49,14 +39,6 @@ class ShardReport:
     shard: int
     images: int
     bad: dict[str, int] = field(default_factory=dict)
-
-
-def load_batch(url: str, start: int, stop: int, preprocess: Preprocess) -> Batch:
-    """Read and decode images ``start … stop-1`` of a store's image table."""
-    rows = read_rows(url, start, stop)
-    labels = ["" if v is None else v for v in rows["label"].to_pylist()]
-    loaded = load_rows(rows, preprocess.to_uint8, preprocess.size[0])
-    return Batch(start, loaded, rows["key"].to_pylist(), labels)
 
 
 class Extractor:
@@ -120,8 +102,7 @@ class Extractor:
                         f"fit {tensor.dtype}; run again into a new store with "
                         "--store-dtype float32"
                     )
-                tensor[~ok] = torch.nan
-                values[name][row] = tensor.numpy()
+                values[name][row][loaded.ok] = tensor[ok].numpy()  # bad images keep their NaN
             index = np.arange(batch.start, batch.start + n)
             columns = [index, loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
             ledger.append(pa.table(columns, schema=SCHEMA))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from storage.store import Store
 
-from .images.decode import decode, load_image
+from .images.decode import load_image
 from .shares import Shares
 
 PAGE = jinja2.Environment(autoescape=True).from_string(
@@ -32,7 +32,8 @@ PAGE = jinja2.Environment(autoescape=True).from_string(
         color: #1c2330; background: #fff }
  h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
  .lead, figcaption { color: #5b6575 } figure { margin: 0 } img { max-width: 100%; height: auto }
- .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); gap: .8rem }
+ .pictures { display: grid; gap: .8rem;
+             grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }
  .pictures img { width: 100%; image-rendering: pixelated; border-radius: 4px }
  .pictures figcaption { font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere }
  table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
@@ -49,9 +50,11 @@ SECTION = jinja2.Environment(autoescape=True).from_string(
 <figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
 {%- endfor %}</div>{% endif %}
 {%- if plot %}<figure><img src="{{ plot }}" alt="{{ title }}"></figure>{% endif %}
-{%- if rows %}<table>{% if header %}<tr>{% for c in header %}<th>{{ c }}</th>{% endfor %}</tr>{% endif %}
-{%- for row in rows %}<tr>{% for c in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ c }}</td>
-{%- endfor %}</tr>{% endfor %}</table>{% endif %}</section>"""
+{%- if rows %}<table>
+{%- if header %}<tr>{% for c in header %}<th>{{ c }}</th>{% endfor %}</tr>{% endif %}
+{%- for row in rows %}<tr>
+{%- for c in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+{%- endfor %}</table>{% endif %}</section>"""
 )
 
 

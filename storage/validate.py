@@ -92,6 +92,7 @@ def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> It
         finite = np.isfinite(values).reshape(stop - start, -1)
         if not finite[ok].all():
             lost = np.arange(start, stop)[ok][~finite[ok].all(1)]
-            yield f"{where}: {spec.name} has no values for images {lost[:5].tolist()} ({len(lost)} in all)"
+            some = f"{lost[:5].tolist()} ({len(lost)} in all)"
+            yield f"{where}: {spec.name} has no values for images {some}"
         if finite[~ok].any():
             yield f"{where}: {spec.name} has values for images that the ledger calls bad"

@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests may use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: it holds photographs and published figures")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests that only need some cluster."""
+    import ray
+
+    from pipeline import cluster
+
+    cluster.connect()
+    yield
+    ray.shutdown()

@@ -11,5 +11,5 @@ class BadImage(ValueError):
     """One image cannot be had. Its message is the reason, in one line, for the ledger."""
 
 
-class SourceUnavailable(OSError):
+class SourceUnavailable(FacetError, OSError):
     """Storage did not answer after several attempts. It says nothing about the images."""

@@ -24,7 +24,7 @@ class Loaded:
 
     Attributes
     ----------
-    pixels : (n, size, size, 3) uint8
+    pixels : (n, height, width, 3) uint8
         Zeros where ``ok`` is false.
     ok : (n,) bool
     error : list of str or None
@@ -44,7 +44,7 @@ class Loaded:
     height: list[int]
 
 
-def load_rows(table: pa.Table, transform: Transform, size: int) -> Loaded:
+def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> Loaded:
     """Read, decode and transform the images of ``table``, in order.
 
     Parameters
@@ -52,9 +52,9 @@ def load_rows(table: pa.Table, transform: Transform, size: int) -> Loaded:
     table : pyarrow.Table
         Rows of the image table (``uri``, ``offset``, ``length``).
     transform : callable
-        The model's resize and crop: RGB image to (size, size, 3) uint8.
-    size : int
-        Side of the transformed image in pixels.
+        The model's resize and crop: RGB image to (height, width, 3) uint8.
+    size : (int, int)
+        Height and width of the transformed image, pixels.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def load_rows(table: pa.Table, transform: Transform, size: int) -> Loaded:
     """
     n = len(table)
     loaded = Loaded(
-        pixels=np.zeros((n, size, size, 3), np.uint8),
+        pixels=np.zeros((n, *size, 3), np.uint8),
         ok=np.zeros(n, bool),
         error=[None] * n,
         sha256=[None] * n,
@@ -81,10 +81,9 @@ def load_rows(table: pa.Table, transform: Transform, size: int) -> Loaded:
                 loaded.error[i] = str(bad)
                 continue
             pixels = transform(image)
-            if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
+            if pixels.shape != (*size, 3) or pixels.dtype != np.uint8:
                 raise ValueError(
-                    f"transform gave {pixels.dtype} {pixels.shape}; "
-                    f"it must give uint8 ({size}, {size}, 3)"
+                    f"transform gave {pixels.dtype} {pixels.shape}; it must give uint8 {(*size, 3)}"
                 )
             loaded.pixels[i] = pixels
             loaded.ok[i] = True

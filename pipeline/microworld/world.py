@@ -111,7 +111,8 @@ def _layout(
     # Groups stand in the four quarters of the picture, in random order.
     quarters = [(17.0, 17.0), (47.0, 17.0), (17.0, 47.0), (47.0, 47.0)]
     order = rng.permutation(4)[:count]
-    radii = tuple(float(r) for r in rng.uniform(*((12, 14) if large else (9, 10.5)), count))
+    low, high = (12.0, 14.0) if large else (9.0, 10.5)
+    radii = tuple(float(r) for r in rng.uniform(low, high, count))
     jitter = rng.uniform(-1.5, 1.5, (count, 2))
     centres = tuple(
         (quarters[q][0] + float(j[0]), quarters[q][1] + float(j[1]))

@@ -16,7 +16,7 @@ from open_clip.pretrained import download_pretrained
 from safetensors import SafetensorError
 from torch import nn
 
-from .spec import Architecture, ModelSpec, check_supported
+from .spec import Architecture, ModelError, ModelSpec, check_supported
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -57,11 +57,11 @@ def load_model(
 
     Raises
     ------
-    ValueError
+    ModelError
         As `check_supported`, and if weights cannot be read or do not fit the model.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
+        raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
     architecture = check_supported(spec)
     module = _build(architecture, spec.seed)
     if architecture.checkpoint is not None:
@@ -103,14 +103,14 @@ def _load(module: nn.Module, architecture: Architecture) -> None:
         if isinstance(path, dict):
             path = download_pretrained(path)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise ModelError(
             f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
             "weights file instead of a tag."
         ) from error
     try:
         load_checkpoint(module, str(path), strict=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise ModelError(
             f"weights file {path} is not a plain state dict, and anything else in a pickle could "
             f"run code: convert it to .safetensors. ({_brief(error)})"
         ) from error
@@ -122,7 +122,7 @@ def _load(module: nn.Module, architecture: Architecture) -> None:
         EOFError,
         StopIteration,
     ) as error:
-        raise ValueError(
+        raise ModelError(
             f"weights file {path} does not fit model {architecture.name} or is damaged: "
             f"{_brief(error)}"
         ) from error

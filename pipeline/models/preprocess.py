@@ -8,19 +8,19 @@ the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, image_transform, merge_preprocess_dict
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from PIL import Image
 from torchvision.transforms.functional import normalize
 
-INTERPOLATIONS = ("bicubic", "bilinear", "random")
+from pipeline.images.resize import FILTER, Resize
+
 RESIZE_MODES = ("shortest", "longest", "squash")
 
 
@@ -43,7 +43,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
-            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("interpolation", self.interpolation, tuple(FILTER)),
             ("resize_mode", self.resize_mode, RESIZE_MODES),
         ):
             if value not in allowed:
@@ -93,9 +93,12 @@ class Preprocess:
         NDArray[np.uint8]
             (height, width, 3), the model's input size.
         """
-        for step in _pil_steps(self):
-            image = step(image)
-        return np.array(image)
+        return self.resize(image)
+
+    @property
+    def resize(self) -> Resize:
+        """The part that runs where pictures are decoded."""
+        return Resize(*self.size, self.interpolation, self.resize_mode, self.fill_color)
 
     def to_tensor(self, pixels_bhwc: torch.Tensor) -> torch.Tensor:
         """Scale to 0…1 and normalise, on the device where the pixels are.
@@ -119,17 +122,3 @@ class Preprocess:
             torch.float32, memory_format=torch.contiguous_format
         )
         return normalize(planes.div_(255), list(self.mean), list(self.std), inplace=True)
-
-
-@lru_cache
-def _pil_steps(preprocess: Preprocess) -> tuple[Callable[[Image.Image], Image.Image], ...]:
-    transform = image_transform(
-        preprocess.size,
-        is_train=False,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        resize_mode=preprocess.resize_mode,
-        interpolation=preprocess.interpolation,
-        fill_color=preprocess.fill_color,
-    )
-    return tuple(transform.transforms[:-2])  # all but to-tensor and normalise

@@ -16,6 +16,8 @@ import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
+from storage.errors import FacetError
+
 from .preprocess import Preprocess
 
 MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
@@ -26,7 +28,11 @@ TOP_LEVEL_KEYS = {
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-class UnsupportedModel(ValueError):
+class ModelError(FacetError):
+    """A model, a tag or a weights file is unknown, damaged, or at odds with the rest."""
+
+
+class UnsupportedModel(ModelError):
     """The model is known, but its output is not the linear tail that is decomposed here."""
 
 
@@ -75,7 +81,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
     ------
     UnsupportedModel
         If the image tower is not a ViT with class-token pooling.
-    ValueError
+    ModelError
         If the model, the tag, or a file is unknown.
     """
     name, config, overlay = _configuration(spec.model)
@@ -121,7 +127,7 @@ def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
     name = model.replace("/", "-")  # OpenAI wrote ViT-B/32
     if name not in open_clip.list_models():
         near = get_close_matches(name, (*supported_models(), "microworld"), n=5, cutoff=0.5)
-        raise ValueError(
+        raise ModelError(
             f"unknown model {model!r}; near names: {', '.join(near) or 'none'}. {_supported()}"
         )
     return name, deepcopy(open_clip.get_model_config(name)), {}
@@ -132,13 +138,13 @@ def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         with fsspec.open(url, "r", encoding="utf-8") as file:
             content = json.load(file)
     except (OSError, ImportError) as error:
-        raise ValueError(f"cannot read model config {url}: {error}") from error
+        raise ModelError(f"cannot read model config {url}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"model config {url} is not valid JSON: {error}") from error
+        raise ModelError(f"model config {url} is not valid JSON: {error}") from error
     config = content.get("model_cfg", content) if isinstance(content, dict) else None
     needed = ("embed_dim", "vision_cfg", "text_cfg")
     if not isinstance(config, dict) or any(key not in config for key in needed):
-        raise ValueError(
+        raise ModelError(
             f"model config {url} lacks {', '.join(needed)}: it must be an open_clip model "
             "config, bare or under 'model_cfg' as on the hub"
         )
@@ -148,7 +154,7 @@ def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         *(set(config["text_cfg"]) - {f.name for f in fields(CLIPTextCfg)}),
     ]
     if unknown:
-        raise ValueError(
+        raise ModelError(
             f"model config {url}: open_clip {open_clip.__version__} knows no "
             f"{', '.join(sorted(unknown))}"
         )
@@ -220,20 +226,20 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
     if spec.model == "microworld" and spec.pretrained == "microworld":
         path = MICROWORLD.with_suffix(".safetensors")
         if not path.is_file():
-            raise ValueError(f"{path} is absent: train_clip.py in pipeline/microworld makes it")
+            raise ModelError(f"{path} is absent: train_clip.py in pipeline/microworld makes it")
         return path
     if tag := get_pretrained_cfg(name, spec.pretrained):
         return dict(tag)
     path = Path(spec.pretrained).expanduser()
     if not path.is_file():
         tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
-        raise ValueError(
+        raise ModelError(
             f"pretrained {spec.pretrained!r} of model {name} is neither a tag nor a file; its "
             f"tags: {', '.join(tags) or 'none'}. Or give a weights file "
             f"({', '.join(WEIGHT_SUFFIXES)}), or 'none' for random weights."
         )
     if path.suffix not in WEIGHT_SUFFIXES:
-        raise ValueError(f"weights file {path} must end in one of {', '.join(WEIGHT_SUFFIXES)}")
+        raise ModelError(f"weights file {path} must end in one of {', '.join(WEIGHT_SUFFIXES)}")
     return path
 
 
@@ -246,7 +252,7 @@ def _refuse_other_activation(
         other = f"{name}-quickgelu" if wanted else name.removesuffix("-quickgelu")
         known = other in supported_models()
         remedy = f"model {other}" if known else f"a config file with quick_gelu {wanted}"
-        raise ValueError(
+        raise ModelError(
             f"weights {spec.pretrained!r} were trained with {_gelu(wanted)}, but model {name} "
             f"runs {_gelu(given)}: use {remedy}"
         )

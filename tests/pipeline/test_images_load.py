@@ -31,7 +31,7 @@ def listed(source: object, **options: int) -> pa.Table:
 def test_one_bad_image_does_not_fail_the_others(tmp_path: Path) -> None:
     good = encode(picture(0, 30, 20))
     write_tar(tmp_path / "t.tar", [("a.png", good), ("b.jpg", b"text"), ("c.png", good)])
-    loaded = load_rows(listed(tmp_path / "t.tar"), transform, SIZE)
+    loaded = load_rows(listed(tmp_path / "t.tar"), transform, (SIZE, SIZE))
     assert loaded.ok.tolist() == [True, False, True]
     assert loaded.error == [
         None,
@@ -46,7 +46,7 @@ def test_one_bad_image_does_not_fail_the_others(tmp_path: Path) -> None:
 
 
 def test_microworld_pixels_and_their_digest() -> None:
-    loaded = load_rows(listed("microworld:n=3,seed=1"), np.asarray, 64)
+    loaded = load_rows(listed("microworld:n=3,seed=1"), np.asarray, (64, 64))
     for i in range(3):
         pixels, _, _ = micro_picture(1, "test", i)
         np.testing.assert_array_equal(loaded.pixels[i], pixels)
@@ -60,7 +60,7 @@ def test_a_file_deleted_since_the_listing_is_a_bad_image(tmp_path: Path) -> None
     table = listed(tmp_path)
     (tmp_path / "a.png").unlink()
     (tmp_path / "b.png").write_bytes(b"")
-    loaded = load_rows(table, transform, SIZE)
+    loaded = load_rows(table, transform, (SIZE, SIZE))
     assert "a.png does not exist: deleted since it was listed" in str(loaded.error[0])
     assert loaded.sha256[0] is None
     assert loaded.error[1] == "the file is empty"
@@ -76,7 +76,7 @@ def test_an_unreadable_file_is_a_bad_image(tmp_path: Path, monkeypatch: pytest.M
             raise PermissionError(13, "Permission denied", path)
 
         monkeypatch.setattr(files, "open", refuse, raising=False)
-    (error,) = load_rows(table, transform, SIZE).error
+    (error,) = load_rows(table, transform, (SIZE, SIZE)).error
     assert error == f"no permission to read {tmp_path}/a.png"
 
 
@@ -93,7 +93,7 @@ def test_consecutive_members_share_one_open_file(
         return builtins.open(path, *rest)
 
     monkeypatch.setattr(files, "open", count, raising=False)
-    assert load_rows(table, transform, SIZE).ok.all()
+    assert load_rows(table, transform, (SIZE, SIZE)).ok.all()
     assert opened == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
 
 
@@ -111,23 +111,23 @@ def test_a_failing_disk_is_retried_then_raised_with_the_name(
         return builtins.open(path, *rest)
 
     monkeypatch.setattr(files, "open", fail_at_first, raising=False)
-    assert load_rows(table, transform, SIZE).ok.all()
+    assert load_rows(table, transform, (SIZE, SIZE)).ok.all()
     failures.extend([OSError(5, "Input/output error")] * 9)
     with pytest.raises(SourceUnavailable, match=r"t.tar cannot be read after 4 attempts: OSError"):
-        load_rows(table, transform, SIZE)
+        load_rows(table, transform, (SIZE, SIZE))
 
 
 def test_a_transform_of_another_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     with pytest.raises(ValueError, match=r"transform gave uint8 \(16, 16, 3\); it must give"):
-        load_rows(listed(tmp_path), transform, 32)
+        load_rows(listed(tmp_path), transform, (32, 32))
 
 
 def test_photographs_of_a_folder(shared: Path) -> None:
     table = listed(shared / "data" / "imagenet_sample")
     assert len(table) == 124
     assert all(key.startswith(f"{label}/") for key, label in _pairs(table, "key", "label"))
-    loaded = load_rows(table, transform, SIZE)
+    loaded = load_rows(table, transform, (SIZE, SIZE))
     assert loaded.ok.all()
     assert loaded.error == [None] * 124
     assert min(loaded.width) > 100
@@ -140,7 +140,7 @@ def test_photographs_in_tars(shared: Path) -> None:
     assert len(set(table["label"].to_pylist())) == 10
     assert all(caption.endswith(label) for caption, label in _pairs(table, "caption", "label"))
     assert table["width"].to_pylist() == [32] * 2000
-    loaded = load_rows(table, transform, SIZE)
+    loaded = load_rows(table, transform, (SIZE, SIZE))
     assert loaded.ok.all()
     assert set(loaded.width) == set(loaded.height) == {32}
 

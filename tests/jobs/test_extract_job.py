@@ -1,0 +1,175 @@
+"""The whole job on a real Ray, on small sets."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from jobs import extract
+from jobs.extract import ExtractConfig, main
+from pipeline.extract import TooManyBadImages, choose_workers
+from pipeline.models import ModelSpec, load_model
+from storage import open_store
+from storage.errors import FacetError, StoreDtypeError, StoreMismatch
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
+        "mlp_ratio": 2.0,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    return str(path)
+
+
+def config(model: str, store, **changes) -> ExtractConfig:
+    fields = {
+        "images": "microworld:n=50,seed=3,split=test", "model": model, "pretrained": "none",
+        "store": str(store), "shard_size": 16, "batch_size": 8, "layers": "last:2",
+        "components": ("heads", "mlps", "tokens"),
+    }  # fmt: skip
+    return ExtractConfig(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory, ray_cluster):
+    return main(config(model, tmp_path_factory.mktemp("stores") / "finished"))
+
+
+def test_the_store_is_whole_exact_and_in_order(finished):
+    assert finished.validate() == []
+    assert finished.done_shards() == {0, 1, 2, 3}
+    data = finished.contributions().load()
+    assert float(data["residual"].max()) < 1e-5
+    assert float(data["rounding"].max()) < 2e-3
+    images = finished.images()
+    assert data["key"].values.tolist() == images["key"].to_pylist()
+    assert data["label"].values.tolist() == images["label"].to_pylist()
+    total = finished.constants()
+    for layer in range(3):
+        for head in range(3):
+            total = total + finished.heads(layer, head)
+    for block in range(4):
+        total = total + finished.mlps(block)
+    np.testing.assert_allclose(total.values, data["embedding"].values, atol=2e-3, rtol=2e-3)
+    tokens = finished.tokens().sum("token").values
+    chosen = sum(finished.heads(layer, head).values for layer in (1, 2) for head in range(3))
+    np.testing.assert_allclose(tokens, chosen, atol=5e-3)
+
+
+def stamps(root) -> dict[str, int]:
+    """When each file of a store was last written; results say when runs ended and are left out."""
+    return {
+        p.relative_to(root).as_posix(): p.stat().st_mtime_ns
+        for p in Path(root).rglob("*")
+        if p.is_file() and "results" not in p.relative_to(root).parts
+    }
+
+
+def contents(root) -> dict[str, bytes]:
+    return {name: (Path(root) / name).read_bytes() for name in stamps(root)}
+
+
+def test_the_same_command_again_writes_nothing(finished, model):
+    before = stamps(finished.url)
+    main(config(model, finished.url))
+    assert stamps(finished.url) == before
+
+
+def test_a_deleted_ledger_part_is_done_again_and_nothing_else(finished, model, tmp_path):
+    shutil.copytree(finished.url, tmp_path / "copy")
+    part = tmp_path / "copy" / "ledger" / "part-00000002.parquet"
+    part.unlink()
+    before = stamps(tmp_path / "copy")
+    store = main(config(model, tmp_path / "copy"))
+    after = stamps(tmp_path / "copy")
+    written = {name for name in after if after[name] != before.get(name)}
+    arrays = {f"contributions.zarr/{n}/c/2" for n in store.arrays}
+    assert "ledger/part-00000002.parquet" in written
+    assert all(any(n.startswith(a) for a in arrays) for n in written - {f"ledger/{part.name}"})
+    assert contents(tmp_path / "copy") == contents(finished.url)
+
+
+def test_another_configuration_is_refused(finished, model):
+    with pytest.raises(StoreMismatch, match="shard_size: the store has 16, this run asks for 32"):
+        main(config(model, finished.url, shard_size=32))
+    with pytest.raises(StoreMismatch, match="image_list_digest"):
+        main(config(model, finished.url, images="microworld:n=50,seed=4,split=test"))
+
+
+def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_pictures(folder, 9)
+    (folder / "5.png").write_bytes(b"not a picture")
+    with pytest.raises(TooManyBadImages, match=r"1 of 9 images are bad, more than --max-bad 0.01"):
+        main(config(model, tmp_path / "s", images=str(folder)))
+    store = main(config(model, tmp_path / "s", images=str(folder), max_bad=0.2))
+    assert store.validate() == []
+    ledger = store.ledger().to_pylist()
+    assert [row["ok"] for row in ledger] == [i != 5 for i in range(9)]
+    assert ledger[5]["error"]
+    data = store.contributions().load()
+    assert np.isnan(data["heads"].values[5].astype(float)).all()
+    assert np.isfinite(data["heads"].values[[4, 6]].astype(float)).all()
+
+
+def write_pictures(folder, n):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        pixels = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path, ray_cluster):
+    state = load_model(ModelSpec(model, "none")).module.state_dict()
+    state["visual.transformer.resblocks.1.mlp.c_proj.bias"] += 1e5
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "huge.safetensors")
+    huge = config(model, tmp_path / "s", pretrained=str(tmp_path / "huge.safetensors"))
+    with pytest.raises(StoreDtypeError, match=r"mlps: .*does not fit .*--store-dtype float32"):
+        main(huge)
+    main(config(model, tmp_path / "s32", pretrained=huge.pretrained, store_dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "ViT-B-23"}, "ViT-B-32"),
+        ({"model": "RN50"}, "ResNet"),
+        ({"layers": "7-9"}, r"--layers 7-9: the model's layers are 0-2"),
+        ({"shard_size": 0}, "--shard-size 0: must be at least 1"),
+        ({"max_bad": 3.0}, "is a fraction between 0 and 1"),
+        ({"components": ()}, "name at least one"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_starts(model, tmp_path, changes, message):
+    with pytest.raises(FacetError, match=message):
+        extract.check(config(model, tmp_path / "s", **changes), str(tmp_path / "s"))
+
+
+def test_a_missing_source_leaves_no_store(model, tmp_path, ray_cluster):
+    with pytest.raises(FacetError, match="nowhere"):
+        main(config(model, tmp_path / "s", images=str(tmp_path / "nowhere")))
+    with pytest.raises(FacetError, match="no store at"):
+        open_store(str(tmp_path / "s"))
+
+
+def test_workers_fit_the_cluster():
+    assert choose_workers({"CPU": 2, "GPU": 0}, "auto", None, None).threads == 2
+    assert choose_workers({"CPU": 16, "GPU": 4}, "auto", None, None).actors == 4
+    with pytest.raises(FacetError, match="no GPU"):
+        choose_workers({"CPU": 2, "GPU": 0}, "cuda", None, None)
+    with pytest.raises(FacetError, match="--num-actors 0"):
+        choose_workers({"CPU": 2, "GPU": 0}, "cpu", 0, None)
