@@ -32,9 +32,9 @@ def model(tmp_path_factory) -> str:
     return str(path)
 
 
-def config(model: str, store, **changes) -> ExtractConfig:
+def config(tiny: str, store, **changes) -> ExtractConfig:
     fields = {
-        "images": "microworld:n=50,seed=3,split=test", "model": model, "pretrained": "none",
+        "images": "microworld:n=50,seed=3,split=test", "model": tiny, "pretrained": "none",
         "store": str(store), "shard_size": 16, "batch_size": 8, "layers": "last:2",
         "components": ("heads", "mlps", "tokens"),
     }  # fmt: skip

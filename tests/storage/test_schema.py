@@ -5,7 +5,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
-import stores
 
 import storage
 from storage.layout import (
@@ -16,6 +15,7 @@ from storage.layout import (
 )
 from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
+from tests.storage import stores
 
 LAW = (Path(storage.__file__).parent / "SCHEMA.md").read_text()
 

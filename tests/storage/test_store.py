@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import stores
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from storage.errors import StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import parse, require_same
 from storage.store import find_metadata
+from tests.storage import stores
 
 
 @given(

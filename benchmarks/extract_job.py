@@ -1,0 +1,112 @@
+"""The whole extraction job beside its forward pass alone, and an actor's memory by set size.
+
+python benchmarks/extract_job.py speed --photos ../shared/data/imagenet_sample
+python benchmarks/extract_job.py memory
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import tyro
+
+from jobs import extract as job
+from pipeline import cluster, extract
+from pipeline.decompose import Decomposer
+from pipeline.images.batches import load_batch
+from pipeline.models import ModelSpec, load_model
+from storage.store import Store
+
+
+def _run(config: job.ExtractConfig) -> tuple[Store, list[tuple[float, int]]]:
+    """Run the job; returns the store and (seconds, images) as the driver saw them."""
+    seen: list[tuple[float, int]] = []
+    run = extract.run
+
+    def observed(*args, report, **options):
+        def both(progress):
+            seen.append((time.perf_counter(), progress.images))
+            report(progress)
+
+        return run(*args, report=both, **options)
+
+    extract.run = observed
+    try:
+        return job.main(config), seen
+    finally:
+        extract.run = run
+
+
+def speed(
+    photos: Path = Path("../shared/data/imagenet_sample"),
+    model: str = "ViT-B-32",
+    copies: int = 8,
+    batch_size: int = 32,
+) -> None:
+    """Decode, forward and write beside the forward pass alone, on the same cores."""
+    with tempfile.TemporaryDirectory() as folder:
+        for copy in range(copies):
+            shutil.copytree(photos, Path(folder) / "photos" / f"{copy}")
+        store, seen = _run(
+            job.ExtractConfig(
+                images=f"{folder}/photos", model=model, pretrained="none",
+                store=f"{folder}/store", shard_size=256, batch_size=batch_size,
+            )
+        )  # fmt: skip
+        # Between the first images and the last: start-up is a cost of the run, not of an image.
+        first = next(i for i, (_, images) in enumerate(seen) if images)
+        (t0, n0), (t1, n1) = seen[first], seen[-1]
+        loaded = load_model(ModelSpec(model, "none"))
+        decomposer = Decomposer(loaded)
+        batch = load_batch(store.url, 0, batch_size, loaded.preprocess.resize)
+        pixels = loaded.preprocess.to_tensor(torch.from_numpy(batch.loaded.pixels))
+        decomposer(pixels)
+        started, rounds = time.perf_counter(), 10
+        for _ in range(rounds):
+            decomposer(pixels)
+        forward = rounds * batch_size / (time.perf_counter() - started)
+    whole = (n1 - n0) / (t1 - t0)
+    print(f"\n{model}, {n1} photographs, {torch.get_num_threads()} threads\n")
+    print("| what | images/s | ratio |\n|---|---|---|")
+    print(f"| forward pass alone | {forward:.1f} | 1 |")
+    print(f"| decode, forward, write | {whole:.1f} | {whole / forward:.2f} |")
+
+
+def memory(small: int = 1_000, large: int = 20_000) -> None:
+    """Peak resident memory of the actor, on the embedded world, for two sizes of the set."""
+    print("| images | actor's peak, MB |\n|---|---|")
+    peaks = []
+    for images in (small, large):
+        peak, done = 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.1):
+                for process in psutil.process_iter(["cmdline", "memory_info"]):
+                    if " ".join(process.info["cmdline"] or []).startswith("ray::_Actor"):
+                        peak = max(peak, process.info["memory_info"].rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with tempfile.TemporaryDirectory() as folder:
+            job.main(
+                job.ExtractConfig(
+                    images=f"microworld:n={images},seed=1,split=test", model="microworld",
+                    pretrained="none", store=f"{folder}/store", shard_size=500,
+                )
+            )  # fmt: skip
+        done.set()
+        watcher.join()
+        peaks.append(f"| {images:,} | {peak / 1e6:.0f} |")
+    print("\n".join(peaks))
+
+
+if __name__ == "__main__":
+    cluster.connect()
+    tyro.extras.subcommand_cli_from_dict({"speed": speed, "memory": memory})

@@ -1,0 +1,111 @@
+"""Kill -9 of an actor, a decoding worker or the driver: nothing is lost, nothing done twice.
+
+``FACET_KILL_ROUNDS`` sets the number of rounds (``make soak`` does many).
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from storage import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+VICTIMS = {"actor": "ray::_Actor", "decoder": "ray::load_batch", "driver": ""}
+ROUNDS = int(os.environ.get("FACET_KILL_ROUNDS", "3"))
+SHARDS = 12
+
+
+def start(store: Path, model: Path) -> subprocess.Popen:
+    command = [
+        sys.executable, str(ROOT / "jobs" / "extract.py"), "--store", str(store),
+        "--images", f"microworld:n={SHARDS * 100},seed=5,split=test", "--model", str(model),
+        "--pretrained", "none", "--shard-size", "100", "--batch-size", "20",
+    ]  # fmt: skip
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        command, env={**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, said
+    return said
+
+
+def parts(store: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (store / "ledger").glob("part-*.parquet")}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(store).as_posix(): p.read_bytes()
+        for p in store.rglob("*")
+        if p.is_file() and "results" not in p.relative_to(store).parts
+    }
+
+
+def kill(victim: str, driver: subprocess.Popen) -> bool:
+    """Kill -9 the victim; False if none was there."""
+    if victim == "driver":
+        driver.kill()
+        driver.wait()
+        return True
+    for process in psutil.process_iter(["cmdline"]):
+        if " ".join(process.info["cmdline"] or []).startswith(VICTIMS[victim]):
+            process.kill()
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    vision = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    path = tmp_path_factory.mktemp("model") / "model.json"
+    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory, ray_cluster) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("reference") / "s"
+    finish(start(store, model))
+    assert open_store(str(store)).validate() == []
+    return contents(store)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_killed_run_ends_in_the_same_store(round_, undisturbed, model, tmp_path):
+    victim = list(VICTIMS)[round_ % len(VICTIMS)]
+    moment = random.Random(round_).randint(0, SHARDS - 4)
+    store = tmp_path / "s"
+    driver = start(store, model)
+    deadline = time.monotonic() + 240
+    while len(parts(store)) < moment and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.Random(round_ + 1000).uniform(0, 0.3))
+    while not kill(victim, driver) and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    kept = parts(store)
+    assert time.monotonic() < deadline, f"no {victim} was found"
+    if victim == "driver":
+        assert driver.returncode != 0
+        time.sleep(1.0)  # Ray ends the killed driver's workers
+        kept = parts(store)
+        finish(start(store, model))
+    else:
+        finish(driver)  # the run itself replaces what died
+    after = parts(store)
+    assert {name: after[name] for name in kept} == kept, "a finished shard was done again"
+    assert contents(store) == undisturbed

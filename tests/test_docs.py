@@ -1,0 +1,46 @@
+"""Code blocks marked ``<!-- run -->`` in the README and docs are run, in order, as a user would."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"<!-- run -->\n```(\w+)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    missing = [t for t in LINK.findall(page.read_text()) if not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    folder = ROOT
+    for line in filter(None, tree.splitlines()):
+        nested = line.startswith(" ")
+        names = re.findall(r"[\w/]+(?:\.py|\.md|/)(?= |$)", line.strip().split("   ")[0])
+        assert names, line
+        for name in names:
+            place = folder / name if nested else ROOT / name
+            assert place.exists(), f"{place} is in the README's tree"
+        folder = folder if nested else ROOT / names[0]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=str)
+def test_blocks_run(page, tmp_path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for language, code in BLOCK.findall(page.read_text()):
+        command = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=300,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
