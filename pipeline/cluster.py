@@ -6,8 +6,17 @@ import logging
 import os
 
 import ray
+import tenacity
+
+# Ray gives a node 30 seconds to start; a busy machine with cold disks can need a second try.
+ATTEMPTS = 4
 
 
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_message(match=r".*timed out during startup"),
+    stop=tenacity.stop_after_attempt(ATTEMPTS),
+    reraise=True,
+)
 def connect() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names; else start one on this machine.
 
@@ -16,11 +25,19 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray ignores include_dashboard where a cluster is joined rather than started.
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except BaseException:
+        ray.shutdown()  # what had started of the node would stand in the way of the next try
+        raise
 
 
 def resources() -> dict[str, float]:
     """CPUs and GPUs of the whole cluster."""
     total = ray.cluster_resources()
     return {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
+
+
+def node_memory() -> int:
+    """Bytes of memory that the largest node of the cluster offers to workers."""
+    return int(max(node["Resources"].get("memory", 0.0) for node in ray.nodes()))
