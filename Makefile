@@ -1,11 +1,12 @@
 # make demo   the main job on the embedded world; ends with demo/index.html
 # make test   lint, types, tests
+# make soak   many random kills; long
 # Both build the environment in .venv from pyproject.toml and constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint types env clean
+.PHONY: demo test soak lint types env clean
 
 env: .venv/ready
 
@@ -27,6 +28,9 @@ types: env
 
 test: lint types
 	$(BIN)/python -m pytest
+
+soak: env
+	FACET_KILL_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_kill.py
 
 clean:
 	rm -rf .venv demo

@@ -96,7 +96,14 @@ def main(config: ExtractConfig) -> Store:
         None if config.num_actors == "auto" else config.num_actors,
         config.batch_size,
     )
-    show_plan(store, model, workers)
+    projection = plan.project(
+        store.meta,
+        batch_size=workers.batch_size,
+        image_side=max(model.preprocess.size),
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
+    show_plan(store, workers, projection)
+    check_memory(projection)
     with progress_bar("images", remaining(store)) as move:
         progress = extract.run(
             store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
@@ -198,15 +205,19 @@ def remaining(store: Store) -> int:
     return sum(stop - start for start, stop in map(store.meta.rows, missing))
 
 
-def show_plan(store: Store, model: VisionModel, workers: extract.Workers) -> None:
+def check_memory(projection: plan.Projection) -> None:
+    """Refuse actors that no node of the cluster can hold."""
+    memory = cluster.node_memory()
+    if projection.actor > memory:
+        raise FacetError(
+            f"an actor will need {naturalsize(projection.actor)} and the largest node has "
+            f"{naturalsize(memory)}: lower --shard-size or --batch-size, or keep fewer --components"
+        )
+
+
+def show_plan(store: Store, workers: extract.Workers, projection: plan.Projection) -> None:
     """Bytes and workers, before anything long starts."""
     meta = store.meta
-    projection = plan.project(
-        meta,
-        batch_size=workers.batch_size,
-        image_side=max(model.preprocess.size),
-        parameters=sum(p.numel() for p in model.module.parameters()),
-    )
     done = len(store.done_shards())
     show_table(
         f"{meta.architecture} ({meta.weights}) over {meta.source}",

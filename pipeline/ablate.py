@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .models import ModelMaps
 from .moments import Moments, chunk, combine, finalize
+
+if TYPE_CHECKING:  # workers that only predict start without torch
+    from .models import ModelMaps
 
 Head = tuple[int, int]
 
@@ -257,7 +260,7 @@ class Readout:
     """
 
     def __init__(self, maps: ModelMaps, classes: np.ndarray) -> None:
-        self.maps = maps
+        self.head_map_lhke = np.asarray(maps.head_map)
         self.classes = np.asarray(classes)
         self.dtype = self.classes.dtype
         if self.classes.ndim != 2 or self.classes.shape[1] != maps.mlp_map.shape[1]:
@@ -274,7 +277,7 @@ class Readout:
 
     def outside(self, head: Head, directions: np.ndarray) -> np.ndarray:
         """Map (K, C) of what a head writes outside the span of orthonormal directions (m, E)."""
-        inside = self._project(self.maps.head_map[head] @ directions.T @ directions)
+        inside = self._project(self.head_map_lhke[head] @ directions.T @ directions)
         return self.heads_lhkc[head] - inside
 
 

@@ -78,7 +78,7 @@ class Decomposer:
         self.model, self.stored = model, stored
         self.components = tuple(components)
         self.token_layers = tuple(sorted(set(token_layers)))
-        self._blocks = [_Block(block, model) for block in model.blocks]
+        self._blocks = [Block(block, model) for block in model.blocks]
         self._maps = _TensorMaps(model_maps(model), model)
 
     @torch.inference_mode()
@@ -90,8 +90,8 @@ class Decomposer:
         images_bchw
             From `Preprocess.to_tensor`.
         """
-        model, visual = self.model, self.model.visual
-        x_btd = self._embed(images_bchw)
+        model = self.model
+        x_btd = enter(model, images_bchw)
         batch = len(x_btd)
         heads_bld = x_btd.new_empty(batch, model.layers, model.width)
         mlps_bsd = x_btd.new_empty(batch, model.layers + 1, model.width)
@@ -105,12 +105,7 @@ class Decomposer:
                 tokens_bte += _weighted_values(q, k, v) @ self._maps.token_map(layer)
             x_btd, u_bd, mlp_bd = block.rest(x_btd, q, k, v)
             heads_bld[:, layer], mlps_bsd[:, layer + 1] = u_bd, mlp_bd
-        ln = visual.ln_post
-        normed_bd, _, inverse_std = torch.native_layer_norm(
-            x_btd[:, 0], ln.normalized_shape, ln.weight, ln.bias, ln.eps
-        )
-        embedding_be = normed_bd @ visual.proj
-        ln_std_b = 1 / inverse_std[:, 0]
+        embedding_be, _, ln_std_b = leave(model, x_btd[:, 0])
         if tokens_bte is not None:
             tokens_bte /= ln_std_b[:, None, None]
         heads_blhk = heads_bld.view(batch, model.layers, model.heads, model.head_dim)
@@ -145,7 +140,7 @@ class Decomposer:
         if not self.token_layers:
             raise ValueError("token_values needs token_layers, for example the last 4")
         model = self.model
-        x_btd = self._embed(images_bchw)
+        x_btd = enter(model, images_bchw)
         values = []
         for layer, block in enumerate(self._blocks):
             q, k, v = block.queries_keys_values(x_btd, class_only=layer == model.layers - 1)
@@ -155,25 +150,35 @@ class Decomposer:
         values_bltd = torch.stack(values, dim=1).to(x_btd.dtype)
         return values_bltd.unflatten(-1, (model.heads, model.head_dim))
 
-    def _embed(self, images_bchw: Tensor) -> Tensor:
-        """The residual stream as it enters layer 0, (batch, token, width)."""
-        visual = self.model.visual
-        expected = (3, *self.model.preprocess.size)
-        if images_bchw.ndim != 4 or tuple(images_bchw.shape[1:]) != expected:
-            raise ValueError(
-                f"images have shape {tuple(images_bchw.shape)}, but {self.model.name} takes "
-                f"(batch, {', '.join(map(str, expected))}): prepare them with model.preprocess"
-            )
-        images = images_bchw.to(visual.conv1.weight.device, visual.conv1.weight.dtype)
-        patches_btd = visual.conv1(images).flatten(2).transpose(1, 2)
-        x_btd = images.new_empty(len(images), self.model.tokens, self.model.width)
-        x_btd[:, 0] = visual.class_embedding
-        x_btd[:, 1:] = patches_btd
-        embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
-        return embedded
+
+def enter(model: VisionModel, images_bchw: Tensor) -> Tensor:
+    """The residual stream as it enters layer 0, (batch, token, width)."""
+    visual = model.visual
+    expected = (3, *model.preprocess.size)
+    if images_bchw.ndim != 4 or tuple(images_bchw.shape[1:]) != expected:
+        raise ValueError(
+            f"images have shape {tuple(images_bchw.shape)}, but {model.name} takes "
+            f"(batch, {', '.join(map(str, expected))}): prepare them with model.preprocess"
+        )
+    images = images_bchw.to(visual.conv1.weight.device, visual.conv1.weight.dtype)
+    patches_btd = visual.conv1(images).flatten(2).transpose(1, 2)
+    x_btd = images.new_empty(len(images), model.tokens, model.width)
+    x_btd[:, 0] = visual.class_embedding
+    x_btd[:, 1:] = patches_btd
+    embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
+    return embedded
 
 
-class _Block:
+def leave(model: VisionModel, class_bd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Embedding (batch, embed) of the last stream's class token, and its LayerNorm's mean and σ."""
+    ln = model.visual.ln_post
+    normed_bd, mean, inverse_std = torch.native_layer_norm(
+        class_bd, ln.normalized_shape, ln.weight, ln.bias, ln.eps
+    )
+    return normed_bd @ model.visual.proj, mean[:, 0], 1 / inverse_std[:, 0]
+
+
+class Block:
     """One residual block, its matrices in the model's dtype."""
 
     def __init__(self, block: Any, model: VisionModel) -> None:
@@ -206,23 +211,39 @@ class _Block:
             projected.unflatten(-1, (-1, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind()
         )
 
-    def rest(self, x_btd: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention and MLP: the new stream of the queries' tokens; u and MLP of the class token.
+    def attend(self, x_btd: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention: the new stream of the queries' tokens, and u of the class token.
 
         Overwrites `x_btd`.
         """
         mixed_btd = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x_btd = x_btd[:, : mixed_btd.shape[1]].add_(F.linear(mixed_btd, *self.out_proj))
+        return x_btd, mixed_btd[:, 0]
+
+    def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
+        """Neurons after the activation, (batch, token, neuron), and what they write with c_proj."""
         hidden_btn = self.activation(F.linear(self.ln_2(x_btd).to(self.dtype), *self.c_fc))
-        written_btd = F.linear(hidden_btn, *self.c_proj)
-        return x_btd.add_(written_btd), mixed_btd[:, 0], written_btd[:, 0]
+        return hidden_btn, F.linear(hidden_btn, *self.c_proj)
+
+    def rest(self, x_btd: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention and MLP: the new stream of the queries' tokens; u and MLP of the class token.
+
+        Overwrites `x_btd`.
+        """
+        x_btd, u_bd = self.attend(x_btd, q, k, v)
+        _, written_btd = self.mlp(x_btd)
+        return x_btd.add_(written_btd), u_bd, written_btd[:, 0]
+
+
+def class_attention(q: Tensor, k: Tensor) -> Tensor:
+    """α of the class token, (batch, head, token)."""
+    logits_bht = (q[:, :, :1] @ k.transpose(-1, -2)).squeeze(2) * q.shape[-1] ** -0.5
+    return logits_bht.softmax(-1)
 
 
 def _weighted_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """α_i v_i of the class token, (batch, token, width), heads side by side."""
-    logits_bht = (q[:, :, :1] @ k.transpose(-1, -2)).squeeze(2) * q.shape[-1] ** -0.5
-    alpha_bht = logits_bht.softmax(-1)
-    weighted_bthk = v.transpose(1, 2) * alpha_bht.transpose(1, 2).unsqueeze(-1)
+    weighted_bthk = v.transpose(1, 2) * class_attention(q, k).transpose(1, 2).unsqueeze(-1)
     return weighted_bthk.flatten(2)
 
 

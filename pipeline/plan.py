@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from storage.errors import FacetError
 from storage.layout import bytes_per_image
 from storage.metadata import Metadata
 
@@ -71,7 +72,7 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
 
     Raises
     ------
-    ValueError
+    FacetError
         If a layer does not exist or the text cannot be read.
     """
     chosen: set[int] = set()
@@ -81,13 +82,13 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
         elif match := re.fullmatch(r"last:(\d+)", part):
             count = int(match[1])
             if not 1 <= count <= layers:
-                raise ValueError(f"--layers {part}: the model has {layers} layers")
+                raise FacetError(f"--layers {part}: the model has {layers} layers")
             chosen |= set(range(layers - count, layers))
         elif match := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first or last >= layers:
-                raise ValueError(f"--layers {part}: the model's layers are 0-{layers - 1}")
+                raise FacetError(f"--layers {part}: the model's layers are 0-{layers - 1}")
             chosen |= set(range(first, last + 1))
         else:
-            raise ValueError(f"--layers {part!r}: write all, last:4, 20-23 or 1,3")
+            raise FacetError(f"--layers {part!r}: write all, last:4, 20-23 or 1,3")
     return tuple(sorted(chosen))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 import wordfreq
 from timm.data import ImageNetInfo
 
-from .microworld.captions import NUMBER, PLURAL, class_prompts, phrase
+from .classes import Classes, PoolError, nearest
+from .microworld.captions import class_prompts, phrase
 from .microworld.world import ATTRIBUTES
 
 # What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
@@ -33,10 +33,6 @@ _PAIRS = (
     ("colour", "background"),
     ("shape", "background"),
 )
-
-
-class PoolError(ValueError):
-    """A pool or a set of classes that cannot be had, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,43 +63,6 @@ class Pool:
         )
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Classes of a zero-shot test.
-
-    Attributes
-    ----------
-    names : tuple of str
-        One per class, in the order of the logits.
-    prompts : tuple of tuple of str
-        Texts of every class; their unit embeddings are averaged.
-    index : dict of str to int
-        Every label of an image table that means a class, and which.
-    """
-
-    names: tuple[str, ...]
-    prompts: tuple[tuple[str, ...], ...]
-    index: Mapping[str, int]
-
-    def truth(self, labels: Iterable[str | None]) -> np.ndarray:
-        """Class of every label, (N,) int64; unknown and missing labels are an error."""
-        labels = list(labels)
-        missing = [i for i, label in enumerate(labels) if label is None]
-        if missing:
-            raise PoolError(
-                f"{len(missing)} of {len(labels)} images have no label, the first at row "
-                f"{missing[0]}: leave them out with --where, or label them in the image table"
-            )
-        unknown = sorted({str(label) for label in labels} - set(self.index))
-        if unknown:
-            near = _nearest(unknown[0], self.index)
-            raise PoolError(
-                f"{len(unknown)} labels are no class of this set, such as {unknown[0]!r}{near}: "
-                f"its {len(self.names)} classes are {_some(self.names)}"
-            )
-        return np.array([self.index[str(label)] for label in labels], np.int64)
-
-
 def load_pool(source: str | Path) -> Pool:
     """A pool by name, or from a file.
 
@@ -121,7 +80,7 @@ def load_pool(source: str | Path) -> Pool:
         return _clean(name, _NAMED[name]())
     path = Path(source)
     if not path.is_file():
-        near = _nearest(name, [*_NAMED, "common-words:3500"])
+        near = nearest(name, [*_NAMED, "common-words:3500"])
         raise PoolError(
             f"no pool and no file is called {name!r}{near}: give a text or Parquet file, or one of "
             f"{', '.join(_NAMED)}, common-words:N"
@@ -193,21 +152,6 @@ _NAMED: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def _microworld_words() -> dict[str, str]:
-    words = {str(v): name for name, values in ATTRIBUTES.items() for v in values}
-    words |= {PLURAL.get(shape, f"{shape}s"): "shape" for shape in ATTRIBUTES["shape"]}
-    words |= {NUMBER[count]: "count" for count in ATTRIBUTES["count"]}
-    return words | {"brick": "background"}
-
-
-_ATTRIBUTE_OF = _microworld_words()
-
-
-def microworld_attributes(text: str) -> set[str]:
-    """Attributes of the embedded world that a text names, for example ``{"colour", "shape"}``."""
-    return {_ATTRIBUTE_OF[word] for word in text.lower().split() if word in _ATTRIBUTE_OF}
-
-
 def load_classes(source: str | Path) -> Classes:
     """Classes by name, or from a text file.
 
@@ -225,7 +169,7 @@ def load_classes(source: str | Path) -> Classes:
     kind, _, attribute = name.partition(":")
     if kind == "microworld":
         if attribute not in ATTRIBUTES:
-            near = _nearest(attribute, ATTRIBUTES)
+            near = nearest(attribute, ATTRIBUTES)
             raise PoolError(
                 f"the embedded world has no attribute {attribute!r}{near}: its attributes are "
                 f"{', '.join(ATTRIBUTES)}"
@@ -237,7 +181,7 @@ def load_classes(source: str | Path) -> Classes:
     if not path.is_file():
         known = ["imagenet", *(f"microworld:{a}" for a in ATTRIBUTES)]
         raise PoolError(
-            f"no classes and no file are called {name!r}{_nearest(name, known)}: give a text file "
+            f"no classes and no file are called {name!r}{nearest(name, known)}: give a text file "
             f"with one class a line, or one of {', '.join(known)}"
         )
     rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
@@ -261,15 +205,6 @@ def _imagenet_classes() -> Classes:
 
 def _templated(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES) for name in names)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> int:
@@ -323,8 +258,11 @@ def encode_classes(
     model: torch.nn.Module, tokenizer: Tokenizer, classes: Classes, batch: int = 256
 ) -> np.ndarray:
     """One unit embedding a class: the mean of its prompts' unit embeddings, (C, E) float32."""
-    flat = [text for prompts in classes.prompts for text in prompts]
-    rows = encode_texts(model, tokenizer, flat, batch).astype(np.float64)
+    return class_means(encode_texts(model, tokenizer, classes.flat, batch), classes)
+
+
+def class_means(rows: np.ndarray, classes: Classes) -> np.ndarray:
+    """Unit embeddings of classes from those of their prompts, ``classes.flat``, (C, E) float32."""
     ends = np.cumsum([len(prompts) for prompts in classes.prompts])
-    means = np.stack([part.mean(0) for part in np.split(rows, ends[:-1])])
+    means = np.stack([part.mean(0) for part in np.split(rows.astype(np.float64), ends[:-1])])
     return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)

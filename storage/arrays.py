@@ -48,10 +48,34 @@ def create_group(url: str, specs: list[ArraySpec], attributes: Mapping[str, Any]
             array = group.create_array(axis, shape=(size,), dtype="int64", dimension_names=(axis,))
             array[:] = np.arange(size)
     group.attrs.update(dict(attributes))
+    consolidate(group)
+
+
+def consolidate(group: zarr.Group) -> None:
+    """Gather the metadata of all arrays in the group's own, so that opening it is one read."""
     with warnings.catch_warnings():
         # zarr v3 has no word on consolidation yet; every reader may ignore it.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(group.store)
+
+
+def write_dataset(
+    url: str,
+    data: xr.Dataset,
+    attributes: Mapping[str, Any] | None = None,
+    chunks: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Write a small dataset whole, in place of what was there; the attributes come last."""
+    data.to_zarr(
+        urls.zarr_store(url, read_only=False),
+        mode="w",
+        zarr_format=3,
+        consolidated=False,
+        encoding={name: {"chunks": shape} for name, shape in (chunks or {}).items()},
+    )
+    group = urls.open_group(url, mode="r+")
+    group.attrs.update(dict(attributes or {}))
+    consolidate(group)
 
 
 def write_rows(group: zarr.Group, name: str, start: int, values: NDArray) -> None:

@@ -3,12 +3,89 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xarray as xr
+
 from . import urls
+from .arrays import open_dataset, write_dataset
+from .errors import StoreError
 from .layout import RESULTS
+
+# The tables of every job, by job and file; `SCHEMA.md` says what the columns are.
+TABLES = {
+    "encode_texts/texts": pa.schema({"text": pa.string()}),
+    "textspan/descriptions": pa.schema(
+        {
+            "layer": pa.int64(),
+            "head": pa.int64(),
+            "rank": pa.int64(),
+            "text": pa.string(),
+            "score": pa.float64(),
+            "explained_variance": pa.float64(),
+            "cumulative": pa.float64(),
+        }
+    ),
+    "textspan/roles": pa.schema(
+        {
+            "layer": pa.int64(),
+            "head": pa.int64(),
+            "attribute": pa.string(),
+            "share": pa.float64(),
+            "variance": pa.float64(),
+            "texts_about": pa.int64(),
+        }
+    ),
+    "ablate/accuracy": pa.schema(
+        {
+            "study": pa.string(),
+            "series": pa.string(),
+            "at": pa.string(),
+            "ablation": pa.string(),
+            "scope": pa.string(),
+            "name": pa.string(),
+            "n": pa.int64(),
+            "accuracy": pa.float64(),
+            "low": pa.float64(),
+            "high": pa.float64(),
+            "change": pa.float64(),
+            "change_low": pa.float64(),
+            "change_high": pa.float64(),
+        }
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run of a job.
+
+    Attributes
+    ----------
+    url, job : str
+    config, provenance : dict
+        As they were saved.
+    """
+
+    url: str
+    job: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def table(self, name: str) -> pa.Table:
+        """One of its tables."""
+        return pq.read_table(io.BytesIO(urls.read_bytes(urls.join(self.url, f"{name}.parquet"))))
+
+    def arrays(self, name: str) -> xr.Dataset:
+        """One of its zarr groups, lazy."""
+        return open_dataset(urls.join(self.url, f"{name}.zarr"))
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -16,12 +93,83 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def result_url(url: str, job: str, config: Mapping[str, Any]) -> str:
+    """Where a run with this configuration stands, or would."""
+    return urls.join(url, RESULTS, job, config_digest(config))
+
+
 def start_result(
     url: str, job: str, config: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> str:
     """Write ``config.json`` and ``provenance.json`` of one run; returns the run's URL."""
-    place = urls.join(url, RESULTS, job, config_digest(config))
+    place = result_url(url, job, config)
     for name, content in (("config.json", config), ("provenance.json", provenance)):
         text = json.dumps(content, indent=2, sort_keys=True)
         urls.put_bytes(urls.join(place, name), text.encode())
     return place
+
+
+def save_result(
+    url: str,
+    job: str,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    *,
+    tables: Mapping[str, pa.Table] | None = None,
+    arrays: Mapping[str, xr.Dataset] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Result:
+    """Write all that a run found, its provenance last: a result without it was never finished.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    tables : mapping of str to pyarrow.Table
+        Written as Parquet, cast to ``TABLES``.
+    arrays : mapping of str to xarray.Dataset
+        Written as zarr groups.
+    files : mapping of str to bytes
+        Whatever else, such as pictures, by file name.
+    """
+    place = result_url(url, job, config)
+    urls.remove(urls.join(place, "provenance.json"))
+    for name, table in (tables or {}).items():
+        buffer = io.BytesIO()
+        schema = TABLES[f"{job}/{name}"]
+        pq.write_table(table.select(schema.names).cast(schema), buffer)
+        urls.put_bytes(urls.join(place, f"{name}.parquet"), buffer.getvalue())
+    for name, data in (arrays or {}).items():
+        write_dataset(urls.join(place, f"{name}.zarr"), data)
+    for name, content in (files or {}).items():
+        urls.put_bytes(urls.join(place, name), content)
+    finished = {**provenance, "finished": datetime.now(UTC).isoformat()}
+    start_result(url, job, config, finished)
+    return Result(place, job, dict(config), finished)
+
+
+def find_result(url: str, job: str, config: Mapping[str, Any]) -> Result | None:
+    """The finished run with this configuration, if there is one."""
+    return _read(result_url(url, job, config), job)
+
+
+def latest_result(url: str, job: str) -> Result:
+    """The run of a job that finished last."""
+    places = [
+        urls.join(url, RESULTS, job, n) for n in urls.list_names(urls.join(url, RESULTS, job))
+    ]
+    found = [r for place in places if (r := _read(place, job)) is not None]
+    if not found:
+        name = job.replace("_", "-")
+        raise StoreError(f"no results of {name} in {url}: run `facet {name} --store {url} …` first")
+    return max(found, key=lambda result: result.provenance.get("finished", ""))
+
+
+def _read(place: str, job: str) -> Result | None:
+    if not urls.exists(urls.join(place, "provenance.json")):
+        return None
+    config, provenance = (
+        json.loads(urls.read_bytes(urls.join(place, f"{name}.json")))
+        for name in ("config", "provenance")
+    )
+    return Result(place, job, config, provenance)

@@ -15,6 +15,7 @@ from . import arrays, images, ledger, urls
 from .errors import StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse
+from .reductions import Reductions, find_reductions
 from .validate import faults
 
 Mode = Literal["r", "r+"]
@@ -147,6 +148,22 @@ class Store:
     def embeddings(self) -> xr.DataArray:
         """The model's own output, (image, embed) float32, not normalised."""
         return self.contributions()["embedding"]
+
+    def reductions(self, where: str | None = None) -> Reductions:
+        """Counts, means, covariances and principal components of a subset of the images.
+
+        Parameters
+        ----------
+        where : str, optional
+            The condition that the subset was reduced with; all images unless given.
+        """
+        found = find_reductions(self.url, self.meta, where)
+        if found is None:
+            of = "" if where is None else f' --where "{where}"'
+            raise StoreError(
+                f"no reductions of this subset: run `facet reduce --store {self.url}{of}`"
+            )
+        return found
 
     def _component(self, name: str) -> xr.DataArray:
         if name not in self.meta.components:

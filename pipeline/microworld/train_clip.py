@@ -22,7 +22,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 import tyro
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
@@ -52,6 +52,8 @@ class TrainConfig:
     """Seed of the pictures, the captions, the initial weights and the order."""
     test_pictures: int = 4_000
     """Pictures of the test split for the figures."""
+    start: Path | None = None
+    """Weights to go on from, with their card beside them; by default random ones."""
     out: Path = WEIGHTS / "clip.safetensors"
     """Where the weights go; the card goes beside them."""
 
@@ -81,6 +83,8 @@ def train(config: TrainConfig) -> None:
     rng = np.random.default_rng(config.seed)
     architecture = json.loads((WEIGHTS / "clip.json").read_text())
     model = open_clip.CLIP(**architecture)
+    if config.start is not None:
+        model.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
     tokenizer = open_clip.SimpleTokenizer(context_length=architecture["text_cfg"]["context_length"])
     pixels, scenes = render(config.seed, "train", config.pictures)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -132,6 +136,11 @@ def half(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
     return {k: v.half().contiguous() for k, v in model.state_dict().items()}
 
 
+def card_of(weights: Path) -> Path:
+    """Where the card of a weights file is."""
+    return weights.with_suffix(".card.json")
+
+
 def write(model: open_clip.CLIP, config: TrainConfig, seconds: float) -> None:
     """Round the weights to float16, measure what will be shipped, and write both files."""
     state = half(model)
@@ -139,16 +148,17 @@ def write(model: open_clip.CLIP, config: TrainConfig, seconds: float) -> None:
     save_file(state, config.out)
     pixels, scenes = render(config.seed + 1, "test", config.test_pictures)
     figures = zero_shot_figures(model.eval(), preprocess(pixels), scenes)
+    before = json.loads(card_of(config.start).read_text())["made_by"] if config.start else []
+    run = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    command = "python -m pipeline.microworld.train_clip"
     card = {
         "weights": config.out.name,
         "sha256": hashlib.sha256(config.out.read_bytes()).hexdigest(),
-        "command": "python -m pipeline.microworld.train_clip",
-        "config": {k: v for k, v in asdict(config).items() if k != "out"},
-        "seconds": round(seconds),
+        "made_by": [*before, {"command": command, "config": run, "seconds": round(seconds)}],
         "torch": torch.__version__.split("+")[0],
         "figures": figures,
     }
-    config.out.with_suffix(".card.json").write_text(json.dumps(card, indent=2) + "\n")
+    card_of(config.out).write_text(json.dumps(card, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
 

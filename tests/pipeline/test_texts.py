@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.text_pools import make_general
 from pipeline.texts import (
@@ -18,7 +19,6 @@ from pipeline.texts import (
     encode_texts,
     load_classes,
     load_pool,
-    microworld_attributes,
 )
 
 

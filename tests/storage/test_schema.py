@@ -15,6 +15,8 @@ from storage.layout import (
 )
 from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
+from storage.reductions import TABLE, array_dims, axis_sizes
+from storage.results import TABLES
 from tests.storage import stores
 
 LAW = (Path(storage.__file__).parent / "SCHEMA.md").read_text()
@@ -45,6 +47,22 @@ def test_arrays():
             for s in specs
         }
         assert law == code
+
+
+def test_reductions():
+    law = {name: axes for name, axes, _ in table("reductions.zarr")}
+    code = {
+        name: ", ".join(dims) or "scalar" for r in TABLE for name, dims in array_dims(r).items()
+    }
+    assert law == code
+    assert {d for r in TABLE for dims in array_dims(r).values() for d in dims} <= set(
+        axis_sizes(stores.metadata())
+    )
+
+
+def test_result_tables():
+    law = [(name, column, kind) for name, column, kind, _ in table("results/")]
+    assert law == [(n, f.name, str(f.type)) for n, schema in TABLES.items() for f in schema]
 
 
 def test_every_axis_is_explained():

@@ -1,0 +1,133 @@
+"""Second-order coefficients beside a plain forward, and components of a layer's neurons.
+
+``OMP_NUM_THREADS=1 python -m benchmarks.second_order``. The ways are timed in turn on the same
+images and threads; what counts is the median over rounds of the ratio to plain within the round.
+Seconds are the processor's (a GPU's, the wall's), which other work does not stretch.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+import tyro
+
+from pipeline.components import components, top_chunk, top_combine
+from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.second_order import NeuronPass
+from pipeline.second_order_maps import published_scale, second_order_maps
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure; the bars are ≤ 1.1 and below 5 s."""
+
+    model: str = "ViT-B-32"
+    """An open_clip name; the weights are random."""
+    mlp_layer: int = 9
+    """The layer whose neurons are meant."""
+    batch: int = 16
+    """Images a batch."""
+    rounds: int = 7
+    """Rounds; each way runs one batch a round."""
+    images: int = 500
+    """Images that components are found from, their coefficients made up; 0 leaves them out."""
+    top_k: int = 100
+    """Images of largest norm that a component is taken from."""
+    chunk: int = 64
+    """Images whose norms are computed together."""
+    device: str = "cpu"
+    """Where to run."""
+    dtype: str = "float32"
+    """In which the products of the pass run; plain open_clip runs in float32."""
+    threads: int = 1
+    """CPU threads."""
+
+
+def main(config: Config) -> None:
+    """Print two Markdown tables."""
+    torch.set_num_threads(config.threads)
+    model = load_model(ModelSpec(config.model, "none"), config.device, getattr(torch, config.dtype))
+    images = torch.randn(config.batch, 3, *model.preprocess.size, device=config.device)
+    every = tuple(range(model.layers - 1))
+    ways: dict[str, Callable[[torch.Tensor], object]] = {
+        "plain encode_image": torch.inference_mode()(model.module.encode_image),
+        f"coefficients, layer {config.mlp_layer}": NeuronPass(model, [config.mlp_layer]),
+        f"totals, layer {config.mlp_layer}": NeuronPass(model, [config.mlp_layer], ("totals",)),
+        "totals, all layers": NeuronPass(model, every, ("totals",)),
+    }
+    print(
+        f"{config.model}, {config.device}, {config.dtype}, {config.threads} thread(s), batch "
+        f"{config.batch}, medians of {config.rounds}\n"
+    )
+    print("| pass | s an image | time / plain |\n|---|---|---|")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(-1, config.rounds):  # round -1 warms up
+        for name, way in ways.items():
+            elapsed = _seconds(lambda way=way: way(images))  # type: ignore[misc]
+            if round_ >= 0:
+                seconds[name].append(elapsed)
+    plain = seconds["plain encode_image"]
+    for name, taken in seconds.items():
+        ratio = median(t / p for t, p in zip(taken, plain, strict=True))
+        print(f"| {name} | {median(taken) / config.batch:.4f} | {ratio:.3f} |")
+    if config.images:
+        print("\n| components | s |\n|---|---|")
+        for name, taken_s in component_seconds(config, model).items():
+            print(f"| {name} | {taken_s:.2f} |")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\nPeak memory of this process: {peak:.2f} GB")
+
+
+def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:
+    """Seconds of each step from stored coefficients to r_n."""
+    taken: dict[str, float] = {}
+    started = _now()
+
+    def lap(name: str) -> None:
+        nonlocal started
+        taken[name], started = _now() - started, _now()
+
+    maps = second_order_maps(model, config.mlp_layer)
+    lap("maps and Gram matrices of the weights (once a model)")
+    paths, neurons, _ = maps.values_pnk.shape
+    s = torch.randn(config.images, paths, neurons, device=config.device).half()
+    std = torch.rand(config.images, device=config.device) + 1
+    embedding = torch.randn(config.images, model.embed_dim, device=config.device)
+    started = _now()
+    mean = torch.zeros(paths, neurons, device=config.device)
+    parts = torch.arange(config.images, device=config.device).split(config.chunk)
+    for part in parts:
+        mean += published_scale(s[part].float(), std[part], embedding[part]).sum(0) / config.images
+    lap("mean")
+    states = []
+    for part in parts:
+        deviations = published_scale(s[part].float(), std[part], embedding[part]) - mean
+        states.append(top_chunk(maps.norms(deviations), deviations, part, config.top_k))
+        states = [top_combine(states)]
+    lap(f"norms and top {config.top_k}")
+    components(states[0], maps)
+    lap("first components")
+    label = f"**all of {neurons} neurons, {config.images} images**"
+    return {**taken, label: sum(list(taken.values())[1:])}
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = _now()
+    work()
+    return _now() - started
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,207 @@
+"""Zero-shot accuracy when parts of the model are replaced by their means, from the store alone.
+
+facet ablate --store out/ --classes imagenet --study mlps layers
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import tyro
+
+from jobs import encode_texts, reduce
+from jobs.console import console, progress_bar, run_job, show_table
+from jobs.show import accuracy_table
+from jobs.textspan import describe, heads_of, refuse_one_image
+from pipeline import ablate, cluster, studies
+from pipeline.accuracy import ChanceWarning
+from pipeline.encoding import TextEncoder
+from pipeline.plots import ablation_figures, png
+from pipeline.provenance import revision, versions
+from pipeline.subsets import check_where
+from pipeline.texts import class_means, load_classes, load_pool
+from storage import open_store
+from storage.errors import FacetError
+from storage.reductions import Reductions
+from storage.results import Result, save_result
+from storage.store import Store
+
+Baseline = Literal["random", "common-words"]
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Zero-shot accuracy when parts of the model are replaced by their means."""
+
+    store: str
+    """The store: a local path or an object-store URL."""
+    classes: str
+    """imagenet, microworld:<attribute>, or a text file with one class (or label<TAB>name) a
+    line."""
+    study: tuple[studies.Study, ...] = ("mlps", "layers", "heads")
+    """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
+    heads write from the class token; all but TextSpan's first texts; or --heads."""
+    label_column: str = "label"
+    """Column of the image table that says what an image shows."""
+    where: str | None = None
+    """Which images are classified, by columns of the image table."""
+    reference: str | None = None
+    """Which images the means are taken over; by default all."""
+    heads: tuple[str, ...] = ()
+    """For --study chosen: heads as layer.head, such as 3.0 3.2."""
+    pool: str | None = None
+    """For --study textspan: the pool that describes the heads, as in facet textspan."""
+    layers: str = "last:4"
+    """For --study textspan: layers whose heads are described; all else is replaced by means."""
+    texts_per_head: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
+    """For --study textspan: how many texts a head keeps."""
+    baselines: tuple[Baseline, ...] = ("random", "common-words")
+    """For --study textspan: pools of the same size to compare with."""
+    pretrained: str | None = None
+    """The weights file, where the store was made from one."""
+
+
+@dataclass(frozen=True, eq=False)
+class AblateRun:
+    """What was found.
+
+    Attributes
+    ----------
+    result : Result
+    accuracy : DataFrame
+    """
+
+    result: Result
+    accuracy: pd.DataFrame
+
+
+def main(config: AblateConfig) -> AblateRun:
+    """Make what is missing, classify with every ablation, compare."""
+    started = time.monotonic()
+    classes = load_classes(config.classes)
+    store = open_store(config.store)
+    chosen = check(config, store)
+    components = ("heads", "mlps", *(["tokens"] if "class-token" in config.study else []))
+    reductions = reduce.update(store, config.reference, components)
+    encoder = TextEncoder(store, config.pretrained)
+    encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
+    steps = studies.steps(
+        ablate.Size(store.meta.layers, store.meta.heads),
+        config.study,
+        spans=spans(config, store, reductions, encoder) if "textspan" in config.study else None,
+        counts=config.texts_per_head,
+        chosen=chosen,
+    )
+    plan = studies.Plan(
+        url=store.url,
+        where=config.where,
+        label_column=config.label_column,
+        classes=classes,
+        readout=ablate.Readout(studies.maps_of(store), class_means(encoded.embeddings, classes)),
+        means=studies.reference_means(reductions),
+        ablations=[step.ablation for step in steps],
+    )
+    cluster.connect()
+    shards = sorted(store.done_shards())
+    with progress_bar("shards", len(shards)) as move:
+        found = studies.run(plan, shards, move)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always", ChanceWarning)
+        accuracy = studies.study_table(found, classes, steps)
+    run = AblateRun(save(config, store, reductions, accuracy), accuracy)
+    console.print(accuracy_table(accuracy))
+    for warning in raised:
+        console.print(f"WARNING: {warning.message}", style="bold red")
+    show_table(
+        "done",
+        {
+            "classified": f"{found.predicted.shape[1]:,} images, {len(steps):,} ablations",
+            "means over": f"{reductions.count():,} images",
+            "this run": f"{time.monotonic() - started:.0f} s",
+            "kept in": run.result.url,
+        },
+    )
+    console.print(f"next: facet show ablate --store {config.store}")
+    return run
+
+
+def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
+    """Refuse what cannot work before anything is read; returns the chosen heads."""
+    if not config.study:
+        raise FacetError("--study: name at least one study")
+    studies.check(store, config.study, config.label_column)
+    check_where(store, config.where)
+    if "textspan" in config.study:
+        if config.pool is None:
+            raise FacetError("--study textspan needs --pool: which texts may describe the heads")
+        if not config.texts_per_head or min(config.texts_per_head) < 1:
+            raise FacetError(f"--texts-per-head {config.texts_per_head}: give numbers from 1")
+    if ("chosen" in config.study) != bool(config.heads):
+        raise FacetError("--study chosen and --heads go together: which heads are replaced")
+    return [head(text, store) for text in dict.fromkeys(config.heads)]
+
+
+def head(text: str, store: Store) -> ablate.Head:
+    """``layer.head`` as two numbers."""
+    layer, _, number = text.partition(".")
+    m = store.meta
+    if not (layer.isdecimal() and number.isdecimal()):
+        raise FacetError(f"--heads {text!r}: write layer.head, such as 3.0")
+    if int(layer) >= m.layers or int(number) >= m.heads:
+        raise FacetError(
+            f"--heads {text}: the model has layers 0-{m.layers - 1}, heads 0-{m.heads - 1}"
+        )
+    return int(layer), int(number)
+
+
+def spans(
+    config: AblateConfig, store: Store, reductions: Reductions, encoder: TextEncoder
+) -> dict[str, dict[ablate.Head, np.ndarray]]:
+    """Directions of the described heads, by pool: TextSpan's texts and the baselines."""
+    refuse_one_image(reductions)
+    heads = heads_of(config.layers, store)
+    pool = load_pool(config.pool or "")
+    console.print(pool.report)
+    count = len(pool.texts)
+    pools = {f"TextSpan, {pool.source}": encode_texts.encode(encoder, pool.source, pool.texts)}
+    texts = {name: encoded.embeddings for name, encoded in pools.items()}
+    if "common-words" in config.baselines:
+        words = load_pool(f"common-words:{count}")
+        texts["common words"] = encode_texts.encode(encoder, words.source, words.texts).embeddings
+    if "random" in config.baselines:
+        texts["random directions"] = ablate.random_directions(count, store.meta.embed)
+    rounds = max(config.texts_per_head)
+    directions = {
+        name: describe(store, reductions, heads, rows, rounds).directions
+        for name, rows in texts.items()
+    }
+    return {name: dict(zip(heads, rows, strict=True)) for name, rows in directions.items()}
+
+
+def save(
+    config: AblateConfig, store: Store, reductions: Reductions, accuracy: pd.DataFrame
+) -> Result:
+    """The table, a picture a study, and how they came about."""
+    provenance = {
+        "reference_images": reductions.count(),
+        "versions": versions(),
+        "revision": revision(),
+    }
+    return save_result(
+        store.url,
+        "ablate",
+        asdict(config),
+        provenance,
+        tables={"accuracy": pa.Table.from_pandas(accuracy, preserve_index=False)},
+        files={f"{n}.png": png(figure) for n, figure in ablation_figures(accuracy).items()},
+    )
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(AblateConfig, description=__doc__))

@@ -1,0 +1,62 @@
+"""Embed a pool of candidate texts with the model that a store was made with.
+
+facet encode-texts --store out/ --pool general
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from jobs.console import console, progress_bar, run_job, show_table
+from pipeline.encoding import Encoded, TextEncoder
+from pipeline.texts import load_pool
+from storage import open_store
+
+
+@dataclass(frozen=True)
+class EncodeTextsConfig:
+    """Embed a pool of candidate texts with the model that a store was made with."""
+
+    store: str
+    """The store: a local path or an object-store URL."""
+    pool: str
+    """A text file (one a line), a Parquet file, or general, imagenet-classes, common-words:N,
+    microworld."""
+    pretrained: str | None = None
+    """The weights file, where the store was made from one."""
+
+
+def main(config: EncodeTextsConfig) -> Encoded:
+    """Read the pool, embed it, say what was left out."""
+    started = time.monotonic()
+    pool = load_pool(config.pool)
+    store = open_store(config.store)
+    encoded = encode(TextEncoder(store, config.pretrained), pool.source, pool.texts)
+    show_table(
+        "done",
+        {
+            "pool": pool.source,
+            "texts": f"{len(pool.texts):,}, {encoded.embeddings.shape[1]} numbers each",
+            "left out": f"{pool.duplicates:,} duplicates, {pool.blank:,} blank",
+            "cut off": f"{encoded.too_long:,} longer than the model reads",
+            "activation": f"{store.meta.activation}, as in the image tower",
+            "this run": f"{time.monotonic() - started:.0f} s",
+            "kept in": encoded.result.url,
+        },
+    )
+    console.print(f"next: facet textspan --store {config.store} --pool {config.pool}")
+    return encoded
+
+
+def encode(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:
+    """Embeddings of texts, with a bar while new ones are made."""
+    with progress_bar(f"texts of {source}", len(texts)) as move:
+        return encoder.encode(source, texts, move)
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(EncodeTextsConfig, description=__doc__))

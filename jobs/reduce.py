@@ -1,0 +1,76 @@
+"""Means, covariances and principal components of a store, or of a subset of its images.
+
+    facet reduce --store out/ --where "split == 'val'"
+
+The same command again only adds shards that were extracted since.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+from humanize import naturalsize
+
+from jobs.console import console, progress_bar, run_job, show_table
+from pipeline import cluster
+from pipeline.reductions import available_components, check, missing_shards, reduce_store
+from storage import open_store
+from storage.reductions import TABLE, Reductions, state_bytes, subset_url
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class ReduceConfig:
+    """Means, covariances and principal components of a store, or of a subset of its images."""
+
+    store: str
+    """The store: a local path or an object-store URL."""
+    where: str | None = None
+    """Which images, by columns of the image table: "split == 'val' and count in (1, 2)"."""
+    components: tuple[Literal["heads", "mlps", "tokens", "embedding"], ...] = ()
+    """What to reduce; by default all that the store has."""
+
+
+def main(config: ReduceConfig) -> Reductions:
+    """Reduce, say what was counted."""
+    started = time.monotonic()
+    store = open_store(config.store)
+    found = update(store, config.where, config.components or available_components(store.meta))
+    unfinished = store.meta.shards - len(store.done_shards())
+    counts = {r.name: found.count(r.name) for r in TABLE if f"{r.name}_count" in found.data}
+    show_table(
+        "done",
+        {
+            "subset": config.where or "all images that are ok",
+            **{f"  {name}": f"{n:,}" for name, n in counts.items()},
+            "shards": f"{store.meta.shards - unfinished:,} finished"
+            + (f", {unfinished:,} not extracted yet and not counted" if unfinished else ""),
+            "this run": f"{time.monotonic() - started:.0f} s",
+            "kept in": subset_url(store.url, config.where),
+        },
+    )
+    console.print(f"next: facet textspan --store {config.store} --pool general")
+    return found
+
+
+def update(store: Store, where: str | None, components: tuple[str, ...]) -> Reductions:
+    """A subset's reductions, brought up to date first."""
+    check(store, where, components)
+    missing = missing_shards(store, where, components)
+    if not missing:
+        return reduce_store(store, where, components)
+    cluster.connect()
+    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
+    console.print(
+        f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
+        f"{naturalsize(state)}"
+    )
+    with progress_bar("shards", missing) as move:
+        return reduce_store(store, where, components, report=move)
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(ReduceConfig, description=__doc__))

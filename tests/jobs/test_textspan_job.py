@@ -1,0 +1,194 @@
+"""From a store to descriptions of heads and ablations, on a real Ray and a small random model."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from benchmarks.direct import direct_textspan
+from jobs import ablate, encode_texts, extract, reduce, show, textspan
+from pipeline.encoding import TextEncoder, store_model, tokenizer_of
+from pipeline.findings import ablation_sections, textspan_sections
+from pipeline.subsets import SubsetError
+from pipeline.texts import PoolError
+from pipeline.texts import encode_texts as embed
+from storage.errors import FacetError, StoreError, StoreMismatch
+from storage.store import Store
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
+        "mlp_ratio": 2.0,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "quick_gelu": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, ray_cluster) -> Store:
+    folder = tmp_path_factory.mktemp("textspan")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    return extract.main(
+        extract.ExtractConfig(
+            images="microworld:n=60,seed=3,split=test",
+            model=str(folder / "tiny.json"),
+            pretrained="none",
+            store=str(folder / "store"),
+            store_dtype="float32",
+            components=("heads", "mlps", "tokens"),
+            layers="all",
+            shard_size=32,
+            seed=5,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def described(store) -> textspan.TextSpanRun:
+    return textspan.main(
+        textspan.TextSpanConfig(store.url, "microworld", layers="last:2", texts_per_head=20)
+    )
+
+
+def test_heads_are_described_as_by_the_algorithm_on_data(store, described):
+    table = described.descriptions
+    assert list(table.columns) == [
+        "layer", "head", "rank", "text", "score", "explained_variance", "cumulative",
+    ]  # fmt: skip
+    texts = encode_texts.main(encode_texts.EncodeTextsConfig(store.url, "microworld"))
+    norm = np.linalg.norm(store.embeddings().values, axis=1)[:, None]
+    for layer, head in ((1, 0), (1, 2), (2, 1)):
+        found = table[(table["layer"] == layer) & (table["head"] == head)]
+        assert found["rank"].tolist() == list(range(len(found)))
+        assert len(found) == 16  # head_dim: the last is the same direction whatever is picked
+        data = store.heads(layer, head).values / norm
+        picks, _ = direct_textspan(data, texts.embeddings, 15)
+        assert found["text"].tolist()[:15] == [texts.texts[i] for i in picks]
+        np.testing.assert_allclose(found["cumulative"].iloc[-1], 1, rtol=1e-6)
+    assert set(table["layer"]) == {1, 2}
+
+
+def test_known_truth_is_reported_and_all_is_kept(store, described):
+    assert described.attributes[0] == "shape"
+    assert described.roles is not None
+    assert set(described.roles["attribute"]) <= set(described.attributes)
+    kept = described.result.table("descriptions").to_pandas()
+    assert kept.equals(described.descriptions.astype(kept.dtypes))
+    names = {"layer-01.png", "layer-02.png", "roles.png", "config.json", "provenance.json"}
+    assert names <= {path.name for path in Path(described.result.url).iterdir()}
+    assert described.result.provenance["images"] == 60
+    page = textspan_sections(
+        described.descriptions, described.roles, described.shares, described.attributes
+    )
+    assert len(page) == 3
+    assert "Heads against the truth" in page[-1]
+
+
+def test_show_prints_the_first_texts_of_every_head(store, described):
+    table = show.main(show.ShowConfig("textspan", store.url, top=2))
+    text = io.StringIO()
+    Console(width=200, file=text).print(table)
+    assert table.row_count == 6
+    assert described.descriptions.iloc[0]["text"] in text.getvalue()
+    with pytest.raises(StoreError, match="no results of ablate.*facet ablate"):
+        show.main(show.ShowConfig("ablate", store.url))
+
+
+def test_texts_are_the_models_own_and_read_back(store, tmp_path):
+    model = store_model(store)
+    assert model.activation == "quickgelu"
+    words = ["a red star", "two moons", "snow"]
+    encoder = TextEncoder(store)
+    first = encoder.encode("words", words)
+    np.testing.assert_array_equal(first.embeddings, embed(model.module, tokenizer_of(model), words))
+    assert first.result.table("texts")["text"].to_pylist() == words
+    again = TextEncoder(store)
+    np.testing.assert_array_equal(again.encode("words", words).embeddings, first.embeddings)
+    assert again._model is None  # nothing was loaded
+    long = encoder.encode("long", ["dog " * 30, "cat"])
+    assert long.too_long == 1
+
+
+def test_another_model_than_the_stores_is_refused(store, tmp_path):
+    meta = store.meta
+    other = Store(store.url, replace(meta, weights="none:6"), "r")
+    with pytest.raises(StoreMismatch, match="weights_digest is .* the store has"):
+        store_model(other)
+    from_file = Store(store.url, replace(meta, weights="mine.safetensors"), "r")
+    with pytest.raises(FacetError, match=r"a file called mine.safetensors.*--pretrained FILE"):
+        store_model(from_file)
+
+
+def test_all_studies_run_from_the_store_alone(store, recwarn):
+    run = ablate.main(
+        ablate.AblateConfig(
+            store.url,
+            "microworld:background",
+            study=("mlps", "layers", "heads", "class-token", "textspan", "chosen"),
+            label_column="background",
+            reference="count == 1",
+            heads=("2.0", "2.1"),
+            pool="microworld",
+            layers="last:1",
+            texts_per_head=(4, 8),
+        )
+    )
+    whole = run.accuracy[run.accuracy["scope"] == "all"]
+    assert whole["n"].eq(60).all()
+    assert set(whole["series"][whole["study"] == "textspan"]) == {
+        "TextSpan, microworld", "common words", "random directions",
+    }  # fmt: skip
+    kept = pq.read_table(f"{run.result.url}/accuracy.parquet").to_pandas()
+    assert kept["accuracy"].equals(run.accuracy["accuracy"].astype(float))
+    assert len(ablation_sections(run.accuracy)) == 6
+    assert show.main(show.ShowConfig("ablate", store.url)).row_count == len(whole)
+
+
+def test_reductions_say_what_was_counted(store, capsys):
+    found = reduce.main(reduce.ReduceConfig(store.url, where="shape in ('star', 'heart')"))
+    shapes = store.images()["shape"].to_pylist()
+    assert found.count() == sum(s in ("star", "heart") for s in shapes)
+    assert found.count("patches") == 16 * found.count()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"pool": "nothing.txt"}, PoolError, "no pool and no file"),
+        ({"layers": "7"}, FacetError, "the model's layers are 0-2"),
+        ({"texts_per_head": 0}, FacetError, "must be at least 1"),
+        ({"where": "shape == 'cube'"}, SubsetError, "matches no image that is ok"),
+        ({"where": "index == 0"}, FacetError, "only 1 image was counted"),
+    ],
+)
+def test_what_cannot_be_described_is_refused(store, changes, error, message):
+    fields = {"store": store.url, "pool": "microworld", "layers": "all", **changes}
+    config = textspan.TextSpanConfig(**fields)
+    with pytest.raises(error, match=message):
+        textspan.main(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"classes": "microworld:color"}, PoolError, "did you mean 'colour'"),
+        ({"study": ("textspan",)}, FacetError, "needs --pool"),
+        ({"study": ("chosen",)}, FacetError, "go together"),
+        ({"study": ("chosen",), "heads": ("3.0",)}, FacetError, "layers 0-2"),
+        ({"study": ("chosen",), "heads": ("x",)}, FacetError, "write layer.head"),
+        ({"label_column": "texture"}, PoolError, "labels are no class"),
+        ({"label_column": "species"}, FacetError, "no column 'species'"),
+        ({"reference": "shape == 'cube'"}, SubsetError, "matches no image"),
+    ],
+)
+def test_what_cannot_be_ablated_is_refused(store, changes, error, message):
+    fields = {"store": store.url, "classes": "microworld:shape", "study": ("mlps",), **changes}
+    with pytest.raises(error, match=message):
+        ablate.main(ablate.AblateConfig(**fields))
