@@ -44,13 +44,13 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """
     started = time.monotonic()
     if not console.is_terminal:
-        last = started
+        last, said = started, -1
 
         def line(done: int) -> None:
-            nonlocal last
+            nonlocal last, said
             now = time.monotonic()
-            if now - last >= SECONDS_BETWEEN_LINES or (done >= total and now > last):
-                last = now
+            if now - last >= SECONDS_BETWEEN_LINES or (done >= total and said < total):
+                last, said = now, done
                 rate = done / (now - started)
                 left = f"{(total - done) / rate:.0f} s left" if rate else "starting"
                 print(f"{what}: {done} of {total} ({rate:.1f}/s, {left})", flush=True)

@@ -1,4 +1,4 @@
-"""The main job on the embedded world, and a page that shows what was found: ``make demo``."""
+"""From pictures to a page that shows what was found, on the embedded world: ``make demo``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tyro
 
-from jobs import extract
+from jobs import ablate, extract, textspan
 from jobs.console import console, run_job
+from pipeline.findings import ablation_sections, textspan_sections
 from pipeline.report import extraction_sections, write_page
 from pipeline.shares import shares
-from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,32 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     """Run every job in order and write the page."""
     started = time.monotonic()
+    url = str(config.out / "store")
     store = extract.main(
         extract.ExtractConfig(
             images=config.images,
             model="microworld",
             pretrained="microworld",
-            store=str(config.out / "store"),
+            store=url,
             shard_size=500,
         )
     )
+    described = textspan.main(textspan.TextSpanConfig(store=url, pool="microworld"))
+    ablated = ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
     page = config.out / "index.html"
     write_page(
         page,
         "Facet: what was found",
         f"{store.meta.architecture} taken apart over {store.meta.source}.",
-        sections(store),
+        [
+            *extraction_sections(store, shares(store)),
+            *textspan_sections(
+                described.descriptions, described.roles, described.shares, described.attributes
+            ),
+            *ablation_sections(ablated.accuracy),
+        ],
     )
     console.print(f"{page.absolute()} shows what was found ({time.monotonic() - started:.0f} s)")
-
-
-def sections(store: Store) -> list[str]:
-    """The page's sections, one job after the other."""
-    return extraction_sections(store, shares(store))
 
 
 if __name__ == "__main__":
