@@ -2,7 +2,8 @@
 
 Writes ``weights/clip.safetensors`` (float16) and ``weights/clip.card.json``, which holds
 the weights' digest, the command and seed that made them, and their figures on pictures
-that no training step saw. The shipped weights took two runs on one core, 45 and 17 minutes; the card says with what.
+that no training step saw. The shipped weights took two runs on
+one core, 45 and 17 minutes; the card says with what.
 ``MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=10737418240`` in the environment
 saves a fifth of it.
 """
