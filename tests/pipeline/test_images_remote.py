@@ -62,7 +62,7 @@ def test_tars_on_s3(s3: str, pattern: str) -> None:
     assert table["uri"].to_pylist()[0] == "s3://bucket/laion/00000.tar"
     assert table["caption"].to_pylist() == ["words"] * 12
     assert read_bytes(table.to_pylist()[9]) == png(3)
-    assert load_rows(table, transform, 4).ok.all()
+    assert load_rows(table, transform, (4, 4)).ok.all()
 
 
 def test_folders_on_s3(s3: str) -> None:
@@ -73,7 +73,7 @@ def test_folders_on_s3(s3: str) -> None:
     rows = table.to_pylist()
     assert read_bytes(rows[2]) == png(len("n1/deep/b.png"))
     gone = table.slice(0, 1).set_column(2, "uri", pa.array(["s3://bucket/train/gone.png"]))
-    (error,) = load_rows(gone, transform, 4).error
+    (error,) = load_rows(gone, transform, (4, 4)).error
     assert "does not exist" in str(error)
 
 
@@ -94,7 +94,7 @@ def test_a_store_that_refuses_is_no_bad_image(s3: str, monkeypatch: pytest.Monke
     fs, _ = files.filesystem(s3)
     monkeypatch.setattr(fs, "cat_file", refuse)
     with pytest.raises(SourceUnavailable, match=r"s3://bucket/train/z.png cannot .*Access Denied"):
-        load_rows(table, transform, 4)
+        load_rows(table, transform, (4, 4))
 
 
 @pytest.fixture(scope="module")
