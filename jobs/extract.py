@@ -72,7 +72,7 @@ class ExtractConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What runs the model."""
     num_actors: Literal["auto"] | int = "auto"
-    """Copies of the model at work; auto: one a GPU, or one for every four CPUs."""
+    """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad before the job stops."""
     limit: int | None = None
@@ -90,18 +90,21 @@ def main(config: ExtractConfig) -> Store:
     model = load_model(ModelSpec(config.model, config.pretrained, config.seed))
     describe = partial(describe_store, config, architecture, token_layers, model)
     store, report = open_or_create(config, url, model, describe)
+    project = partial(
+        plan.project,
+        store.meta,
+        image_side=max(model.preprocess.size),
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
     workers = extract.choose_workers(
         cluster.resources(),
         config.device,
         None if config.num_actors == "auto" else config.num_actors,
         config.batch_size,
+        shards=store.meta.shards,
+        fit=lambda batch: cluster.memory() // project(batch_size=batch).actor,
     )
-    projection = plan.project(
-        store.meta,
-        batch_size=workers.batch_size,
-        image_side=max(model.preprocess.size),
-        parameters=sum(p.numel() for p in model.module.parameters()),
-    )
+    projection = project(batch_size=workers.batch_size)
     show_plan(store, workers, projection)
     check_memory(projection)
     with progress_bar("images", remaining(store)) as move:

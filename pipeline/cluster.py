@@ -38,6 +38,11 @@ def resources() -> dict[str, float]:
     return {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
 
 
+def memory() -> int:
+    """Bytes of memory that the whole cluster offers to workers."""
+    return int(ray.cluster_resources().get("memory", 0.0))
+
+
 def node_memory() -> int:
     """Bytes of memory that the largest node of the cluster offers to workers."""
     return int(max(node["Resources"].get("memory", 0.0) for node in ray.nodes()))

@@ -68,9 +68,27 @@ class Progress:
 
 
 def choose_workers(
-    cluster: dict[str, float], device: str, actors: int | None, batch_size: int | None
+    cluster: dict[str, float],
+    device: str,
+    actors: int | None,
+    batch_size: int | None,
+    *,
+    shards: int,
+    fit: Callable[[int], int],
 ) -> Workers:
-    """Fill in what the user left to us: one actor a GPU, or one for every four CPUs.
+    """Fill in what the user left to us: one actor a GPU, or one a CPU.
+
+    Parameters
+    ----------
+    cluster : dict
+        Its ``CPU`` and ``GPU`` counts.
+    device : {"auto", "cpu", "cuda"}
+    actors, batch_size : int or None
+        None: ours to choose.
+    shards : int
+        Of the whole store, so that a run that goes on computes as the first one did.
+    fit : callable
+        How many actors the cluster's memory holds, given the batch size.
 
     Raises
     ------
@@ -87,8 +105,10 @@ def choose_workers(
         if not gpus:
             raise FacetError("--device cuda: the Ray cluster has no GPU; use --device cpu or auto")
         return Workers(device, actors or gpus, 1, batch_size or 256)
-    count = actors or max(1, cpus // 4)
-    return Workers(device, count, max(1, cpus // count), batch_size or 32)
+    batch_size = batch_size or 32
+    # Single threads do not wait for each other: two actors outrun one with two threads.
+    count = min(actors or max(1, min(cpus, fit(batch_size))), shards)
+    return Workers(device, count, max(1, cpus // count), batch_size)
 
 
 class _Actor(Extractor):

@@ -167,9 +167,19 @@ def test_a_missing_source_leaves_no_store(model, tmp_path, ray_cluster):
 
 
 def test_workers_fit_the_cluster():
-    assert choose_workers({"CPU": 2, "GPU": 0}, "auto", None, None).threads == 2
-    assert choose_workers({"CPU": 16, "GPU": 4}, "auto", None, None).actors == 4
+    def choose(cpus, gpus, device="auto", actors=None, shards=100, fit=100):
+        cluster = {"CPU": cpus, "GPU": gpus}
+        return choose_workers(cluster, device, actors, None, shards=shards, fit=lambda batch: fit)
+
+    def of(workers):
+        return workers.device, workers.actors, workers.threads
+
+    assert of(choose(2, 0)) == ("cpu", 2, 1)
+    assert of(choose(16, 4)) == ("cuda", 4, 1)
+    assert of(choose(16, 0, fit=3)) == ("cpu", 3, 5)
+    assert of(choose(16, 0, fit=0)) == ("cpu", 1, 16)
+    assert of(choose(16, 0, shards=2)) == ("cpu", 2, 8)
     with pytest.raises(FacetError, match="no GPU"):
-        choose_workers({"CPU": 2, "GPU": 0}, "cuda", None, None)
+        choose(2, 0, device="cuda")
     with pytest.raises(FacetError, match="--num-actors 0"):
-        choose_workers({"CPU": 2, "GPU": 0}, "cpu", 0, None)
+        choose(2, 0, actors=0)
