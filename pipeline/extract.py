@@ -7,9 +7,11 @@ dies and runs its work again; a shard is written whole and idempotently, so agai
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,7 +23,6 @@ from storage.store import Store
 
 from .extractor import Extractor, ShardReport
 from .images.batches import Batch, load_batch
-from .images.resize import Resize
 from .models import VisionModel
 from .plan import SHARDS_IN_FLIGHT
 
@@ -111,16 +112,27 @@ def choose_workers(
     return Workers(device, count, max(1, cpus // count), batch_size)
 
 
-class _Actor(Extractor):
-    """The extractor as Ray calls it: the model and the batches come as references."""
+class _Actor:
+    """An extractor as Ray calls it: the model and the batches come as references.
 
-    def __init__(
-        self, url: str, model: list[ray.ObjectRef[VisionModel]], device: str, threads: int
-    ) -> None:
-        super().__init__(url, ray.get(model[0]), device, threads)
+    The model comes with the work, not with the constructor: a restarted actor then has it too.
+    """
 
-    def extract_refs(self, shard: int, refs: list[ray.ObjectRef[Batch]]) -> ShardReport:
-        return self.extract(shard, (ray.get(ref) for ref in refs))
+    def __init__(self, url: str, device: str, threads: int) -> None:
+        self._make = partial(Extractor, url, device=device, threads=threads)
+        self._making = threading.Lock()
+        self._extractor: Extractor | None = None
+
+    def extract(
+        self, shard: int, model: list[ray.ObjectRef[VisionModel]], refs: list[ray.ObjectRef[Batch]]
+    ) -> ShardReport:
+        with self._making:
+            if self._extractor is None:
+                self._extractor = self._make(ray.get(model[0]))
+        return self._extractor.extract(shard, (ray.get(ref) for ref in refs))
+
+    def progress(self) -> int:
+        return 0 if self._extractor is None else self._extractor.progress()
 
 
 def run(
@@ -161,12 +173,10 @@ def run(
     _check_bad(store, progress, max_bad)
     if not pending:
         return progress
-    # Held until the run ends: an actor that is restarted asks for the model again.
-    weights = ray.put(model)
-    actors = _start_actors(store.url, weights, workers, len(pending))
+    actors = _start_actors(store.url, workers, len(pending))
     done_images = 0
     try:
-        for finished in _drive(store, actors, model.preprocess.resize, workers.batch_size, pending):
+        for finished in _drive(store, actors, model, workers.batch_size, pending):
             if isinstance(finished, ShardReport):
                 progress.shards += 1
                 done_images += finished.images
@@ -196,9 +206,7 @@ def _images(store: Store, shard: int) -> int:
     return stop - start
 
 
-def _start_actors(
-    url: str, weights: ray.ObjectRef[VisionModel], workers: Workers, pending: int
-) -> list[Any]:
+def _start_actors(url: str, workers: Workers, pending: int) -> list[Any]:
     actor_class = ray.remote(_Actor).options(
         num_cpus=ACTOR_CPUS,
         num_gpus=1 if workers.device == "cuda" else 0,
@@ -207,17 +215,17 @@ def _start_actors(
         max_concurrency=SHARDS_IN_FLIGHT + 1,  # and one for progress()
     )
     return [
-        actor_class.remote(url, [weights], workers.device, workers.threads)
+        actor_class.remote(url, workers.device, workers.threads)
         for _ in range(min(workers.actors, pending))
     ]
 
 
 def _drive(
-    store: Store, actors: list[Any], resize: Resize, batch_size: int, pending: list[int]
+    store: Store, actors: list[Any], model: VisionModel, batch_size: int, pending: list[int]
 ) -> Iterator[ShardReport | int]:
     """Keep every actor's slots full; yield shard reports, and the images computed so far."""
     decode = ray.remote(load_batch).options(num_cpus=DECODE_CPUS, max_retries=RETRIES)
-    transform = ray.put(resize)
+    weights, resize = ray.put(model), model.preprocess.resize
     queue = iter(pending)
     under_way: dict[ray.ObjectRef, Any] = {}
 
@@ -227,10 +235,10 @@ def _drive(
             return
         start, stop = store.meta.rows(shard)
         refs = [
-            decode.remote(store.url, at, min(at + batch_size, stop), transform)
+            decode.remote(store.url, at, min(at + batch_size, stop), resize)
             for at in range(start, stop, batch_size)
         ]
-        under_way[actor.extract_refs.remote(shard, refs)] = actor
+        under_way[actor.extract.remote(shard, [weights], refs)] = actor
 
     for _ in range(SHARDS_IN_FLIGHT):
         for actor in actors:
