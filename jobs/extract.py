@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import tyro
 from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_table
 from pipeline import cluster, extract, plan
+from pipeline.growth import KnownImages, append
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import ListingReport
 from pipeline.models import (
@@ -34,7 +36,7 @@ from pipeline.models import (
 )
 from pipeline.provenance import revision, versions
 from storage import urls
-from storage.errors import FacetError
+from storage.errors import FacetError, StoreMismatch
 from storage.images import ListDigest, write_images
 from storage.layout import CONTRIBUTIONS, bytes_per_image
 from storage.metadata import Metadata, require_same
@@ -175,7 +177,8 @@ def open_or_create(
     """The store of this configuration: the one that stands, if it is the same, or a new one."""
     existing = find_metadata(url)
     report, digest = ListingReport(), ListDigest()
-    tables = list_images(config.images, limit=config.limit, mapper=ray_mapper, report=report)
+    list_source = partial(list_images, config.images, limit=config.limit, mapper=ray_mapper)
+    tables = list_source(report=report)
     with console.status("listing images"):
         if existing is None:
             write_images(url, digest.through(tables))
@@ -184,11 +187,41 @@ def open_or_create(
                 pass
     meta = describe(digest)
     if existing is not None:
-        require_same(existing, meta, url)
-        return open_store(url, mode="r+"), report
+        return same_or_grown(url, existing, meta, list_source), report
     check_room(url, meta)
     maps = {name: getattr(model_maps(model), name) for name in MAPS}
     return create_store(url, meta, maps), report
+
+
+def same_or_grown(
+    url: str, existing: Metadata, meta: Metadata, list_source: Callable[[], Iterator[pa.Table]]
+) -> Store:
+    """The store that stands, with the images appended that its source has gained since."""
+    listed = replace(existing, images=meta.images, image_list_digest=meta.image_list_digest)
+    require_same(listed, meta, url)
+    store = open_store(url, mode="r+")
+    if meta.image_list_digest == existing.image_list_digest:
+        return store
+    known = KnownImages(store)
+    new = sum(table.num_rows for table in known.new(list_source()))
+    if known.missing or known.changed:
+        facts = []
+        if known.missing:
+            facts.append(f"{known.missing:,} of its {existing.images:,} images are not listed")
+        if known.changed:
+            some = ", ".join(known.changed[:3])
+            facts.append(f"{len(known.changed):,} are listed with other contents ({some})")
+        raise StoreMismatch(
+            f"the store at {url} was made from other images than {meta.source} lists:\n  "
+            + "\n  ".join(facts)
+            + "\nImages may be added to a source, not changed or taken away: give the run another "
+            "--store, or the images that the store was made from."
+        )
+    if not new:
+        return store
+    console.print(f"{new:,} new images: appended to the {existing.images:,} of the store")
+    check_room(url, replace(existing, images=new))
+    return append(store, KnownImages(store).new(list_source()))
 
 
 def check_room(url: str, meta: Metadata) -> None:
@@ -242,8 +275,6 @@ def show_summary(
     store: Store, report: ListingReport, progress: extract.Progress, seconds: float
 ) -> None:
     """What was done, what was not, how exact it is, and what to type next."""
-    images = store.contributions()
-    residual, rounding = (images[n].values for n in ("residual", "rounding"))
     files, size = map(sum, zip(*store.size().values(), strict=True))
     bad = progress.bad.total()
     facts: dict[str, object] = {
@@ -252,9 +283,9 @@ def show_summary(
         **{f"  not listed: {reason}": n for reason, n in report.counts.items()},
         "this run": f"{progress.images:,} images in {seconds:.0f} s",
     }
-    if bad < store.meta.images:
-        facts["residual"] = f"median {np.nanmedian(residual):.1e}, max {np.nanmax(residual):.1e}"
-        facts["rounding"] = f"median {np.nanmedian(rounding):.1e}, max {np.nanmax(rounding):.1e}"
+    for name, largest in sorted(progress.largest.items()):
+        mean = progress.sums[name] / (store.meta.images - bad)
+        facts[name] = f"mean {mean:.1e}, max {largest:.1e}"
     facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
     show_table("done", facts)
     opened = json.dumps(urls.join(store.url, CONTRIBUTIONS))

@@ -196,6 +196,19 @@ def _merge(a: Moments, b: Moments) -> Moments:
     return Moments(n, a.mean + delta * (b.n / n), a.m2 + b.m2 + outer * (a.n / n * b.n))
 
 
+def remove(total: Moments, part: Moments) -> Moments:
+    """The state of the rows of ``total`` that are not in ``part``: `combine`, undone."""
+    n = total.n - part.n
+    if n <= 0:
+        return Moments(0, np.zeros_like(total.mean), np.zeros_like(total.m2))
+    if part.n == 0:
+        return total
+    delta = (part.mean - total.mean) * (total.n / n)  # between the means of part and rest
+    outer = delta[..., :, None] * delta[..., None, :] if total.has_covariance else delta * delta
+    m2 = total.m2 - part.m2 - outer * (n / total.n * part.n)
+    return Moments(n, total.mean - (part.mean - total.mean) * (part.n / n), m2)
+
+
 def finalize(state: Moments) -> Statistics:
     """Population mean, variance and covariance (divided by ``n``, as in Eq. 2.7 of the thesis).
 

@@ -10,6 +10,7 @@ added without reading the others again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import dask
@@ -28,6 +29,7 @@ from storage.reductions import (
     Facts,
     Reduction,
     Reductions,
+    all_reductions,
     axis_sizes,
     find_reductions,
     mean_shape,
@@ -36,7 +38,7 @@ from storage.reductions import (
 )
 from storage.store import Store, open_store
 
-from .moments import Moments, chunk, combine, finalize
+from .moments import Moments, chunk, combine, finalize, remove
 from .subsets import SubsetError, check_where, shard_rows
 
 States = dict[str, Moments]
@@ -266,6 +268,31 @@ def fold(
                 "fewer --components at a time. Shards that are counted are kept."
             ) from error
         yield min(first + wave, len(tasks)), states
+
+
+# -- growth --------------------------------------------------------------------------------
+
+
+def forget_shard(store: Store, shard: int) -> None:
+    """Take one shard out of every subset's reductions, before its rows change."""
+    for found in all_reductions(store.url, store.meta):
+        group = tuple(c for c in found.facts.shards if shard in found.facts.counted(c))
+        if not group:
+            continue
+        states = _states(found, store.meta)
+        for name, part in shard_states(store.url, shard, found.facts.where, group).items():
+            states[name] = remove(states[name], part)
+        left = {c: runs(found.facts.counted(c) - {shard}) for c in group}
+        facts = replace(found.facts, shards=found.facts.shards | left)
+        write_reductions(store.url, store.meta, moments(states), facts)
+
+
+def carry_over(store: Store, before: Metadata) -> None:
+    """Keep the reductions of a store that has grown: what they count is what it was."""
+    for found in all_reductions(store.url, before):
+        facts = replace(found.facts, store=store.meta.digest())
+        values = {str(n): v.values for n, v in found.data.data_vars.items()}
+        write_reductions(store.url, store.meta, values, facts)
 
 
 # -- finalize ------------------------------------------------------------------------------

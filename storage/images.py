@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from . import urls
 from .layout import IMAGES, ROWS_PER_IMAGE_PART
 
+BLOCK_BYTES = 2**16
+
 # What makes two lists the same list. Paths are left out: a data set may move.
 IDENTITY = ("index", "key", "length", "label", "caption")
 
@@ -54,8 +56,32 @@ class ListDigest:
 
 def write_images(url: str, tables: Iterable[pa.Table]) -> None:
     """Write the image table from a stream of tables; only one part is held at a time."""
+    _write_parts(url, 0, tables)
+
+
+def append_images(url: str, have: int, tables: Iterable[pa.Table]) -> int:
+    """Append rows to an image table of ``have`` rows; returns how many.
+
+    Their ``index`` is set here. Only the last part is written again, whole or not at all.
+    """
+    first = have // ROWS_PER_IMAGE_PART
+    added = 0
+
+    def numbered() -> Iterator[pa.Table]:
+        nonlocal added
+        if have % ROWS_PER_IMAGE_PART:
+            yield read_rows(url, first * ROWS_PER_IMAGE_PART, have)
+        for table in tables:
+            index = pa.array(range(have + added, have + added + table.num_rows), pa.int64())
+            added += table.num_rows
+            yield table.set_column(table.column_names.index("index"), "index", index)
+
+    _write_parts(url, first, numbered())
+    return added
+
+
+def _write_parts(url: str, part: int, tables: Iterable[pa.Table]) -> None:
     held: list[pa.Table] = []
-    part = 0
     for table in tables:
         held.append(table)
         while sum(t.num_rows for t in held) >= ROWS_PER_IMAGE_PART:
@@ -70,8 +96,10 @@ def read_rows(url: str, start: int, stop: int) -> pa.Table:
     """Rows ``start … stop-1`` of the image table; opens only the parts that hold them."""
     tables = []
     for part in range(start // ROWS_PER_IMAGE_PART, -(-stop // ROWS_PER_IMAGE_PART)):
-        fs, path = urls.filesystem(part_url(url, part))
-        with fs.open(path, "rb") as file:
+        place = part_url(url, part)
+        fs, path = urls.filesystem(place)
+        # A small block: read-ahead would fetch the rest of the part for every batch.
+        with urls.naming(place, "read"), fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
             tables.append(
                 pq.read_table(
                     file, filters=(pc.field("index") >= start) & (pc.field("index") < stop)

@@ -186,7 +186,18 @@ def write_reductions(
 
 def find_reductions(url: str, meta: Metadata, where: str | None) -> Reductions | None:
     """A subset's reductions; None where there are none of this very store."""
-    place = subset_url(url, where)
+    return _find(url, meta, subset_name(where))
+
+
+def all_reductions(url: str, meta: Metadata) -> list[Reductions]:
+    """The reductions of every subset that was reduced."""
+    names = urls.list_names(urls.join(url, REDUCTIONS))
+    found = (_find(url, meta, name) for name in names if "." not in name)
+    return [reductions for reductions in found if reductions is not None]
+
+
+def _find(url: str, meta: Metadata, name: str) -> Reductions | None:
+    place = urls.join(url, REDUCTIONS, name)
     if not urls.exists(urls.join(place, "zarr.json")):
         return None
     raw: Any = urls.open_group(place, mode="r").attrs.get("facet")

@@ -12,7 +12,8 @@ from jobs import extract
 from jobs.extract import ExtractConfig, main
 from pipeline.extract import TooManyBadImages, choose_workers
 from pipeline.models import ModelSpec, load_model
-from storage import open_store
+from pipeline.reductions import missing_shards, reduce_store
+from storage import growth, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 
 TINY = {
@@ -103,8 +104,78 @@ def test_a_deleted_ledger_part_is_done_again_and_nothing_else(finished, model, t
 def test_another_configuration_is_refused(finished, model):
     with pytest.raises(StoreMismatch, match="shard_size: the store has 16, this run asks for 32"):
         main(config(model, finished.url, shard_size=32))
-    with pytest.raises(StoreMismatch, match="image_list_digest"):
+    with pytest.raises(StoreMismatch, match="50 of its 50 images are not listed"):
         main(config(model, finished.url, images="microworld:n=50,seed=4,split=test"))
+    with pytest.raises(StoreMismatch, match="10 of its 50 images are not listed"):
+        main(config(model, finished.url, limit=40))
+
+
+def test_new_images_are_appended_and_only_their_shards_are_done(finished, model, tmp_path):
+    more = "microworld:n=70,seed=3,split=test"
+    shutil.copytree(finished.url, tmp_path / "s")
+    reduce_store(open_store(str(tmp_path / "s")), scheduler="synchronous")
+    reduce_store(
+        open_store(str(tmp_path / "s")), "count in (1, 2)", ["heads"], scheduler="synchronous"
+    )
+    before = stamps(tmp_path / "s")
+    store = main(config(model, tmp_path / "s", images=more))
+    after = stamps(tmp_path / "s")
+    assert store.validate() == []
+    full = [f"part-{i:08d}.parquet" for i in range(3)]
+    assert all(before[f"ledger/{n}"] == after[f"ledger/{n}"] for n in full)
+    assert (
+        before["contributions.zarr/heads/c/2/0/0/0"] == after["contributions.zarr/heads/c/2/0/0/0"]
+    )
+    assert missing_shards(store, None, ["heads"]) == 2
+    whole = main(config(model, tmp_path / "whole", images=more))
+    for name, array in whole.contributions().load().data_vars.items():
+        np.testing.assert_array_equal(array, store.contributions()[name].load())
+    assert whole.meta.identity() == store.meta.identity()
+    assert whole.images().equals(store.images())
+    for where, components in ((None, None), ("count in (1, 2)", ["heads"])):
+        grown, fresh = (
+            reduce_store(s, where, components, scheduler="synchronous") for s in (store, whole)
+        )
+        assert grown.facts.shards == fresh.facts.shards
+        for name, array in fresh.data.load().data_vars.items():
+            if "_pca" not in name:
+                np.testing.assert_allclose(grown.data[name], array, rtol=1e-9, atol=1e-12)
+
+
+def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_path, ray_cluster):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_pictures(folder, 5)
+    main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
+    shutil.copy(folder / "4.png", folder / "0a.png")
+    store = main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
+    again = main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
+    assert store.images()["key"].to_pylist() == again.images()["key"].to_pylist()
+    assert store.images()["key"].to_pylist()[5:] == ["0a"]
+    heads = store.contributions()["heads"].values
+    np.testing.assert_array_equal(heads[4], heads[5])
+    (folder / "4.png").unlink()
+    with pytest.raises(StoreMismatch, match="1 of its 6 images are not listed"):
+        main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
+
+
+@pytest.mark.parametrize("at", ["append_images", "_forget", "consolidate"])
+def test_a_growth_cut_short_is_done_again(finished, model, tmp_path, monkeypatch, at):
+    more = "microworld:n=70,seed=3,split=test"
+    shutil.copytree(finished.url, tmp_path / "s")
+    real = getattr(growth, at)
+
+    def cut(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(growth, at, cut)
+        with pytest.raises(KeyboardInterrupt):
+            main(config(model, tmp_path / "s", images=more))
+    store = main(config(model, tmp_path / "s", images=more))
+    assert store.validate() == []
+    assert store.meta.images == 70
 
 
 def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster):
@@ -179,7 +250,6 @@ def test_workers_fit_the_cluster():
     assert of(choose(16, 0, fit=3)) == ("cpu", 3, 5)
     assert of(choose(16, 0, fit=0)) == ("cpu", 1, 16)
     assert of(choose(16, 0, shards=2)) == ("cpu", 2, 8)
-    with pytest.raises(FacetError, match="no GPU"):
-        choose(2, 0, device="cuda")
+    assert of(choose(2, 0, device="cuda")) == ("cuda", 1, 1)
     with pytest.raises(FacetError, match="--num-actors 0"):
         choose(2, 0, actors=0)
