@@ -30,6 +30,7 @@ test: lint types
 	$(BIN)/python -m pytest
 
 soak: env
+	FACET_SOAK_KILLS=50 $(BIN)/python -m pytest -s tests/integration/test_soak.py
 	FACET_KILL_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_kill.py
 
 clean:

@@ -79,11 +79,14 @@ def speed(
 
 
 class PeakMemory:
-    """Largest private memory of any extraction actor while the block runs, bytes.
+    """Largest private memory of any actor of one class while the block runs, bytes.
 
     Resident less shared: pictures waiting in Ray's object store are mapped into whoever reads
     them, and are not the actor's.
     """
+
+    def __init__(self, actor: str = "_Actor") -> None:
+        self._name = f"ray::{actor}"
 
     def __enter__(self) -> PeakMemory:
         self.bytes, self._done = 0, threading.Event()
@@ -98,7 +101,7 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._done.wait(0.1):
             for process in psutil.process_iter(["cmdline", "memory_info"]):
-                if " ".join(process.info["cmdline"] or []).startswith("ray::_Actor"):
+                if " ".join(process.info["cmdline"] or []).startswith(self._name):
                     held = process.info["memory_info"]
                     self.bytes = max(self.bytes, held.rss - held.shared)
 

@@ -1,13 +1,15 @@
 """Second-order coefficients beside a plain forward, and components of a layer's neurons.
 
-``OMP_NUM_THREADS=1 python -m benchmarks.second_order``. The ways are timed in turn on the same
-images and threads; what counts is the median over rounds of the ratio to plain within the round.
-Seconds are the processor's (a GPU's, the wall's), which other work does not stretch.
+``OMP_NUM_THREADS=1 python -m benchmarks.second_order speed``. The ways are timed in turn on the
+same images and threads; what counts is the median over rounds of the ratio to plain within the
+round. Seconds are the processor's (a GPU's, the wall's), which other work does not stretch.
+``python -m benchmarks.second_order memory`` runs the job and watches its actor.
 """
 
 from __future__ import annotations
 
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +18,12 @@ from statistics import median
 import torch
 import tyro
 
+from benchmarks.extract_job import PeakMemory
+from jobs import extract, second_order
 from pipeline.components import components, top_chunk, top_combine
 from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.neuron_phases import Keep
+from pipeline.neuron_plan import NeuronProjection
 from pipeline.second_order import NeuronPass
 from pipeline.second_order_maps import published_scale, second_order_maps
 
@@ -48,7 +54,7 @@ class Config:
     """CPU threads."""
 
 
-def main(config: Config) -> None:
+def speed(config: Config) -> None:
     """Print two Markdown tables."""
     torch.set_num_threads(config.threads)
     model = load_model(ModelSpec(config.model, "none"), config.device, getattr(torch, config.dtype))
@@ -129,5 +135,45 @@ def _seconds(work: Callable[[], object]) -> float:
     return _now() - started
 
 
+def memory(
+    model: str = "ViT-L-14",
+    mlp_layers: str = "20",
+    images: int = 64,
+    shard_size: int = 32,
+    batch_size: int = 16,
+    keep: Keep = "coefficients",
+) -> None:
+    """Peak private memory of the job's actor, and what the job projected for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        extract.main(
+            extract.ExtractConfig(
+                images=f"microworld:n={images},seed=1,split=test", model=model, pretrained="none",
+                store=f"{folder}/store", shard_size=shard_size, batch_size=batch_size,
+                components=("mlps",), num_actors=1,
+            )
+        )  # fmt: skip
+        projected: list[int] = []
+        check = second_order.check_memory
+
+        def noted(projection: NeuronProjection) -> None:
+            projected.append(projection.worker)
+            check(projection)
+
+        second_order.check_memory = noted
+        try:
+            with PeakMemory("_NeuronActor") as peak:
+                second_order.main(
+                    second_order.SecondOrderConfig(
+                        f"{folder}/store", mlp_layers=mlp_layers, keep=keep, top_k=10,
+                        batch_size=batch_size, num_actors=1,
+                    )
+                )  # fmt: skip
+        finally:
+            second_order.check_memory = check
+    print(f"\n{model}, MLP layers {mlp_layers}, {images} images, batches of {batch_size}\n")
+    print("| keep | actor's peak, MB | projected, MB |\n|---|---|---|")
+    print(f"| {keep} | {peak.bytes / 1e6:.0f} | {projected[0] / 1e6:.0f} |")
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    tyro.extras.subcommand_cli_from_dict({"speed": speed, "memory": memory})

@@ -1,6 +1,8 @@
 """Zero-shot accuracy when parts of the model are replaced by their means, from the store alone.
 
-facet ablate --store out/ --classes imagenet --study mlps layers
+    facet ablate --store out/ --classes imagenet --study mlps layers
+
+The study of neurons runs the model where their coefficients are not kept.
 """
 
 from __future__ import annotations
@@ -15,16 +17,18 @@ import pandas as pd
 import pyarrow as pa
 import tyro
 
-from jobs import encode_texts, reduce
+from jobs import encode_texts, reduce, second_order
 from jobs.console import console, progress_bar, run_job, show_table
 from jobs.show import accuracy_table
 from jobs.textspan import describe, heads_of, refuse_one_image
-from pipeline import ablate, cluster, studies
+from pipeline import ablate, cluster, neuron_comparison, neuron_studies, studies
 from pipeline.accuracy import ChanceWarning
+from pipeline.classes import Classes
 from pipeline.encoding import TextEncoder
+from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import ablation_figures, png
 from pipeline.provenance import revision, versions
-from pipeline.subsets import check_where
+from pipeline.subsets import SubsetError, check_where
 from pipeline.texts import class_means, load_classes, load_pool
 from storage import open_store
 from storage.errors import FacetError
@@ -46,7 +50,9 @@ class AblateConfig:
     line."""
     study: tuple[studies.Study, ...] = ("mlps", "layers", "heads")
     """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
-    heads write from the class token; all but TextSpan's first texts; or --heads."""
+    heads write from the class token; all but TextSpan's first texts; --heads; the second-order
+    effects of the neurons of --mlp-layers; or, to compare, their first-order, indirect and
+    second-order effects."""
     label_column: str = "label"
     """Column of the image table that says what an image shows."""
     where: str | None = None
@@ -63,6 +69,9 @@ class AblateConfig:
     """For --study textspan: how many texts a head keeps."""
     baselines: tuple[Baseline, ...] = ("random", "common-words")
     """For --study textspan: pools of the same size to compare with."""
+    mlp_layers: str = "last:3"
+    """For --study neurons, for which facet second-order was run, and effects: all, last:3, 8-10,
+    1,3."""
     pretrained: str | None = None
     """The weights file, where the store was made from one."""
 
@@ -75,10 +84,13 @@ class AblateRun:
     ----------
     result : Result
     accuracy : DataFrame
+    effects : DataFrame or None
+        Of --study effects.
     """
 
     result: Result
     accuracy: pd.DataFrame
+    effects: pd.DataFrame | None
 
 
 def main(config: AblateConfig) -> AblateRun:
@@ -87,42 +99,48 @@ def main(config: AblateConfig) -> AblateRun:
     classes = load_classes(config.classes)
     store = open_store(config.store)
     chosen = check(config, store)
-    components = ("heads", "mlps", *(["tokens"] if "class-token" in config.study else []))
-    reductions = reduce.update(store, config.reference, components)
     encoder = TextEncoder(store, config.pretrained)
     encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
-    steps = studies.steps(
-        ablate.Size(store.meta.layers, store.meta.heads),
-        config.study,
-        spans=spans(config, store, reductions, encoder) if "textspan" in config.study else None,
-        counts=config.texts_per_head,
-        chosen=chosen,
-    )
-    plan = studies.Plan(
-        url=store.url,
-        where=config.where,
-        label_column=config.label_column,
-        classes=classes,
-        readout=ablate.Readout(studies.maps_of(store), class_means(encoded.embeddings, classes)),
-        means=studies.reference_means(reductions),
-        ablations=[step.ablation for step in steps],
-    )
-    cluster.connect()
-    shards = sorted(store.done_shards())
-    with progress_bar("shards", len(shards)) as move:
-        found = studies.run(plan, shards, move)
+    readout = class_means(encoded.embeddings, classes)
+    made: list[studies.Step | studies.NamedStep] = []
+    parts: list[studies.Predictions] = []
+    facts: dict[str, object] = {}
+    images = 0
+    if direct := direct_studies(config):
+        reductions = reduce.update(store, config.reference, components(config))
+        steps = studies.steps(
+            ablate.Size(store.meta.layers, store.meta.heads),
+            direct,
+            spans=spans(config, store, reductions, encoder) if "textspan" in direct else None,
+            counts=config.texts_per_head,
+            chosen=chosen,
+        )
+        made += steps
+        parts.append(direct_predictions(config, store, reductions, classes, readout, steps))
+        images = reductions.count()
+        facts["means over"] = f"{images:,} images"
+    explained = None
+    if set(config.study) & {"neurons", "effects"}:
+        steps_of_neurons, found_of_neurons, explained = neuron_parts(
+            config, store, classes, readout
+        )
+        made += steps_of_neurons
+        parts += found_of_neurons
+    found = studies.join_ablations(parts)
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", ChanceWarning)
-        accuracy = studies.study_table(found, classes, steps)
-    run = AblateRun(save(config, store, reductions, accuracy), accuracy)
+        accuracy = studies.study_table(found, classes, made)
+    run = AblateRun(save(config, store, images, accuracy, explained), accuracy, explained)
     console.print(accuracy_table(accuracy))
     for warning in raised:
         console.print(f"WARNING: {warning.message}", style="bold red")
+    if explained is not None:
+        show_table("variance along the first principal component", explained_facts(explained))
     show_table(
         "done",
         {
-            "classified": f"{found.predicted.shape[1]:,} images, {len(steps):,} ablations",
-            "means over": f"{reductions.count():,} images",
+            "classified": f"{found.predicted.shape[1]:,} images, {len(made):,} ablations",
+            **facts,
             "this run": f"{time.monotonic() - started:.0f} s",
             "kept in": run.result.url,
         },
@@ -131,11 +149,92 @@ def main(config: AblateConfig) -> AblateRun:
     return run
 
 
+def direct_studies(config: AblateConfig) -> list[studies.DirectStudy]:
+    """The studies of contributions to the output."""
+    return [study for study in config.study if study != "neurons" and study != "effects"]
+
+
+def components(config: AblateConfig) -> tuple[str, ...]:
+    """What the studies read."""
+    return ("heads", "mlps", *(["tokens"] if "class-token" in config.study else []))
+
+
+def direct_predictions(
+    config: AblateConfig,
+    store: Store,
+    reductions: Reductions,
+    classes: Classes,
+    readout: np.ndarray,
+    steps: list[studies.Step],
+) -> studies.Predictions:
+    """What ablations of contributions predict."""
+    plan = studies.Plan(
+        url=store.url,
+        where=config.where,
+        label_column=config.label_column,
+        classes=classes,
+        readout=ablate.Readout(studies.maps_of(store), readout),
+        means=studies.reference_means(reductions),
+        ablations=[step.ablation for step in steps],
+    )
+    cluster.connect()
+    shards = sorted(store.done_shards())
+    with progress_bar("shards", len(shards)) as move:
+        return studies.run(plan, shards, move)
+
+
+def neuron_study(
+    config: AblateConfig, store: Store, layers: tuple[int, ...]
+) -> neuron_studies.Study:
+    """The model and the workers for studies of neurons."""
+    settings = second_order.SecondOrderConfig(store.url, pretrained=config.pretrained)
+    cluster.connect()
+    model = second_order.load(settings, store)
+    run, _ = second_order.plan(settings, store, model, layers)
+    return neuron_studies.Study(store, model, run.workers, run.memory, progress_bar, console.print)
+
+
+def neuron_parts(
+    config: AblateConfig, store: Store, classes: Classes, readout: np.ndarray
+) -> tuple[list[studies.NamedStep], list[studies.Predictions], pd.DataFrame | None]:
+    """Ablations of neurons, what they predict, and the comparison of their effects."""
+    layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
+    made: list[studies.NamedStep] = []
+    parts: list[studies.Predictions] = []
+    explained = None
+    study = neuron_study(config, store, layers)
+    if "neurons" in config.study:
+        made += neuron_studies.steps(layers)
+        parts.append(
+            study.predict(
+                second_order_result(store, layers),
+                layers,
+                lambda found: neuron_studies.Classify(
+                    config.where, config.label_column, classes, readout, found
+                ),
+            )
+        )
+    if "effects" in config.study:
+        made += neuron_comparison.steps(layers)
+        predicted, explained = neuron_comparison.compare(
+            study, layers, config.where, config.label_column, classes, readout
+        )
+        parts.append(predicted)
+    if not len(parts[0].truth):
+        raise SubsetError(
+            f"--where {config.where!r} matches no image that is ok: check the values in the image "
+            "table"
+        )
+    return made, parts, explained
+
+
 def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
     """Refuse what cannot work before anything is read; returns the chosen heads."""
     if not config.study:
         raise FacetError("--study: name at least one study")
-    studies.check(store, config.study, config.label_column)
+    studies.check(store, direct_studies(config), config.label_column)
+    if "neurons" in config.study:
+        second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
     check_where(store, config.where)
     if "textspan" in config.study:
         if config.pool is None:
@@ -184,21 +283,31 @@ def spans(
     return {name: dict(zip(heads, rows, strict=True)) for name, rows in directions.items()}
 
 
+def explained_facts(explained: pd.DataFrame) -> dict[str, str]:
+    """Each layer and effect in a line."""
+    return {
+        f"MLP layer {row.layer}, {row.effect}": f"{row.explained:.0%} (mean of {row.neurons} "
+        f"neurons over {row.images} images)"
+        for row in explained.itertuples()
+    }
+
+
 def save(
-    config: AblateConfig, store: Store, reductions: Reductions, accuracy: pd.DataFrame
+    config: AblateConfig,
+    store: Store,
+    images: int,
+    accuracy: pd.DataFrame,
+    explained: pd.DataFrame | None,
 ) -> Result:
     """The table, a picture a study, and how they came about."""
-    provenance = {
-        "reference_images": reductions.count(),
-        "versions": versions(),
-        "revision": revision(),
-    }
+    provenance = {"reference_images": images, "versions": versions(), "revision": revision()}
+    tables = {"accuracy": accuracy} | ({} if explained is None else {"effects": explained})
     return save_result(
         store.url,
         "ablate",
         asdict(config),
         provenance,
-        tables={"accuracy": pa.Table.from_pandas(accuracy, preserve_index=False)},
+        tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
         files={f"{n}.png": png(figure) for n, figure in ablation_figures(accuracy).items()},
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +20,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pipeline import logs
 from storage.errors import FacetError
+from storage.objects import refuse_credentials
 
 console = Console(highlight=False, soft_wrap=True)
 Config = TypeVar("Config")
@@ -76,9 +80,17 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def run_job(main: Callable[[Config], object], config: Config) -> None:
     """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
+    words = re.findall("[A-Z][a-z]*", type(config).__name__.removesuffix("Config"))
+    logs.start("_".join(words).lower())
     try:
+        for value in vars(config).values():
+            if isinstance(value, str):
+                refuse_credentials(value)  # the configuration is printed, and kept with results
+        logs.event("started", config=vars(config))
         main(config)
+        logs.event("finished")
     except FacetError as error:
+        logs.event("failed", level=logging.ERROR, error=str(error))
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import tyro
 
-from jobs import ablate, extract, textspan
+from jobs import ablate, extract, omp, second_order, textspan
 from jobs.console import console, run_job
+from pipeline.encoding import store_model
 from pipeline.findings import ablation_sections, textspan_sections
+from pipeline.neuron_findings import neuron_sections
+from pipeline.neuron_pictures import NeuronPictures
 from pipeline.report import extraction_sections, write_page
 from pipeline.shares import shares
+
+# The last layer whose neurons have second-order effects, and the texts of a neuron's code.
+MLP_LAYER, TERMS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,14 @@ def main(config: DemoConfig) -> None:
         )
     )
     described = textspan.main(textspan.TextSpanConfig(store=url, pool="microworld"))
+    effects = second_order.main(
+        second_order.SecondOrderConfig(store=url, mlp_layers=str(MLP_LAYER))
+    )
+    coded = omp.main(
+        omp.OmpConfig(store=url, mlp_layers=str(MLP_LAYER), pool="microworld", terms=TERMS)
+    )
     ablated = ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
+    pictures = NeuronPictures(store, store_model(store), MLP_LAYER, effects.top_images, coded.codes)
     page = config.out / "index.html"
     write_page(
         page,
@@ -50,6 +63,7 @@ def main(config: DemoConfig) -> None:
             *textspan_sections(
                 described.descriptions, described.roles, described.shares, described.attributes
             ),
+            *neuron_sections(pictures, effects.neurons, coded.truths.get(MLP_LAYER)),
             *ablation_sections(ablated.accuracy),
         ],
     )

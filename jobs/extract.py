@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import tyro
 from humanize import naturalsize

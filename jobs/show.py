@@ -1,47 +1,69 @@
-"""Print what a job found last.
+"""Print what a job found last; draw a neuron.
 
 facet show textspan --store out/
+facet show neuron --store out/ --layer 9 --neuron 4
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
-from jobs.console import console, run_job
+from jobs.console import console, run_job, show_table
+from pipeline.encoding import store_model
 from pipeline.findings import top_texts
-from storage import open_store
+from pipeline.neuron_findings import signed
+from pipeline.neuron_pictures import NeuronPictures
+from pipeline.neurons import parse_mlp_layers, second_order_result
+from pipeline.plots import png
+from storage import open_store, urls
 from storage.errors import FacetError
-from storage.results import latest_result
+from storage.results import Result, finished_results, latest_result
+from storage.store import Store
+
+# Neurons of each layer that tables of neurons list.
+STRONGEST = 20
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Print what a job found last."""
+    """Print what a job found last; draw a neuron."""
 
-    what: tyro.conf.Positional[Literal["textspan", "ablate"]]
-    """Which job's results."""
+    what: tyro.conf.Positional[Literal["textspan", "ablate", "second-order", "omp", "neuron"]]
+    """Which job's results, or one neuron's picture."""
     store: str
     """The store: a local path or an object-store URL."""
     top: int = 5
-    """Texts to print for each head."""
+    """Texts to print for each head or neuron."""
+    layer: int | None = None
+    """For neuron: its MLP layer."""
+    neuron: int | None = None
+    """For neuron: its number in the layer."""
+    out: str | None = None
+    """For neuron: the folder for the picture; by default that of the second-order result."""
+    pretrained: str | None = None
+    """For neuron: the weights file, where the store was made from one."""
 
 
 def main(config: ShowConfig) -> Table:
     """Find the latest result and print its table."""
     if config.top < 1:
         raise FacetError(f"--top {config.top}: must be at least 1")
+    if config.what == "neuron":
+        return show_neuron(config)
+    given = [n for n in ("layer", "neuron", "out", "pretrained") if getattr(config, n) is not None]
+    if given:
+        raise FacetError(f"--{given[0]} belongs to `facet show neuron`, not to {config.what}")
     store = open_store(config.store)
-    result = latest_result(store.url, config.what)
-    if config.what == "textspan":
-        table = head_table(result.table("descriptions").to_pandas(), config.top)
-    else:
-        table = accuracy_table(result.table("accuracy").to_pandas())
+    result = latest_result(store.url, config.what.replace("-", "_"))
+    table = TABLES[config.what](store, result, config.top)
     console.print(table)
     console.print(result.url)
     return table
@@ -71,6 +93,109 @@ def accuracy_table(accuracy: pd.DataFrame) -> Table:
         ]
         table.add_row(*cells, *([f"{groups[row.ablation]:.1%}"] if groups else []))
     return table
+
+
+def strongest(neurons: pd.DataFrame) -> pd.DataFrame:
+    """The neurons of each layer whose effects on their top images are longest, in that order."""
+    rows = neurons.sort_values(["layer", "norm_large"], ascending=[True, False], kind="stable")
+    return rows.groupby("layer").head(STRONGEST)
+
+
+def neuron_table(neurons: pd.DataFrame) -> Table:
+    """How strong the strongest neurons are, and how far one direction holds what they write."""
+    title = f"Second-order effects, the strongest {STRONGEST} neurons of every layer"
+    columns = ["layer.neuron", "mean", "large from", "largest", "explained, top images", "all"]
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE)
+    for row in strongest(neurons).to_dict("records"):
+        lengths = (f"{row[n]:.4f}" for n in ("norm_mean", "norm_large", "norm_max"))
+        # Over all images it is not known where covariances were too large to gather.
+        shares = (
+            "–" if np.isnan(row[n]) else f"{row[n]:.0%}" for n in ("explained_top", "explained")
+        )
+        table.add_row(f"{row['layer']}.{row['neuron']}", *lengths, *shares)
+    return table
+
+
+def code_table(store: Store, result: Result, top: int) -> Table:
+    """The first texts of the strongest neurons, with signs; accuracies and truth where kept."""
+    if result.config["classes"] is not None:
+        console.print(accuracy_table(result.table("accuracy").to_pandas()))
+    for layer, facts in result.provenance["truth"].items():
+        show_table(f"layer {layer}", facts)
+    codes = result.table("codes").to_pandas()
+    neurons = second_order_result(store, result.provenance["mlp_layers"]).table("neurons")
+    title = f"Sparse codes, the first {top} texts of the strongest neurons"
+    table = Table("layer.neuron", "texts", title=title, title_justify="left", box=SIMPLE)
+    coded = codes[["layer", "neuron"]].drop_duplicates()
+    for row in strongest(neurons.to_pandas().merge(coded)).itertuples():
+        of = (codes["layer"] == row.layer) & (codes["neuron"] == row.neuron) & (codes["rank"] < top)
+        texts = codes[of].sort_values("rank")
+        pairs = list(zip(texts["text"], texts["coefficient"], strict=True))
+        table.add_row(f"{row.layer}.{row.neuron}", signed(pairs))
+    return table
+
+
+def show_neuron(config: ShowConfig) -> Table:
+    """Draw one neuron and print its texts."""
+    if config.layer is None or config.neuron is None:
+        raise FacetError("facet show neuron needs --layer and --neuron")
+    store = open_store(config.store)
+    parse_mlp_layers(str(config.layer), store.meta.layers)
+    if not 0 <= config.neuron < store.meta.mlp_width:
+        raise FacetError(
+            f"--neuron {config.neuron}: the layers of this model have neurons 0 to "
+            f"{store.meta.mlp_width - 1}"
+        )
+    found = second_order_result(store, [config.layer])
+    codes = latest_codes(store, config.layer)
+    pictures = NeuronPictures(
+        store,
+        store_model(store, config.pretrained),
+        config.layer,
+        found.table("top_images").to_pandas(),
+        None if codes is None else codes.table("codes").to_pandas(),
+    )
+    place = urls.join(
+        found.url if config.out is None else urls.absolute(config.out),
+        f"neuron-{config.layer:02d}-{config.neuron:05d}.png",
+    )
+    urls.put_bytes(place, png(pictures.figure(config.neuron)))
+    title = f"MLP layer {config.layer}, neuron {config.neuron}"
+    table = Table("coefficient", "text", title=title, title_justify="left", box=SIMPLE)
+    for text, coefficient in pictures.texts(config.neuron, config.top):
+        table.add_row(f"{coefficient:+.4f}", text)
+    console.print(table)
+    images = ", ".join(map(str, pictures.top(config.neuron)["image"]))
+    facts = {"top images": images, "histogram over": pictures.norms(config.neuron)[1]}
+    for image, why in pictures.unreadable.items():
+        facts[f"image {image}"] = f"cannot be read again, drawn grey: {why}"
+    if codes is None:
+        facts["texts"] = (
+            f"none: run `facet omp --store {config.store} --mlp-layers {config.layer} --pool …`"
+        )
+    elif not table.row_count:
+        facts["texts"] = "none: the neuron has no effect"
+    show_table("done", facts)
+    console.print(place)
+    return table
+
+
+def latest_codes(store: Store, layer: int) -> Result | None:
+    """The codes that were found last of a layer's neurons."""
+    for result in reversed(finished_results(store.url, "omp")):
+        if layer in result.provenance["mlp_layers"]:
+            return result
+    return None
+
+
+TABLES: dict[str, Callable[[Store, Result, int], Table]] = {
+    "textspan": lambda store, result, top: head_table(
+        result.table("descriptions").to_pandas(), top
+    ),
+    "ablate": lambda store, result, top: accuracy_table(result.table("accuracy").to_pandas()),
+    "second-order": lambda store, result, top: neuron_table(result.table("neurons").to_pandas()),
+    "omp": code_table,
+}
 
 
 if __name__ == "__main__":

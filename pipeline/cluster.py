@@ -18,9 +18,10 @@ ATTEMPTS = 4
     reraise=True,
 )
 def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` names; else start one on this machine.
+    """Join the cluster that ``RAY_ADDRESS`` names, or that runs on this machine; else start one.
 
-    Does nothing if this process is already connected.
+    ``RAY_ADDRESS=auto``, which ``cluster.yaml`` sets on its nodes, never starts one: a job there
+    says so if the cluster is down. Does nothing if this process is already connected.
     """
     if ray.is_initialized():
         return
@@ -30,6 +31,17 @@ def connect() -> None:
     except BaseException:
         ray.shutdown()  # what had started of the node would stand in the way of the next try
         raise
+
+
+def joined() -> bool:
+    """Whether this is a cluster with a life of its own, which may grow."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def free() -> dict[str, float]:
+    """CPUs, GPUs and bytes of memory that nobody has asked for."""
+    free = ray.available_resources()
+    return {name: free.get(name, 0.0) for name in ("CPU", "GPU", "memory")}
 
 
 def resources() -> dict[str, float]:

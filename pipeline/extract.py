@@ -1,36 +1,35 @@
 """The Ray side of extraction: actors that own the model, tasks that decode ahead, one driver.
 
-The driver hands out shards that the ledger lacks. Ray restarts an actor or a task that
-dies and runs its work again; a shard is written whole and idempotently, so again is safe.
+The driver hands out shards that the ledger lacks; a shard whose actor dies is handed out again.
+A shard is written whole and idempotently, so again is safe.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError, WorkerCrashedError
 
 from storage import ledger
 from storage.errors import FacetError
+from storage.metadata import Metadata
 from storage.store import Store
 
+from . import cluster as ray_cluster
+from . import logs, metrics, plan
+from .crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
 from .extractor import Extractor, ShardReport
 from .images.batches import Batch, load_batch
 from .models import VisionModel
-from .plan import SHARDS_IN_FLIGHT
 
-# Half a CPU each lets one actor and one decoding task share a single core.
-ACTOR_CPUS = 0.5
-DECODE_CPUS = 0.5
 RESTARTS = 20
-RETRIES = 5
+# On the nodes that have room, instead of filling one after the other.
+SPREAD = "SPREAD"
 
 
 class TooManyBadImages(FacetError):
@@ -60,12 +59,31 @@ class Workers:
 
 @dataclass
 class Progress:
-    """What has become of the run so far; ``images`` counts those computed in this run."""
+    """What has become of the run so far.
+
+    Attributes
+    ----------
+    total, images, shards : int
+        To do, computed and finished in this run.
+    bad : Counter
+        Bad images by reason, in all finished shards.
+    sums, largest : dict of str to float
+        Of ``residual`` and ``rounding``, over the images of all finished shards that are ok.
+    """
 
     total: int
     images: int = 0
     shards: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    sums: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def count(self, facts: dict[str, dict[str, Any]]) -> None:
+        """Take in what the ledger keeps of a finished shard."""
+        self.bad.update(facts["bad"])
+        for name in facts.keys() & {"residual", "rounding"}:
+            self.sums[name] = self.sums.get(name, 0.0) + facts[name]["sum"]
+            self.largest[name] = max(self.largest.get(name, 0.0), facts[name]["max"])
 
 
 def choose_workers(
@@ -91,10 +109,12 @@ def choose_workers(
     fit : callable
         How many actors the cluster's memory holds, given the batch size.
 
+    A GPU that is asked for and not there is waited for: a cluster that grows may bring it.
+
     Raises
     ------
     FacetError
-        If the cluster has no GPU and one was asked for, or a number is not positive.
+        If a number is not positive.
     """
     cpus, gpus = max(1, int(cluster["CPU"])), int(cluster["GPU"])
     for flag, value in (("--num-actors", actors), ("--batch-size", batch_size)):
@@ -103,9 +123,7 @@ def choose_workers(
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     if device == "cuda":
-        if not gpus:
-            raise FacetError("--device cuda: the Ray cluster has no GPU; use --device cpu or auto")
-        return Workers(device, actors or gpus, 1, batch_size or 256)
+        return Workers(device, actors or max(1, gpus), 1, batch_size or 256)
     batch_size = batch_size or 32
     # Single threads do not wait for each other: two actors outrun one with two threads.
     count = min(actors or max(1, min(cpus, fit(batch_size))), shards)
@@ -113,15 +131,17 @@ def choose_workers(
 
 
 class _Actor:
-    """An extractor as Ray calls it: the model and the batches come as references.
-
-    The model comes with the work, not with the constructor: a restarted actor then has it too.
-    """
+    """An extractor as Ray calls it: the model and the batches come as references."""
 
     def __init__(self, url: str, device: str, threads: int) -> None:
         self._make = partial(Extractor, url, device=device, threads=threads)
         self._making = threading.Lock()
         self._extractor: Extractor | None = None
+        logs.start("extract", worker=True)
+        logs.event("actor started", device=device, store=url)
+
+    def ready(self) -> None:
+        """Returns once the actor runs."""
 
     def extract(
         self, shard: int, model: list[ray.ObjectRef[VisionModel]], refs: list[ray.ObjectRef[Batch]]
@@ -129,10 +149,23 @@ class _Actor:
         with self._making:
             if self._extractor is None:
                 self._extractor = self._make(ray.get(model[0]))
-        return self._extractor.extract(shard, (ray.get(ref) for ref in refs))
+        report = self._extractor.extract(shard, (ray.get(ref) for ref in refs))
+        metrics.count_shard(report)
+        return report
 
     def progress(self) -> int:
         return 0 if self._extractor is None else self._extractor.progress()
+
+
+def needs(meta: Metadata, model: VisionModel, workers: Workers) -> Needs:
+    """What one actor asks Ray for: a GPU of its own if it uses one, and its projected memory."""
+    projection = plan.project(
+        meta,
+        batch_size=workers.batch_size,
+        image_side=max(model.preprocess.size),
+        parameters=sum(p.numel() for p in model.module.parameters()),
+    )
+    return Needs(ACTOR_CPUS, 1 if workers.device == "cuda" else 0, projection.actor)
 
 
 def run(
@@ -142,6 +175,7 @@ def run(
     *,
     max_bad: float,
     report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = print,
 ) -> Progress:
     """Extract every shard that the ledger lacks.
 
@@ -156,49 +190,55 @@ def run(
         Fraction of the store's images that may be bad.
     report : callable
         Called about twice a second.
+    say : callable
+        Told what the actors ask Ray for and, while the cluster cannot give it, what is waited for.
 
     Raises
     ------
     TooManyBadImages
         When ``max_bad`` is passed; the shards done are kept.
     FacetError
-        Whatever an actor found wrong that the user can mend.
+        Whatever an actor found wrong that the user can mend; if actors cannot start or die again
+        and again; if there is no GPU, one was asked for, and none can come.
     """
     store.sweep()
     done = store.done_shards()
     pending = [s for s in range(store.meta.shards) if s not in done]
     progress = Progress(total=sum(_images(store, s) for s in pending))
-    for shard in sorted(done):
-        progress.bad.update(ledger.read_facts(store.url, shard)["bad"])
+    for facts in ledger.read_facts(store.url, sorted(done)):
+        progress.count(facts)
     _check_bad(store, progress, max_bad)
     if not pending:
         return progress
-    actors = _start_actors(store.url, workers, len(pending))
-    done_images = 0
-    try:
-        for finished in _drive(store, actors, model, workers.batch_size, pending):
-            if isinstance(finished, ShardReport):
-                progress.shards += 1
-                done_images += finished.images
-                progress.bad.update(finished.bad)
-                _check_bad(store, progress, max_bad)
-            else:
-                # A restarted actor counts from zero again: never go back, never under what is done.
-                progress.images = max(progress.images, finished, done_images)
-            report(progress)
-    except RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, FacetError) else error) from None
-    except (ActorDiedError, WorkerCrashedError) as error:
-        raise FacetError(
-            f"a worker died {RETRIES} times over on the same work: {error}\n"
-            "It is probably out of memory: lower --batch-size, --shard-size or --num-actors. "
-            "Finished shards are kept; the same command goes on from them."
-        ) from error
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    for finished in _crew(store, model, workers, len(pending), say).work(
+        pending, partial(_images, store)
+    ):
+        if isinstance(finished, ShardReport):
+            progress.shards += 1
+            log_shard(finished)
+            progress.count(finished.facts)
+            _check_bad(store, progress, max_bad)
+        else:
+            # What a dead actor had half done is computed again: the count never goes back.
+            progress.images = min(max(progress.images, finished), progress.total)
+        report(progress)
+    progress.images = progress.total
+    report(progress)
     return progress
+
+
+def log_shard(report: ShardReport) -> None:
+    """One line of the driver's log."""
+    logs.event(
+        "shard finished",
+        shard=report.shard,
+        images=report.images,
+        bad=report.bad,
+        bytes=report.bytes,
+        compute_seconds=round(report.compute_seconds, 3),
+        write_seconds=round(report.write_seconds, 3),
+        done_on=report.node,
+    )
 
 
 def _images(store: Store, shard: int) -> int:
@@ -206,53 +246,47 @@ def _images(store: Store, shard: int) -> int:
     return stop - start
 
 
-def _start_actors(url: str, workers: Workers, pending: int) -> list[Any]:
-    actor_class = ray.remote(_Actor).options(
-        num_cpus=ACTOR_CPUS,
-        num_gpus=1 if workers.device == "cuda" else 0,
-        max_restarts=RESTARTS,
-        max_task_retries=RETRIES,
-        max_concurrency=SHARDS_IN_FLIGHT + 1,  # and one for progress()
+def _crew(
+    store: Store, model: VisionModel, workers: Workers, pending: int, say: Callable[[str], None]
+) -> Crew[ShardReport]:
+    if workers.device == "cuda" and not ray_cluster.resources()["GPU"] and not ray_cluster.joined():
+        raise FacetError("--device cuda: this machine has no GPU; use --device cpu or auto")
+    asked = needs(store.meta, model, workers)
+    say(f"each of {min(workers.actors, pending)} workers asks Ray for {asked}")
+    actor_class = ray.remote(_Actor)
+    decode = ray.remote(load_batch).options(
+        num_cpus=DECODE_CPUS, max_retries=RETRIES, scheduling_strategy=SPREAD
     )
-    return [
-        actor_class.remote(url, workers.device, workers.threads)
-        for _ in range(min(workers.actors, pending))
-    ]
+    weights, resize, batch = ray.put(model), model.preprocess.resize, workers.batch_size
 
+    def hire(options: dict[str, Any]) -> Any:
+        # One slot more than shards, for progress().
+        options |= {"max_concurrency": plan.SHARDS_IN_FLIGHT + 1, "scheduling_strategy": SPREAD}
+        return actor_class.options(**options).remote(store.url, workers.device, workers.threads)
 
-def _drive(
-    store: Store, actors: list[Any], model: VisionModel, batch_size: int, pending: list[int]
-) -> Iterator[ShardReport | int]:
-    """Keep every actor's slots full; yield shard reports, and the images computed so far."""
-    decode = ray.remote(load_batch).options(num_cpus=DECODE_CPUS, max_retries=RETRIES)
-    weights, resize = ray.put(model), model.preprocess.resize
-    queue = iter(pending)
-    under_way: dict[ray.ObjectRef, Any] = {}
-
-    def hand_out(actor: Any) -> None:
-        shard = next(queue, None)
-        if shard is None:
-            return
+    def hand_out(actor: Any, shard: int) -> ray.ObjectRef[ShardReport]:
         start, stop = store.meta.rows(shard)
         refs = [
-            decode.remote(store.url, at, min(at + batch_size, stop), resize)
-            for at in range(start, stop, batch_size)
+            decode.remote(store.url, at, min(at + batch, stop), resize)
+            for at in range(start, stop, batch)
         ]
-        under_way[actor.extract.remote(shard, [weights], refs)] = actor
+        return actor.extract.remote(shard, [weights], refs)
 
-    for _ in range(SHARDS_IN_FLIGHT):
-        for actor in actors:
-            hand_out(actor)
-    computed = dict.fromkeys(range(len(actors)), 0)
-    while under_way:
-        ready, _ = ray.wait(list(under_way), num_returns=1, timeout=0.5)
-        for ref in ready:
-            hand_out(under_way.pop(ref))
-            yield ray.get(ref)
-        for number, actor in enumerate(actors):
-            with contextlib.suppress(RayError):  # an actor that is being restarted cannot say
-                computed[number] = ray.get(actor.progress.remote(), timeout=1.0)
-        yield sum(computed.values())
+    def recover(shard: int) -> ShardReport | None:
+        if shard not in store.done_shards():
+            return None
+        (facts,) = ledger.read_facts(store.url, [shard])
+        return ShardReport(shard, _images(store, shard), facts)
+
+    return Crew(
+        hire,
+        hand_out,
+        recover,
+        size=min(workers.actors, pending),
+        slots=plan.SHARDS_IN_FLIGHT,
+        needs=asked,
+        say=say,
+    )
 
 
 def _check_bad(store: Store, progress: Progress, max_bad: float) -> None:

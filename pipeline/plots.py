@@ -71,7 +71,7 @@ def ablation_figures(table: pd.DataFrame) -> dict[str, Figure]:
     baseline = whole[whole["study"] == "none"].iloc[0]
     figures = {}
     for study, rows in whole.groupby("study", sort=False):
-        if study in ("layers", "textspan"):
+        if study in ("layers", "textspan", "neurons", "effects"):
             figures[str(study)] = _lines(rows, baseline, str(study))
         elif study == "heads":
             figures[str(study)] = _head_map(rows)
@@ -96,7 +96,8 @@ def _lines(rows: pd.DataFrame, baseline: pd.Series, study: str) -> Figure:
     axis.axhspan(baseline["low"], baseline["high"], color=GREY, alpha=0.3)
     axis.axhline(baseline["accuracy"], color=GREY, label="nothing ablated")
     axis.set_xticks(sorted({int(x) for x in rows["at"]}))
-    axis.set_xlabel("texts a head keeps" if study == "textspan" else "layer l")
+    names = {"textspan": "texts a head keeps", "layers": "layer l"}
+    axis.set_xlabel(names.get(study, "MLP layer"))
     _accuracy_axis(axis)
     axis.legend(fontsize=8)
     return figure

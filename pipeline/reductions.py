@@ -130,8 +130,9 @@ def _missing(
 ) -> dict[tuple[str, ...], list[int]]:
     """Finished shards that are not counted, by the components that lack them."""
     groups: dict[tuple[str, ...], list[int]] = {}
+    counted = {c: facts.counted(c) for c in sorted(components)}
     for shard in sorted(store.done_shards()):
-        lacking = tuple(c for c in sorted(components) if shard not in facts.counted(c))
+        lacking = tuple(c for c, shards in counted.items() if shard not in shards)
         if lacking:
             groups.setdefault(lacking, []).append(shard)
     return groups

@@ -26,7 +26,9 @@ from .subsets import SubsetError, shard_rows
 if TYPE_CHECKING:
     from .models import ModelMaps
 
-Study = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
+# Of contributions to the output; `neuron_studies` and `neuron_comparison` have those of neurons.
+DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
+Study = DirectStudy | Literal["neurons", "effects"]
 RANDOM_TRIALS = 5
 
 
@@ -48,10 +50,25 @@ class Step:
     at: str
     ablation: ablate.Ablation
 
+    @property
+    def name(self) -> str:
+        """What was replaced by its mean."""
+        return self.ablation.name
+
+
+@dataclass(frozen=True)
+class NamedStep:
+    """A step whose ablation is not one of contributions: ``name`` says what was replaced."""
+
+    study: str
+    series: str
+    at: str
+    name: str
+
 
 def steps(
     size: ablate.Size,
-    studies: Sequence[Study],
+    studies: Sequence[DirectStudy],
     *,
     spans: Mapping[str, Mapping[ablate.Head, np.ndarray]] | None = None,
     counts: Sequence[int] = (),
@@ -204,9 +221,10 @@ def _parts(
         )
 
 
-def check(store: Store, studies: Sequence[Study], label_column: str) -> None:
+def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> None:
     """Refuse what the store cannot answer, before anything is read."""
-    needed = ["heads", "mlps", *(["tokens"] if "class-token" in studies else [])]
+    needed = ["heads", "mlps"] if studies else []
+    needed += ["tokens"] if "class-token" in studies else []
     lacking = [n for n in needed if n not in store.meta.components]
     if lacking:
         raise StoreError(
@@ -233,6 +251,11 @@ def run(plan: Plan, shards: Sequence[int], report: Callable[[int], None]) -> Pre
             f"--where {plan.where!r} matches no image that is ok in the {len(shards)} finished "
             "shards: check the values in the image table"
         )
+    return join_images(found)
+
+
+def join_images(found: Sequence[Predictions]) -> Predictions:
+    """The same ablations of one set of images after the other."""
     return Predictions(
         np.concatenate([f.predicted for f in found], axis=1),
         np.concatenate([f.truth for f in found]),
@@ -240,18 +263,27 @@ def run(plan: Plan, shards: Sequence[int], report: Callable[[int], None]) -> Pre
     )
 
 
+def join_ablations(found: Sequence[Predictions]) -> Predictions:
+    """Further ablations of the same images; the baseline is the first's."""
+    first, *others = found
+    predicted = np.concatenate([first.predicted, *(f.predicted[1:] for f in others)])
+    return Predictions(predicted, first.truth, first.groups)
+
+
 def _predict_with(item: tuple[list[ray.ObjectRef], int]) -> Predictions:
     return predict_shard(ray.get(item[0][0]), item[1])
 
 
-def study_table(found: Predictions, classes: Classes, made: Sequence[Step]) -> pd.DataFrame:
+def study_table(
+    found: Predictions, classes: Classes, made: Sequence[Step | NamedStep]
+) -> pd.DataFrame:
     """Accuracies with intervals, one row an ablation and a cell; the baseline's study is "none".
 
     See ``accuracy_table`` for the columns after ``study``, ``series`` and ``at``.
     """
-    names = [step.ablation.name for step in made]
+    names = [step.name for step in made]
     table = accuracy_table(found.predicted, names, found.truth, classes.names, found.groups)
-    where = {s.ablation.name: (s.study, s.series, s.at) for s in made} | {"none": ("none", "", "")}
+    where = {s.name: (s.study, s.series, s.at) for s in made} | {"none": ("none", "", "")}
     places = pd.DataFrame(
         [where[name] for name in table["ablation"]], columns=["study", "series", "at"]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,36 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from . import urls
 from .layout import ArraySpec
 
 
 def create_group(url: str, specs: list[ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Create empty arrays; the attributes and the consolidated metadata are written last.
+    """Create empty arrays; the group's own object, with the attributes, is put last.
 
-    A group without its attributes is one whose creation was cut short.
+    A group without it is one whose creation was cut short. Two drivers may create the same
+    group at once: each puts the same bytes, nothing is removed, and no chunk is touched.
     """
-    group = zarr.open_group(urls.zarr_store(url, read_only=False), mode="w")
+    objects: dict[str, Buffer] = {}
+    group = zarr.open_group(MemoryStore(objects), mode="w")
+    create_arrays(group, specs)
+    for axis, size in {d: n for s in specs for d, n in zip(s.dims, s.shape, strict=True)}.items():
+        if axis in ("layer", "head", "block"):
+            array = group.create_array(axis, shape=(size,), dtype="int64", dimension_names=(axis,))
+            array[:] = np.arange(size)
+    group.attrs.update(dict(attributes))
+    consolidate(group)
+    for key in sorted(objects, key=lambda key: (key == "zarr.json", key)):
+        urls.put_bytes(urls.join(url, key), objects[key].to_bytes())
+
+
+def create_arrays(
+    group: zarr.Group, specs: Iterable[ArraySpec], *, overwrite: bool = False
+) -> None:
+    """Create empty arrays, cut and compressed as every array of a store is."""
     for spec in specs:
         text = spec.dtype == "str"
         group.create_array(
@@ -42,21 +61,16 @@ def create_group(url: str, specs: list[ArraySpec], attributes: Mapping[str, Any]
                 Crc32cCodec(),
             ],
             dimension_names=spec.dims,
+            overwrite=overwrite,
         )
-    for axis, size in {d: n for s in specs for d, n in zip(s.dims, s.shape, strict=True)}.items():
-        if axis in ("layer", "head", "block"):
-            array = group.create_array(axis, shape=(size,), dtype="int64", dimension_names=(axis,))
-            array[:] = np.arange(size)
-    group.attrs.update(dict(attributes))
-    consolidate(group)
 
 
-def consolidate(group: zarr.Group) -> None:
+def consolidate(group: zarr.Group) -> zarr.Group:
     """Gather the metadata of all arrays in the group's own, so that opening it is one read."""
     with warnings.catch_warnings():
         # zarr v3 has no word on consolidation yet; every reader may ignore it.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(group.store)
+        return zarr.consolidate_metadata(group.store, path=group.path, zarr_format=3)
 
 
 def write_dataset(
@@ -73,9 +87,8 @@ def write_dataset(
         consolidated=False,
         encoding={name: {"chunks": shape} for name, shape in (chunks or {}).items()},
     )
-    group = urls.open_group(url, mode="r+")
+    group = consolidate(urls.open_group(url, mode="r+"))
     group.attrs.update(dict(attributes or {}))
-    consolidate(group)
 
 
 def write_rows(group: zarr.Group, name: str, start: int, values: NDArray) -> None:
@@ -94,4 +107,5 @@ def write_rows(group: zarr.Group, name: str, start: int, values: NDArray) -> Non
 def open_dataset(url: str, images_per_block: int | None = None) -> xr.Dataset:
     """A zarr group as a lazy ``xarray.Dataset``, in blocks of whole shards."""
     chunks: Any = {} if images_per_block is None else {"image": images_per_block}
-    return xr.open_zarr(urls.zarr_store(url, read_only=True), chunks=chunks, consolidated=True)
+    store = urls.zarr_store(url, read_only=True)
+    return xr.open_zarr(store, chunks=chunks, consolidated=True, zarr_format=3)

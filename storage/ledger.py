@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -30,13 +31,18 @@ SCHEMA = pa.schema(
     ]
 )
 _PART = re.compile(r"part-(\d{8})\.parquet")
+# Holds the footer of a part, unless its facts are long; parts that are read together.
+TAIL = 16_384
+AT_ONCE = 1000
 
 
-def part_url(url: str, shard: int) -> str:
-    return urls.join(url, LEDGER, f"part-{shard:08d}.parquet")
+def part_url(url: str, shard: int, folder: str = LEDGER) -> str:
+    return urls.join(url, folder, f"part-{shard:08d}.parquet")
 
 
-def write_part(url: str, shard: int, rows: pa.Table, facts: dict[str, Any]) -> None:
+def write_part(
+    url: str, shard: int, rows: pa.Table, facts: dict[str, Any], folder: str = LEDGER
+) -> None:
     """Declare a shard finished.
 
     Parameters
@@ -48,28 +54,49 @@ def write_part(url: str, shard: int, rows: pa.Table, facts: dict[str, Any]) -> N
         One row an image of the shard, with ``SCHEMA``.
     facts : dict
         JSON-able facts about the shard, kept in the part's own metadata.
+    folder : str
+        Which of the store's ledgers: its own, or one of neurons.
     """
     metadata = {b"facet": json.dumps(facts, sort_keys=True).encode()}
     buffer = io.BytesIO()
     pq.write_table(rows.cast(SCHEMA).replace_schema_metadata(metadata), buffer)
-    urls.put_bytes(part_url(url, shard), buffer.getvalue())
+    urls.put_bytes(part_url(url, shard, folder), buffer.getvalue())
 
 
-def done_shards(url: str) -> set[int]:
+def done_shards(url: str, folder: str = LEDGER) -> set[int]:
     """Shards whose ledger part exists: one listing, no file is opened."""
-    names = urls.list_names(urls.join(url, LEDGER))
+    names = urls.list_names(urls.join(url, folder))
     return {int(m.group(1)) for name in names if (m := _PART.fullmatch(name))}
 
 
-def read_facts(url: str, shard: int) -> dict[str, Any]:
-    """The facts kept with a finished shard."""
-    schema = pq.read_schema(io.BytesIO(urls.read_bytes(part_url(url, shard))))
-    return json.loads((schema.metadata or {}).get(b"facet", b"{}"))
+def read_facts(url: str, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """The facts kept with finished shards, in order: only the end of each part is read."""
+    places = [part_url(url, shard) for shard in shards]
+    for first in range(0, len(places), AT_ONCE):
+        some = places[first : first + AT_ONCE]
+        for place, tail in zip(some, urls.read_tails(some, TAIL), strict=True):
+            try:
+                # A part ends with its footer, the footer's length, and four letters.
+                footer = int.from_bytes(tail[-8:-4], "little") + 8
+                if footer > len(tail):
+                    (tail,) = urls.read_tails([place], footer)
+                metadata = pq.read_metadata(io.BytesIO(tail)).metadata or {}
+            except pa.ArrowInvalid as error:
+                raise StoreError(
+                    f"{place} is damaged: {error}. Delete it: its shard is then done again"
+                ) from error
+            yield json.loads(metadata.get(b"facet", b"{}"))
 
 
-def read_part(url: str, shard: int) -> pa.Table:
+def finished_at(url: str) -> dict[int, float]:
+    """When each finished shard's part was written, seconds since 1970: one listing."""
+    found = urls.list_times(urls.join(url, LEDGER))
+    return {int(m.group(1)): when for n, when in found.items() if (m := _PART.fullmatch(n))}
+
+
+def read_part(url: str, shard: int, folder: str = LEDGER) -> pa.Table:
     """One finished shard's rows."""
-    return pq.read_table(io.BytesIO(urls.read_bytes(part_url(url, shard))), schema=SCHEMA)
+    return pq.read_table(io.BytesIO(urls.read_bytes(part_url(url, shard, folder))), schema=SCHEMA)
 
 
 def read_ledger(url: str) -> pa.Table:
@@ -77,9 +104,10 @@ def read_ledger(url: str) -> pa.Table:
     shards = sorted(done_shards(url))
     if not shards:
         return SCHEMA.empty_table()
-    fs, _ = urls.filesystem(url)
-    paths = [urls.filesystem(part_url(url, s))[1] for s in shards]
+    fs, place = urls.filesystem(url)
+    paths = [part_url(place, s) for s in shards]
     try:
-        return ds.dataset(paths, schema=SCHEMA, format="parquet", filesystem=fs).to_table()
+        with urls.naming(urls.join(url, LEDGER), "read"):
+            return ds.dataset(paths, schema=SCHEMA, format="parquet", filesystem=fs).to_table()
     except pa.ArrowInvalid as error:
         raise StoreError(f"a ledger part of {url} cannot be read: {error}") from error

@@ -19,6 +19,23 @@ from .arrays import open_dataset, write_dataset
 from .errors import StoreError
 from .layout import RESULTS
 
+_ACCURACY = pa.schema(
+    {
+        "study": pa.string(),
+        "series": pa.string(),
+        "at": pa.string(),
+        "ablation": pa.string(),
+        "scope": pa.string(),
+        "name": pa.string(),
+        "n": pa.int64(),
+        "accuracy": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
+        "change": pa.float64(),
+        "change_low": pa.float64(),
+        "change_high": pa.float64(),
+    }
+)
 # The tables of every job, by job and file; `SCHEMA.md` says what the columns are.
 TABLES = {
     "encode_texts/texts": pa.schema({"text": pa.string()}),
@@ -43,21 +60,104 @@ TABLES = {
             "texts_about": pa.int64(),
         }
     ),
-    "ablate/accuracy": pa.schema(
+    "ablate/accuracy": _ACCURACY,
+    "ablate/effects": pa.schema(
         {
-            "study": pa.string(),
-            "series": pa.string(),
-            "at": pa.string(),
-            "ablation": pa.string(),
-            "scope": pa.string(),
-            "name": pa.string(),
-            "n": pa.int64(),
-            "accuracy": pa.float64(),
-            "low": pa.float64(),
-            "high": pa.float64(),
-            "change": pa.float64(),
-            "change_low": pa.float64(),
-            "change_high": pa.float64(),
+            "layer": pa.int64(),
+            "effect": pa.string(),
+            "neurons": pa.int64(),
+            "images": pa.int64(),
+            "explained": pa.float64(),
+        }
+    ),
+    "second_order/neurons": pa.schema(
+        {
+            "layer": pa.int64(),
+            "neuron": pa.int64(),
+            "norm_mean": pa.float64(),
+            "norm_max": pa.float64(),
+            "norm_large": pa.float64(),
+            "explained_top": pa.float64(),
+            "explained": pa.float64(),
+            "positive": pa.int64(),
+        }
+    ),
+    "second_order/top_images": pa.schema(
+        {
+            "layer": pa.int64(),
+            "neuron": pa.int64(),
+            "rank": pa.int64(),
+            "image": pa.int64(),
+            "norm": pa.float64(),
+            "score": pa.float64(),
+            "peak": pa.float64(),
+        }
+    ),
+    "omp/codes": pa.schema(
+        {
+            "layer": pa.int64(),
+            "neuron": pa.int64(),
+            "rank": pa.int64(),
+            "text": pa.string(),
+            "coefficient": pa.float64(),
+        }
+    ),
+    "omp/fits": pa.schema(
+        {
+            "layer": pa.int64(),
+            "neuron": pa.int64(),
+            "terms": pa.int64(),
+            "residual": pa.float64(),
+        }
+    ),
+    "omp/accuracy": _ACCURACY,
+    "omp/truth": pa.schema(
+        {
+            "layer": pa.int64(),
+            "neuron": pa.int64(),
+            "text": pa.string(),
+            "attribute": pa.string(),
+            "value": pa.string(),
+            "auc": pa.float64(),
+            "auc_random": pa.float64(),
+        }
+    ),
+    "rosetta/concepts": pa.schema(
+        {
+            "concept": pa.int64(),
+            "hub_layer": pa.string(),
+            "hub_unit": pa.int64(),
+            "model": pa.string(),
+            "layer": pa.string(),
+            "unit": pa.int64(),
+            "correlation": pa.float64(),
+            "even": pa.float64(),
+            "odd": pa.float64(),
+            "replicates": pa.bool_(),
+        }
+    ),
+    "rosetta/buddies": pa.schema(
+        {
+            "model_a": pa.string(),
+            "layer_a": pa.string(),
+            "unit_a": pa.int64(),
+            "model_b": pa.string(),
+            "layer_b": pa.string(),
+            "unit_b": pa.int64(),
+            "correlation": pa.float64(),
+            "even": pa.float64(),
+            "odd": pa.float64(),
+            "replicates": pa.bool_(),
+        }
+    ),
+    "rosetta/units": pa.schema(
+        {
+            "model": pa.string(),
+            "layer": pa.string(),
+            "unit": pa.int64(),
+            "mean": pa.float64(),
+            "std": pa.float64(),
+            "state": pa.string(),
         }
     ),
 }
@@ -155,14 +255,20 @@ def find_result(url: str, job: str, config: Mapping[str, Any]) -> Result | None:
 
 def latest_result(url: str, job: str) -> Result:
     """The run of a job that finished last."""
+    found = finished_results(url, job)
+    if not found:
+        name = job.replace("_", "-")
+        raise StoreError(f"no results of {name} in {url}: run `facet {name} --store {url} …` first")
+    return found[-1]
+
+
+def finished_results(url: str, job: str) -> list[Result]:
+    """All finished runs of a job, the last to finish last."""
     places = [
         urls.join(url, RESULTS, job, n) for n in urls.list_names(urls.join(url, RESULTS, job))
     ]
     found = [r for place in places if (r := _read(place, job)) is not None]
-    if not found:
-        name = job.replace("_", "-")
-        raise StoreError(f"no results of {name} in {url}: run `facet {name} --store {url} …` first")
-    return max(found, key=lambda result: result.provenance.get("finished", ""))
+    return sorted(found, key=lambda result: result.provenance.get("finished", ""))
 
 
 def _read(place: str, job: str) -> Result | None:

@@ -11,10 +11,10 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from . import arrays, images, ledger, urls
+from . import arrays, images, ledger, neurons, urls
 from .errors import StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
-from .metadata import Metadata, parse
+from .metadata import Metadata, parse, require_same
 from .reductions import Reductions, find_reductions
 from .validate import faults
 
@@ -34,8 +34,19 @@ def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> St
     """Create the arrays of a new store, whose image table already stands.
 
     The driver alone calls this. The contributions' attributes are written last: they mark
-    the store as created, and a creation cut short is simply done again.
+    the store as created, and a creation cut short is simply done again. A store that another
+    driver has created meanwhile is taken if it is the same.
     """
+    done = ledger.done_shards(url)
+    existing = find_metadata(url)
+    if existing is not None:
+        require_same(existing, meta, url)
+        return open_store(url, mode="r+")
+    if done:
+        raise StoreError(
+            f"{url} has {len(done)} finished shards, but nothing says of what: "
+            f"{CONTRIBUTIONS}/zarr.json is missing. Put it back, or choose another --store"
+        )
     arrays.create_group(urls.join(url, MODEL), model_arrays(meta), {})
     group = urls.open_group(urls.join(url, MODEL), mode="r+")
     for spec in model_arrays(meta):
@@ -165,6 +176,15 @@ class Store:
             )
         return found
 
+    def neurons(self, mlp_layer: int) -> xr.Dataset:
+        """What is kept of one MLP layer's neurons, lazy: see ``SCHEMA.md``.
+
+        ``coefficients`` (image, path, neuron), ``peaks`` and ``norms`` (image, neuron), as far as
+        `facet second-order` was asked to keep them; a path's ``path_layer`` and ``path_head`` are
+        coordinates.
+        """
+        return neurons.open_neurons(self.url, mlp_layer)
+
     def _component(self, name: str) -> xr.DataArray:
         if name not in self.meta.components:
             raise StoreError(
@@ -247,5 +267,6 @@ class Store:
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; returns how many files."""
         return sum(
-            urls.sweep_partial(urls.join(self.url, d)) for d in (CONTRIBUTIONS, LEDGER, IMAGES)
+            urls.sweep_partial(urls.join(self.url, d))
+            for d in (CONTRIBUTIONS, LEDGER, IMAGES, neurons.STATES)
         )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 from zarr.abc.store import Store as ZarrStore
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
 from .errors import StoreError
+from .objects import ObjectStore, naming, object_store, refuse_credentials
 
 
 def is_local(url: str) -> bool:
@@ -23,7 +28,8 @@ def is_local(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The same place, named so that every worker finds it."""
+    """The same place, named so that every worker finds it; no credentials may be in it."""
+    refuse_credentials(url)
     return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
 
 
@@ -33,30 +39,48 @@ def join(url: str, *parts: str) -> str:
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec file system of a URL and the path inside it."""
-    fs, path = fsspec.core.url_to_fs(absolute(url))
-    # A listing remembered from before another writer's put would hide finished shards.
-    fs.use_listings_cache = False
-    fs.invalidate_cache()
-    return fs, path
+    if not is_local(url):
+        return object_store(url)
+    return LocalFileSystem(), absolute(url)
 
 
 def exists(url: str) -> bool:
+    """Whether an object is there; an error is never taken for a no."""
     fs, path = filesystem(url)
-    return fs.exists(path)
+    with naming(url, "looked up"):
+        try:
+            fs.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
 
 def read_bytes(url: str) -> bytes:
     fs, path = filesystem(url)
-    return fs.cat_file(path)
+    with naming(url, "read"):
+        # Some object stores are asked for the size first unless a range is named.
+        return fs.cat_file(path, start=0)
+
+
+def read_tails(urls: Sequence[str], size: int) -> list[bytes]:
+    """The last ``size`` bytes of many objects of one place, many at once where that is quicker."""
+    fs, _ = filesystem(urls[0])
+    paths = [fs._strip_protocol(url) for url in urls]
+    with naming(urls[0], "read"):
+        return fs.cat_ranges(paths, [-size] * len(paths), [None] * len(paths), on_error="raise")
 
 
 def put_bytes(url: str, data: bytes) -> None:
     """Write an object whole or not at all: rename on a file system, one put on an object store."""
-    fs, path = filesystem(url)
-    if not is_local(url):
-        fs.pipe_file(path, data)
+    if is_local(url):
+        _put_file(Path(absolute(url)), data)
         return
-    target = Path(path)
+    fs, path = filesystem(url)
+    with naming(url, "written", missing=True):
+        fs.pipe_file(path, data)
+
+
+def _put_file(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -72,10 +96,34 @@ def put_bytes(url: str, data: bytes) -> None:
 def list_names(url: str) -> list[str]:
     """Names directly under a URL, sorted; empty where nothing is there."""
     fs, path = filesystem(url)
-    try:
-        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
-    except FileNotFoundError:
-        return []
+    with naming(url, "listed"):
+        try:
+            return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+
+def list_times(url: str) -> dict[str, float]:
+    """When each file directly under a URL was last written, seconds since 1970, by name."""
+    fs, path = filesystem(url)
+    with naming(url, "listed"):
+        try:
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+    return {
+        info["name"].rstrip("/").rsplit("/", 1)[-1]: _seconds(info)
+        for info in found
+        if info["type"] == "file"
+    }
+
+
+def _seconds(info: dict[str, Any]) -> float:
+    """File systems of fsspec name the time of the last change differently."""
+    when = next(info[name] for name in ("mtime", "LastModified", "updated") if name in info)
+    if isinstance(when, str):
+        when = datetime.fromisoformat(when)
+    return when.timestamp() if isinstance(when, datetime) else float(when)
 
 
 def tree(url: str) -> dict[str, tuple[int, int]]:
@@ -83,7 +131,9 @@ def tree(url: str) -> dict[str, tuple[int, int]]:
     fs, path = filesystem(url)
     root = path.rstrip("/")
     sizes: dict[str, tuple[int, int]] = {}
-    for file, info in fs.find(root, detail=True).items():
+    with naming(url, "listed"):
+        found = fs.find(root, detail=True)
+    for file, info in found.items():
         name = file[len(root) :].lstrip("/").split("/", 1)[0]
         files, total = sizes.get(name, (0, 0))
         sizes[name] = (files + 1, total + int(info["size"]))
@@ -93,7 +143,7 @@ def tree(url: str) -> dict[str, tuple[int, int]]:
 def remove(url: str) -> None:
     """Remove whatever is under a URL; nothing there is fine."""
     fs, path = filesystem(url)
-    if fs.exists(path):
+    with naming(url, "removed"), contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
@@ -101,7 +151,13 @@ def sweep_partial(url: str) -> int:
     """Remove files that a killed writer left unfinished under a local URL; returns how many."""
     if not is_local(url):
         return 0  # an object store never shows an unfinished put
-    left = [p for pattern in ("*.partial", ".*.tmp") for p in Path(absolute(url)).rglob(pattern)]
+    # One walk: a hundred thousand shards are a million folders.
+    left = [
+        Path(folder, name)
+        for folder, _, names in os.walk(absolute(url))
+        for name in names
+        if name.endswith(".partial") or (name.startswith(".") and name.endswith(".tmp"))
+    ]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
@@ -111,13 +167,15 @@ def zarr_store(url: str, *, read_only: bool) -> ZarrStore:
     """A zarr store over the URL."""
     if is_local(url):
         return LocalStore(absolute(url), read_only=read_only)
-    return FsspecStore.from_url(url, read_only=read_only)
+    return ObjectStore.at(url, read_only=read_only)
 
 
 def open_group(url: str, *, mode: str) -> zarr.Group:
     """Open a zarr group; ``StoreError`` where there is none."""
     try:
-        return zarr.open_group(zarr_store(url, read_only=mode == "r"), mode=mode)  # type: ignore[arg-type]
+        store = zarr_store(url, read_only=mode == "r")
+        # The version is said, or three objects of version 2 are looked for as well.
+        return zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     except FileNotFoundError as error:
         raise StoreError(
             f"no zarr group at {url}; was the store made by `facet extract`?"
@@ -136,12 +194,14 @@ def free_bytes(url: str) -> int | None:
 
 def check_writable(url: str) -> None:
     """Raise ``StoreError`` unless a small object can be written under the URL and removed again."""
+    refuse_credentials(url)
     probe = join(url, f".probe-{uuid.uuid4().hex}")
     try:
         put_bytes(probe, b"facet")
         remove(probe)
     except (OSError, ValueError, ImportError) as error:
+        why = error.__cause__ or error  # what to do about a probe is said here
         raise StoreError(
-            f"cannot write to the store at {url}: {error}. "
+            f"cannot write to the store at {url}: {why}. "
             "Choose a --store where this user may write, or mend its permissions."
         ) from error

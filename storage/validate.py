@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import zarr
 
-from . import images, ledger, urls
+from . import images, ledger, neurons, urls
 from .errors import StoreError
 from .layout import CONTRIBUTIONS, MODEL, ArraySpec, contribution_arrays, model_arrays
 from .metadata import Metadata
@@ -23,6 +24,10 @@ def faults(url: str, meta: Metadata) -> list[str]:
     done = ledger.done_shards(url)
     for shard in sorted(done - set(range(meta.shards))):
         found.append(f"ledger: {ledger.part_url(url, shard)} belongs to no shard of this store")
+    for layer in neurons.kept_layers(url):
+        name = urls.join(CONTRIBUTIONS, neurons.NEURONS, str(layer))
+        specs = neurons.neuron_arrays(meta, layer, neurons.kept(url, layer))
+        found += _group_faults(url, name, list(specs.values()))
     if found:
         return found  # the shards cannot be read without their frame
     group = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
@@ -32,6 +37,9 @@ def faults(url: str, meta: Metadata) -> list[str]:
             found += _shard_faults(url, meta, group, shard)
         else:
             found.append(f"shard {shard} (images {start}-{stop - 1}): not finished")
+    for layer in neurons.kept_layers(url):
+        for quantity in neurons.kept(url, layer):
+            found += _neuron_faults(url, meta, layer, quantity)
     return found
 
 
@@ -69,6 +77,19 @@ def _image_table_faults(url: str, meta: Metadata) -> Iterator[str]:
         yield f"images: {repeated} keys occur twice"
 
 
+def _neuron_faults(url: str, meta: Metadata, layer: int, quantity: str) -> Iterator[str]:
+    group: Any = urls.open_group(neurons.group_url(url, layer), mode="r")
+    finished = neurons.done(url, layer, quantity)
+    for shard in range(meta.shards):
+        where = f"neurons of MLP layer {layer}, shard {shard}"
+        if shard not in finished:
+            yield f"{where}: {quantity} not finished"
+            continue
+        start, stop = meta.rows(shard)
+        rows = ledger.read_part(url, shard, neurons.folder(layer, quantity))
+        yield from _row_faults(group, quantity, start, stop, np.asarray(rows["ok"]), where)
+
+
 def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> Iterator[str]:
     start, stop = meta.rows(shard)
     where = f"shard {shard} (images {start}-{stop - 1})"
@@ -82,17 +103,30 @@ def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> It
         return
     ok = np.asarray(rows["ok"])
     for spec in contribution_arrays(meta):
+        text = spec.dtype == "str"
+        yield from _row_faults(group, spec.name, start, stop, None if text else ok, where)
+
+
+def _row_faults(
+    group: zarr.Group, name: str, start: int, stop: int, ok: np.ndarray | None, where: str
+) -> Iterator[str]:
+    """Rows that cannot be read or, unless they are texts, are not there just where ok."""
+    array: Any = group[name]
+    step = (array.shards or array.chunks)[0]  # what is read whole anyhow
+    for first in range(start, stop, step):
+        at = slice(first, min(first + step, stop))
         try:
-            values = np.asarray(group[spec.name][start:stop])  # type: ignore[index]
+            values = np.asarray(array[at])
         except Exception as error:  # whatever a codec raises on damaged bytes is a finding here
-            yield f"{where}: {spec.name} cannot be read: {error}"
+            yield f"{where}: {name} cannot be read: {error}"
+            return
+        if ok is None:
             continue
-        if spec.dtype == "str":
-            continue
-        finite = np.isfinite(values).reshape(stop - start, -1)
-        if not finite[ok].all():
-            lost = np.arange(start, stop)[ok][~finite[ok].all(1)]
+        good = ok[at.start - start : at.stop - start]
+        finite = np.isfinite(values).reshape(len(values), -1)
+        if not finite[good].all():
+            lost = np.arange(at.start, at.stop)[good][~finite[good].all(1)]
             some = f"{lost[:5].tolist()} ({len(lost)} in all)"
-            yield f"{where}: {spec.name} has no values for images {some}"
-        if finite[~ok].any():
-            yield f"{where}: {spec.name} has values for images that the ledger calls bad"
+            yield f"{where}: {name} has no values for images {some}"
+        if finite[~good].any():
+            yield f"{where}: {name} has values for images that the ledger calls bad"

@@ -15,11 +15,15 @@ from typing import IO, Any, TypeVar
 import fsspec
 import tenacity
 
+from storage.errors import FacetError
+from storage.objects import object_store, refuse_credentials
+
 from .errors import BadImage, SourceError, SourceUnavailable
 
 T = TypeVar("T")
 GLOB_CHARACTERS = "*?["
 ATTEMPTS = 4
+REMOTE_ATTEMPTS = 2  # on top of those of the object store's own client
 # Answers and programming errors, for which asking again cannot help. SourceError and
 # BadImage are ValueErrors.
 FINAL = (ValueError, TypeError, LookupError, AttributeError, MemoryError)
@@ -28,16 +32,17 @@ READ_AHEAD = 4 * 2**20  # bytes fetched at once where an object is read from fro
 
 
 def with_retries(action: Callable[[], T], name: str) -> T:
-    """What ``action`` returns, tried up to ``ATTEMPTS`` times with growing pauses.
+    """What ``action`` returns, tried again with growing pauses where storage fails.
 
     Raises
     ------
     SourceUnavailable
         With ``name``, when the last attempt failed too.
     """
+    attempts = ATTEMPTS if is_local(name) else REMOTE_ATTEMPTS
     policy = tenacity.Retrying(
         retry=tenacity.retry_if_not_exception_type(FINAL),
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        stop=tenacity.stop_after_attempt(attempts),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=8),
         reraise=True,
     )
@@ -47,7 +52,7 @@ def with_retries(action: Callable[[], T], name: str) -> T:
         raise
     except Exception as error:  # each object store has its own base class
         raise SourceUnavailable(
-            f"{name} cannot be read after {ATTEMPTS} attempts: {type(error).__name__}: {error}"
+            f"{name} cannot be read after {attempts} attempts: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -57,7 +62,14 @@ def is_local(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The form kept in the image list: workers may run in another directory."""
+    """The form kept in the image list: workers may run in another directory.
+
+    Raises
+    ------
+    StoreError
+        If the URL carries credentials.
+    """
+    refuse_credentials(url)
     url = url.removeprefix("file://") or "/"
     if is_local(url):
         return os.path.abspath(os.path.expanduser(url))
@@ -67,7 +79,9 @@ def absolute(url: str) -> str:
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The object store of ``url`` and the path within it."""
     try:
-        return fsspec.core.url_to_fs(url)
+        return object_store(url)
+    except FacetError:
+        raise
     except (ValueError, ImportError) as error:
         raise SourceError(f"{url}: no object store of this kind: {error}") from error
 

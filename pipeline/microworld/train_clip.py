@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +26,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.functional import normalize
 
 from .captions import caption
-from .draw import picture
 from .figures import zero_shot_figures
-from .world import Scene
-
-WEIGHTS = Path(__file__).parent / "weights"
+from .training import (
+    WEIGHTS,
+    batches,
+    card_of,
+    half,
+    optimiser_and_schedule,
+    render,
+    save_rounded,
+    write_card,
+)
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,6 @@ class TrainConfig:
     """Where the weights go; the card goes beside them."""
 
 
-def render(seed: int, split: str, n: int) -> tuple[torch.Tensor, list[Scene]]:
-    """Pictures ``0 … n-1`` as (n, 3, 64, 64) uint8, and their scenes."""
-    with multiprocessing.Pool() as pool:
-        drawn = pool.map(partial(_draw, seed, split), range(n), chunksize=256)
-    pixels = torch.from_numpy(np.stack([p for p, _ in drawn])).permute(0, 3, 1, 2).contiguous()
-    return pixels, [scene for _, scene in drawn]
-
-
-def _draw(seed: int, split: str, index: int) -> tuple[np.ndarray, Scene]:
-    pixels, _, scene = picture(seed, split, index)
-    return pixels, scene
-
-
 def preprocess(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 pictures to what open_clip's transform gives for pictures of the model's size."""
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -88,27 +79,11 @@ def train(config: TrainConfig) -> None:
         model.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
     tokenizer = open_clip.SimpleTokenizer(context_length=architecture["text_cfg"]["context_length"])
     pixels, scenes = render(config.seed, "train", config.pictures)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay},
-         {"params": rest, "weight_decay": 0.0}],
-        lr=config.lr, betas=(0.9, 0.98), fused=True,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimiser,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=100),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(config.steps - 100, 1)),
-        ],
-        milestones=[100],
+    optimiser, schedule = optimiser_and_schedule(
+        model, config.lr, config.weight_decay, config.steps
     )
-    order = np.empty(0, int)
     started = time.time()
-    for step in range(config.steps):
-        if len(order) < config.batch:
-            order = rng.permutation(config.pictures)
-        rows, order = order[: config.batch], order[config.batch :]
+    for step, rows in enumerate(batches(rng, config.pictures, config.batch, config.steps)):
         texts = tokenizer([caption(scenes[i], rng) for i in rows])
         # On CPUs the plain attention trains a third faster than the fused one.
         with sdpa_kernel(SDPBackend.MATH):
@@ -132,36 +107,17 @@ def train(config: TrainConfig) -> None:
     write(model, config, time.time() - started)
 
 
-def half(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
-    """The state dict in float16, as it is shipped."""
-    return {k: v.half().contiguous() for k, v in model.state_dict().items()}
-
-
-def card_of(weights: Path) -> Path:
-    """Where the card of a weights file is."""
-    return weights.with_suffix(".card.json")
-
-
 def write(model: open_clip.CLIP, config: TrainConfig, seconds: float) -> None:
     """Round the weights to float16, measure what will be shipped, and write both files."""
-    state = half(model)
-    model.load_state_dict({k: v.float() for k, v in state.items()})
-    save_file(state, config.out)
+    save_rounded(model, config.out)
     pixels, scenes = render(config.seed + 1, "test", config.test_pictures)
     figures = zero_shot_figures(model.eval(), preprocess(pixels), scenes)
     before = json.loads(card_of(config.start).read_text())["made_by"] if config.start else []
     run = {k: v for k, v in asdict(config).items() if k != "out"}
     run["start"] = hashlib.sha256(config.start.read_bytes()).hexdigest() if config.start else None
     command = "python -m pipeline.microworld.train_clip"
-    card = {
-        "weights": config.out.name,
-        "sha256": hashlib.sha256(config.out.read_bytes()).hexdigest(),
-        "made_by": [*before, {"command": command, "config": run, "seconds": round(seconds)}],
-        "torch": torch.__version__.split("+")[0],
-        "figures": figures,
-    }
-    card_of(config.out).write_text(json.dumps(card, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    this = {"command": command, "config": run, "seconds": round(seconds)}
+    write_card(config.out, [*before, this], figures)
 
 
 if __name__ == "__main__":

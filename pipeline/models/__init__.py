@@ -1,6 +1,6 @@
 """Models: what is meant, whether it is supported, loading it, and its linear tail."""
 
-from .loading import VisionModel, load_model
+from .loading import VisionModel, count_parameters, load_model
 from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
 from .preprocess import Preprocess
 from .spec import Architecture, ModelSpec, UnsupportedModel, check_supported, supported_models
@@ -14,6 +14,7 @@ __all__ = [
     "UnsupportedModel",
     "VisionModel",
     "check_supported",
+    "count_parameters",
     "load_model",
     "mean_maps",
     "model_maps",

@@ -89,6 +89,12 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def count_parameters(architecture: Architecture) -> int:
+    """Parameters of both towers; no memory is taken for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in _build(architecture, 0).parameters())
+
+
 def _build(architecture: Architecture, seed: int) -> Any:
     config = deepcopy(architecture.config)
     family = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP

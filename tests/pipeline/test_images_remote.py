@@ -8,8 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
-import s3fs
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from pipeline.images import files
@@ -17,23 +15,16 @@ from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.load import load_rows
+from storage.errors import FacetError
+from tests import s3_kit
 from tests.pipeline.images_kit import png, write_tar
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     folder = tmp_path_factory.mktemp("s3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()
+    with s3_kit.serve() as endpoint, s3_kit.used(endpoint) as url:
         client = boto3.client("s3")
-        client.create_bucket(Bucket="bucket")
         for t in range(2):
             path = write_tar(
                 folder / f"{t:05d}.tar",
@@ -46,9 +37,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             client.put_object(Bucket="bucket", Key=f"laion/{t:05d}.tar", Body=path.read_bytes())
         for name in ("n1/a.png", "n1/deep/b.png", "n2/c.png", "z.png"):
             client.put_object(Bucket="bucket", Key=f"train/{name}", Body=png(len(name)))
-        yield "s3://bucket"
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+        yield url
+
+
+@pytest.mark.parametrize("source", ["s3://me:hush@bucket/laion/*.tar", "s3://me:hu/sh@bucket/a"])
+def test_credentials_in_a_url_are_refused(source: str) -> None:
+    with pytest.raises(FacetError, match="credentials in it is refused") as caught:
+        list_images(source)
+    assert "hu" not in str(caught.value)
 
 
 def transform(image: Image.Image) -> np.ndarray:

@@ -15,6 +15,7 @@ from storage.layout import (
 )
 from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
+from storage.neurons import MOMENT_DIMS, QUANTITIES, neuron_arrays
 from storage.reductions import TABLE, array_dims, axis_sizes
 from storage.results import TABLES
 from tests.storage import stores
@@ -49,6 +50,17 @@ def test_arrays():
         assert law == code
 
 
+def test_neuron_arrays():
+    specs = neuron_arrays(stores.metadata(), 0, dict.fromkeys(QUANTITIES, "float16"))
+    law = {name: (axes, dtype) for name, axes, dtype, _ in table("contributions.zarr/neurons/")}
+    assert law == {s.name: (", ".join(s.dims), "neuron dtype") for s in specs.values()}
+
+
+def test_neuron_moments():
+    law = {name: axes for name, axes, _ in table("neurons.zarr")}
+    assert law == {name: ", ".join(axes) or "scalar" for name, axes in MOMENT_DIMS.items()}
+
+
 def test_reductions():
     law = {name: axes for name, axes, _ in table("reductions.zarr")}
     code = {
@@ -67,7 +79,9 @@ def test_result_tables():
 
 def test_every_axis_is_explained():
     axes = {row[0] for row in table("Axes")}
-    assert axes == {d for s in contribution_arrays(stores.metadata()) for d in s.dims}
+    meta = stores.metadata()
+    kept = neuron_arrays(meta, 0, dict.fromkeys(QUANTITIES, "float16")).values()
+    assert axes == {d for s in [*contribution_arrays(meta), *kept] for d in s.dims}
 
 
 def test_ledger_and_metadata():

@@ -1,0 +1,132 @@
+"""Correlating units of two models: at the smaller map size beside interpolating every map.
+
+``OMP_NUM_THREADS=1 python -m benchmarks.rosetta speed`` compares the two ways on one core;
+``python -m benchmarks.rosetta memory`` runs the job on two models of 10,000 units and measures
+the memory of all its processes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+
+from pipeline.rosetta.models import Loaded, square
+from pipeline.rosetta.sums import HalfMaps, Layout, PairSums
+from storage.rosetta import Card, Layer, tiles
+
+RESNET50 = tuple(Layer(f"layer{i + 1}", 256 << i, 56 >> i, 56 >> i) for i in range(4))
+VIT_B = tuple(Layer(f"blocks.{i}.mlp.act", 3072, 14, 14) for i in range(12))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """ResNet-50's four stages against the MLPs of ViT-B/16."""
+
+    images: int = 10
+    """Images in one batch."""
+    repeats: int = 3
+    """Rounds; the medians are printed."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The job, on two models of many units with random weights."""
+
+    units: int = 10_000
+    """Units of each model."""
+    images: int = 128
+    """Pictures of the embedded world."""
+
+
+def main(config: Speed | Memory) -> None:
+    if isinstance(config, Speed):
+        speed(config)
+    else:
+        memory(config)
+
+
+def direct(
+    maps_a: list[torch.Tensor], maps_b: list[torch.Tensor], moments: dict[int, torch.Tensor]
+) -> torch.Tensor:
+    """Scores of one batch as the published code finds them: every pair of layers is interpolated.
+
+    Parameters
+    ----------
+    maps_a, maps_b : list of (b, units, height, width)
+    moments : dict
+        By ``id`` of the maps: mean and standard deviation of every unit (2, units).
+    """
+    rows = []
+    for a in maps_a:
+        row = []
+        for b in maps_b:
+            size = tuple(max(s, t) for s, t in zip(a.shape[2:], b.shape[2:], strict=True))
+            wide = []
+            for maps in (a, b):
+                mean, std = moments[id(maps)]
+                up = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+                up = (up - mean[:, None, None]) / std[:, None, None]
+                wide.append(up.permute(1, 0, 2, 3).flatten(1))
+            row.append(wide[0] @ wide[1].T / wide[0].shape[1])
+        rows.append(torch.cat(row, 1))
+    return torch.cat(rows)
+
+
+def speed(config: Speed) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cards = [Card(n, "", layers, {}) for n, layers in (("a", RESNET50), ("b", VIT_B))]
+    maps = [
+        [
+            torch.rand((config.images, x.units, x.height, x.width), generator=generator).relu_()
+            for x in card.layers
+        ]
+        for card in cards
+    ]
+    moments = {
+        id(m): torch.stack([m.mean((0, 2, 3)), m.std((0, 2, 3))]) for side in maps for m in side
+    }
+    grid = [Layout(*cards, tile) for tile in tiles(*cards)]
+    kept = [PairSums(layout) for layout in grid]
+
+    def ours() -> None:
+        # As a model gives them: a ViT's tokens have their channels last, a CNN's maps first.
+        a, b = ([m.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format) for m in side]
+                for side in maps)  # fmt: skip
+        a_half, b_half = HalfMaps(a), HalfMaps(b)
+        for sums in kept:
+            sums.add(0, a_half, b_half)
+
+    seconds: dict[str, list[float]] = {"direct": [], "ours": []}
+    for _ in range(config.repeats):
+        for name, run in (("ours", ours), ("direct", lambda: direct(*maps, moments))):
+            start = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - start)
+    ratios = sorted(d / o for d, o in zip(seconds["direct"], seconds["ours"], strict=True))
+    middle = {n: sorted(s)[len(s) // 2] for n, s in seconds.items()}
+    print(
+        f"ResNet-50 stages ({cards[0].units:,} units) × ViT-B/16 MLPs ({cards[1].units:,} units), "
+        f"{config.images} images, float32, {torch.get_num_threads()} thread(s), "
+        f"{platform.machine()}\n"
+    )
+    print("| what | seconds | ratio |\n|---|---|---|")
+    print(f"| every map interpolated, then multiplied | {middle['direct']:.1f} | 1 |")
+    print(
+        f"| multiplied at the smaller size | {middle['ours']:.1f} | {ratios[len(ratios) // 2]:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.extras.subcommand_cli_from_dict({"speed": Speed, "memory": Memory}))

@@ -1,0 +1,218 @@
+"""The real scheduler, store, ledger and reductions, with a model that costs nothing.
+
+python -m benchmarks.simulate million
+python -m benchmarks.simulate resume
+
+What is skipped is decoding and the forward pass; every image has its row in the image table, its
+tiny arrays, and its row in the ledger, written, read back and declared as any others are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+import tyro
+
+from jobs import status
+from pipeline import cluster, extract
+from pipeline.extractor import Extractor
+from pipeline.images.batches import Batch
+from pipeline.images.load import Loaded
+from pipeline.reductions import reduce_store
+from storage import ledger
+from storage.images import read_rows, write_images
+from storage.layout import CONTRIBUTIONS, model_arrays
+from storage.metadata import Metadata
+from storage.store import Store, create_store, open_store
+
+MODEL: Any = SimpleNamespace(
+    preprocess=SimpleNamespace(resize=None, size=(8, 8)), module=torch.nn.Identity()
+)
+PIECE = 65_536
+SHA256 = "0" * 64
+
+
+class StubExtractor(Extractor):
+    """An extractor whose forward pass is a look into a box of random numbers."""
+
+    def __init__(self, url: str, model: Any, device: str, threads: int) -> None:
+        self.store = open_store(url, mode="r+")
+        self._seen, self._computing = 0, threading.Lock()
+        rng = np.random.default_rng(0)
+        self._box = {
+            name: torch.from_numpy(
+                rng.normal(size=(self.store.meta.shard_size, *spec.shape[1:])).astype(spec.dtype)
+            )
+            for name, spec in self.store.arrays.items()
+            if spec.dtype != "str"
+        }
+
+    def _parts(self, loaded: Loaded) -> dict[str, torch.Tensor]:
+        return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
+
+
+class StubActor(extract._Actor):
+    """The real actor with the stub in place of the model."""
+
+    def __init__(self, url: str, device: str, threads: int) -> None:
+        super().__init__(url, device, threads)
+        self._make = partial(StubExtractor, url, device=device, threads=threads)
+
+
+def stub_batch(url: str, start: int, stop: int, resize: Any) -> Batch:
+    """The rows of a batch, read from the image table; no picture is."""
+    rows, n = read_rows(url, start, stop), stop - start
+    loaded = Loaded(
+        np.zeros((n, 0), np.uint8), np.ones(n, bool), [None] * n, [SHA256] * n, [8] * n, [8] * n
+    )
+    return Batch(start, loaded, rows["key"].to_pylist(), rows["label"].to_pylist())
+
+
+def stub_store(url: str, images: int, shard_size: int) -> Store:
+    """A store of so many images with tiny arrays, nothing extracted yet."""
+
+    def tables() -> Any:
+        for start in range(0, images, PIECE):
+            index = np.arange(start, min(start + PIECE, images))
+            keys = pa.array([f"image-{i:09d}" for i in index])
+            none = pa.nulls(len(index), pa.int64())
+            yield pa.table(
+                {
+                    "index": index, "key": keys, "uri": keys, "offset": none, "length": none,
+                    "label": pa.array([f"class-{i % 10}" for i in index]),
+                    "caption": pa.nulls(len(index), pa.string()),
+                }
+            )  # fmt: skip
+
+    write_images(url, tables())
+    meta = Metadata(
+        architecture="stub", architecture_digest="", weights="none:0", weights_digest="",
+        activation="gelu", preprocessing={}, precision="fp32", store_dtype="float16",
+        components=("heads", "mlps"), token_layers=(), image_list_digest="", images=images,
+        shard_size=shard_size, layers=2, heads=2, head_dim=4, width=8, mlp_width=32, embed=8,
+        tokens=2, source="a simulation",
+    )  # fmt: skip
+    return create_store(url, meta, {s.name: np.ones(s.shape) for s in model_arrays(meta)})
+
+
+def driver_memory() -> float:
+    """Private memory of this process, MB: resident less shared (Ray's object store is mapped)."""
+    held = psutil.Process().memory_info()
+    return (held.rss - held.shared) / 1e6
+
+
+class Watched:
+    """When, how far, and how much memory the driver held then."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.seen = total, [(time.perf_counter(), 0, driver_memory())]
+
+    def __call__(self, done: int) -> None:
+        self.seen.append((time.perf_counter(), done, driver_memory()))
+
+    def rows(self, what: str) -> list[str]:
+        """Seconds a shard, and the driver's memory, after each quarter of the work."""
+        lines, before = [], self.seen[0]
+        for quarter in range(1, 5):
+            at = next(s for s in self.seen if s[1] >= quarter * self.total // 4)
+            each = (at[0] - before[0]) / max(1, at[1] - before[1])
+            most = max(m for _, done, m in self.seen if before[1] <= done <= at[1])
+            lines.append(f"| {what} | {quarter} | {1000 * each:.1f} | {most:.0f} |")
+            before = at
+        return lines
+
+
+@contextmanager
+def stubbed() -> Any:
+    """The extraction's own scheduler, with the stub actor and no decoding."""
+    real = extract._Actor, extract.load_batch
+    extract._Actor, extract.load_batch = StubActor, stub_batch  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        extract._Actor, extract.load_batch = real  # type: ignore[misc]
+
+
+def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) -> None:
+    """Extract and reduce a million images: what a shard costs, and that the driver stays flat."""
+    cluster.connect()
+    with tempfile.TemporaryDirectory() as url, stubbed():
+        store = stub_store(url, images, shard_size)
+        workers = extract.Workers("cpu", actors, 1, 256)
+        watch = Watched(store.meta.shards)
+        extract.run(store, MODEL, workers, max_bad=0.0, report=lambda p: watch(p.shards))
+        reducing = Watched(store.meta.shards)
+        reduce_store(store, report=reducing)
+        files, size = map(sum, zip(*store.size().values(), strict=True))
+    print(
+        f"\n{images:,} images in {store.meta.shards:,} shards; {files:,} files, {size / 1e6:.0f} MB"
+    )
+    print("\n| what | quarter | ms a shard | driver's memory, MB |\n|---|---|---|---|")
+    print("\n".join(watch.rows("extract") + reducing.rows("reduce")))
+
+
+def resume(
+    shards: int = 100_000, shard_size: int = 10, left: int = 4, folder: str | None = None
+) -> None:
+    """A store with so many finished shards: listing, status, and going on from there."""
+    with tempfile.TemporaryDirectory(dir=folder) as url:
+        store = stub_store(url, shards * shard_size, shard_size)
+        started = time.perf_counter()
+        finish_shards(store, range(shards - left))
+        print(f"{shards - left:,} shards declared in {time.perf_counter() - started:.0f} s")
+        rows = []
+
+        def timed(what: str, work: Any) -> None:
+            started = time.perf_counter()
+            work()
+            rows.append(f"| {what} | {time.perf_counter() - started:.1f} |")
+
+        timed("listing the ledger", store.done_shards)
+        timed("facet status", lambda: status.main(status.StatusConfig(store=url, json=False)))
+        cluster.connect()
+        workers = extract.Workers("cpu", 1, 1, 256)
+        started = time.perf_counter()
+        seen: list[float] = []
+        with stubbed():
+            extract.run(
+                store, MODEL, workers, max_bad=0.0,
+                say=lambda text: seen.append(time.perf_counter() - started),
+            )  # fmt: skip
+        rows.append(f"| resume, until the first worker is asked for | {seen[0]:.1f} |")
+        rows.append(
+            f"| resume, until {left} shards are done | {time.perf_counter() - started:.1f} |"
+        )
+        print("\n".join([f"\n| {shards:,} shards | seconds |", "|---|---|", *rows]))
+
+
+def finish_shards(store: Store, shards: range) -> None:
+    """The files of finished shards, as many and where they would be: arrays empty, and the ledger
+    parts of one shard's rows."""
+    n = store.meta.shard_size
+    columns = [np.arange(n), np.ones(n, bool), [None] * n, [SHA256] * n, [8] * n, [8] * n]
+    none = {"sum": 0.0, "max": 0.0}
+    facts = {"bad": {}, "residual": none, "rounding": none}
+    ledger.write_part(store.url, 0, pa.table(columns, schema=ledger.SCHEMA), facts)
+    part = Path(ledger.part_url(store.url, 0)).read_bytes()
+    for shard in shards:
+        for name, spec in store.arrays.items():
+            folder = Path(store.url, CONTRIBUTIONS, name, "c", *[str(shard), "0", "0", "0"])
+            place = Path(*folder.parts[: len(folder.parts) - 4 + len(spec.dims)])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        Path(ledger.part_url(store.url, shard)).write_bytes(part)
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"million": million, "resume": resume})

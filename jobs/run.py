@@ -1,0 +1,178 @@
+"""Run the jobs of a run file, in order, in parallel where they do not need each other.
+
+    python jobs/run.py runs/nightly.yaml
+
+The same command serves cron, a Kubernetes job and a retry: stages that are finished are skipped,
+images that the source has gained are picked up. Exit status: 0 if every stage is finished, 1 if
+one failed, 2 for a mistake in the run file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+import tyro
+
+from jobs import cli
+from jobs.console import console, run_job, show_table
+from pipeline import cluster
+from pipeline.runs import LIST_IMAGES, RunFile, Stage, read_run, stage_identity
+from storage import urls
+from storage.layout import RESULTS
+from storage.results import find_result, save_result
+from storage.store import find_metadata, open_store
+
+JOB = "run"
+LINES_KEPT = 12
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run the jobs of a run file."""
+
+    file: tyro.conf.Positional[str]
+    """The run file (YAML): store, images, model, and the stages."""
+
+
+@dataclass
+class Outcome:
+    """What became of a stage; ``status`` is done, skipped, failed or not run."""
+
+    stage: str
+    job: str
+    status: str
+    seconds: float = 0.0
+    message: str = ""
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def main(config: RunConfig) -> None:
+    """Check every stage, run what is not finished, sum up for people and for machines."""
+    started = time.monotonic()
+    run = read_run(config.file, settings_of)
+    for stage in run.stages:  # a mistake in the last stage must not show after hours
+        tyro.cli(cli.config_of(stage.job), prog=f"facet {stage.job}", args=stage.arguments())
+    urls.check_writable(urls.absolute(run.store))
+    cluster.connect()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that children end too
+    outcomes = Runner(run).run()
+    failed = [o for o in outcomes if o.status in ("failed", "not run")]
+    summary = {
+        "run": run.name,
+        "store": run.store,
+        "ok": not failed,
+        "finished": datetime.now(UTC).isoformat(),
+        "seconds": round(time.monotonic() - started, 1),
+        "stages": [{k: v for k, v in asdict(o).items() if k != "identity"} for o in outcomes],
+    }
+    place = urls.join(urls.absolute(run.store), RESULTS, JOB, f"{run.name}.json")
+    urls.put_bytes(place, json.dumps(summary, indent=2).encode())
+    show_table(
+        f"run {run.name}",
+        {
+            **{o.stage: f"{o.status}, {o.seconds:.0f} s" for o in outcomes},
+            "summary": place,
+        },
+    )
+    if failed:
+        for outcome in failed:
+            print(f"error: {outcome.stage}: {outcome.message}", file=sys.stderr)
+        console.print("the same command again goes on with what is not finished")
+        raise SystemExit(1)
+
+
+def settings_of(job: str) -> set[str]:
+    """Names of a job's settings."""
+    return {f.name for f in fields(cli.config_of(job))}
+
+
+class Runner:
+    """Runs stages as their own processes on one Ray cluster.
+
+    Parameters
+    ----------
+    run : RunFile
+    """
+
+    def __init__(self, run: RunFile) -> None:
+        self.run_file, self.url = run, urls.absolute(run.store)
+        self._children: list[subprocess.Popen[str]] = []
+        self._printing = threading.Lock()
+        address = ray.get_runtime_context().gcs_address
+        self._environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONUNBUFFERED": "1"}
+
+    def run(self) -> list[Outcome]:
+        """Every stage's outcome, in the run file's order."""
+        outcomes: dict[str, Outcome] = {}
+        waiting = {stage.name: stage for stage in self.run_file.stages}
+        under_way: dict[Future[Outcome], str] = {}
+        with ThreadPoolExecutor(max_workers=len(waiting)) as pool:
+            try:
+                while waiting or under_way:
+                    for stage in list(waiting.values()):
+                        if all(name in outcomes for name in stage.after):
+                            del waiting[stage.name]
+                            before = {name: outcomes[name] for name in stage.after}
+                            under_way[pool.submit(self._stage, stage, before)] = stage.name
+                    ready, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                    for future in ready:
+                        outcomes[under_way.pop(future)] = future.result()
+            finally:
+                for child in self._children:
+                    child.terminate()
+        return [outcomes[stage.name] for stage in self.run_file.stages]
+
+    def _stage(self, stage: Stage, before: dict[str, Outcome]) -> Outcome:
+        started = time.monotonic()
+        missing = [n for n, o in before.items() if o.status in ("failed", "not run")]
+        if missing:
+            message = f"it needs {', '.join(missing)}"
+            return Outcome(stage.name, stage.job, "not run", message=message)
+        store = None if find_metadata(self.url) is None else open_store(self.url)
+        earlier = {name: outcome.identity for name, outcome in before.items()}
+        identity = stage_identity(stage, earlier, store)
+        if stage.job not in LIST_IMAGES and find_result(self.url, JOB, identity) is not None:
+            return Outcome(stage.name, stage.job, "skipped", identity=identity)
+        status, tail = self._process(stage)
+        seconds = time.monotonic() - started
+        if status:
+            message = f"exit status {status}: " + "\n".join(tail)
+            return Outcome(stage.name, stage.job, "failed", seconds, message)
+        save_result(self.url, JOB, identity, {"stage": stage.name, "seconds": round(seconds, 1)})
+        return Outcome(stage.name, stage.job, "done", seconds, identity=identity)
+
+    def _process(self, stage: Stage) -> tuple[int, list[str]]:
+        """Run one stage; its lines go on, with the stage's name before them."""
+        command = [sys.executable, "-m", "jobs.cli", stage.job, *stage.arguments()]
+        child = subprocess.Popen(
+            command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._children.append(child)
+        tail: deque[str] = deque(maxlen=LINES_KEPT)
+        assert child.stdout is not None  # it is a pipe
+        for line in child.stdout:
+            tail.append(line.rstrip())
+            with self._printing:
+                print(f"[{stage.name}] {line}", end="", flush=True)
+        return child.wait(), list(tail)
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(RunConfig, description=__doc__))

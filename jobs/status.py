@@ -1,0 +1,82 @@
+"""What is done, running and failed, told from the store alone.
+
+    facet status --store out/
+    facet status --store s3://bucket/laion --json | jq .extraction.images_per_second
+
+It asks no cluster and changes nothing, so it may be run from anywhere, at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import tyro
+from humanize import naturaldelta
+
+from jobs.console import console, run_job, show_table
+from pipeline.status import Extraction, Status, status
+from storage import open_store
+
+REASONS = 10
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """What is done, running and failed, told from the store alone."""
+
+    store: str
+    """The store: a local path or an object-store URL."""
+    json: bool = False
+    """Print JSON, for machines."""
+
+
+def main(config: StatusConfig) -> Status:
+    """Read the ledgers and print what they say."""
+    found = status(open_store(config.store))
+    if config.json:
+        print(json.dumps(asdict(found), indent=2))
+        return found
+    show_table(f"{found.model} over {found.source}", extraction_rows(found.extraction))
+    tables = {
+        "neurons": {
+            f"layer {n['layer']} {n['quantity']}": f"{n['shards_done']:,} shards"
+            for n in found.neurons
+        },
+        "reductions": {
+            r["where"] or "all": ", ".join(f"{n:,} {name}" for name, n in r["counts"].items())
+            for r in found.reductions
+        },
+        "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "started"
+                    for r in found.results},
+        "never finished": {u["url"]: u["what"] for u in found.unfinished},
+    }  # fmt: skip
+    for title, rows in tables.items():
+        if rows:
+            show_table(title, rows)
+    if found.extraction.state == "stopped":
+        console.print("next: the same `facet extract` command goes on from the finished shards")
+    return found
+
+
+def extraction_rows(of: Extraction) -> dict[str, object]:
+    """The ledger's facts, for people."""
+    rows: dict[str, object] = {
+        "state": of.state,
+        "shards": f"{of.shards_done:,} of {of.shards:,} finished",
+        "images": f"{of.images_ok:,} ok, {of.images_bad:,} bad, of {of.images:,}",
+        **{f"  bad: {reason}": f"{n:,}" for reason, n in list(of.bad.items())[:REASONS]},
+    }
+    if of.residual is not None and of.rounding is not None:
+        rows["exactness"] = f"residual at most {of.residual:.1e}, rounding {of.rounding:.1e}"
+    if of.last_shard is not None:
+        rows["last shard"] = of.last_shard
+    if of.images_per_second is not None:
+        rows["rate"] = f"{of.images_per_second:,.1f} images/s over the last shards"
+    if of.seconds_left is not None:
+        rows["time left"] = naturaldelta(of.seconds_left)
+    return rows
+
+
+if __name__ == "__main__":
+    run_job(main, tyro.cli(StatusConfig, description=__doc__))

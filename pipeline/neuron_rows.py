@@ -1,0 +1,199 @@
+"""What is known of one MLP layer's neurons on a run of images, from the store or from the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from storage import ledger, neurons, urls
+from storage.errors import FacetError, StoreError
+from storage.layout import CONTRIBUTIONS
+from storage.store import Store
+
+from .images.batches import Batch
+from .models import VisionModel
+from .second_order import NeuronPass
+from .second_order_maps import SecondOrderMaps
+
+# Coefficients that a reader holds at once, as float32.
+ROW_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Images that are ok, B of them in order, and one layer's neurons on them.
+
+    Attributes
+    ----------
+    mlp_layer : int
+    images_b : (B,) int64
+    coefficients_bpn : (B, P, N)
+        s, as the pass gives it.
+    peaks_bn : (B, N)
+        Largest activation over the image tokens.
+    scale_b : (B,)
+        ln_std · ‖embedding‖, which brings s to the published scale.
+    unit_be : (B, E)
+        The embedding, of unit length.
+    """
+
+    mlp_layer: int
+    images_b: Tensor
+    coefficients_bpn: Tensor
+    peaks_bn: Tensor
+    scale_b: Tensor
+    unit_be: Tensor
+
+    def deviations(self, mean_pn: Tensor) -> Tensor:
+        """Published coefficients less their mean, (B, P, N)."""
+        return self.coefficients_bpn / self.scale_b[:, None, None] - mean_pn
+
+
+def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
+    """Rows of a finished shard whose coefficients are kept, a bounded number at a time."""
+    start, stop = store.meta.rows(shard)
+    ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
+    data: Any = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
+    group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
+    per_image = 4 * len(neurons.paths_of(store.meta, mlp_layer)) * store.meta.mlp_width
+    step = max(1, ROW_BYTES // per_image)
+    for first in range(start, stop, step):
+        at = slice(first, min(first + step, stop))
+        keep = ok[at.start - start : at.stop - start]
+        if not keep.any():
+            continue
+
+        def read(array: Any, at: slice = at, keep: NDArray[np.bool_] = keep) -> Tensor:
+            return torch.from_numpy(np.asarray(array[at])[keep].astype(np.float32))
+
+        images_b = torch.arange(at.start, at.stop)[torch.from_numpy(keep)]
+        yield _rows(
+            mlp_layer,
+            images_b,
+            read(group["coefficients"]),
+            read(group["peaks"]),
+            read(data["ln_std"]),
+            read(data["embedding"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The images of a batch that are ok.
+
+    Attributes
+    ----------
+    model : VisionModel
+    images_b : (B,) int64
+    images_bchw : (B, 3, height, width)
+        As the model takes them, on its device.
+    """
+
+    model: VisionModel
+    images_b: Tensor
+    images_bchw: Tensor
+
+
+def ok_pictures(
+    model: VisionModel, batch: Batch, known: pa.Table, shard_start: int
+) -> Pictures | None:
+    """What is ok of a decoded batch; None where nothing is.
+
+    Parameters
+    ----------
+    model : VisionModel
+    batch : Batch
+    known : pyarrow.Table
+        The store's ledger rows of the batch's shard, which starts at image ``shard_start``.
+
+    Raises
+    ------
+    FacetError
+        If an image is not what it was when the store was made.
+    """
+    part = known.slice(batch.start - shard_start, len(batch.keys))
+    ok = np.asarray(part["ok"])
+    same = np.array(batch.loaded.sha256, object) == np.array(part["sha256"].to_pylist(), object)
+    if (bad := ok & ~(batch.loaded.ok & same)).any():
+        at = int(np.flatnonzero(bad)[0])
+        why = batch.loaded.error[at] or "its bytes are others"
+        raise FacetError(
+            f"image {batch.start + at} ({batch.keys[at]}) is not what it was when the store was "
+            f"made: {why}. {int(bad.sum())} of {len(bad)} images near it are so; mend the source, "
+            "or extract it into a new store"
+        )
+    if not ok.any():
+        return None
+    keep = torch.from_numpy(ok)
+    pixels = torch.from_numpy(batch.loaded.pixels)[keep].to(model.device)
+    images_b = torch.arange(batch.start, batch.start + len(ok))[keep]
+    return Pictures(model, images_b, model.preprocess.to_tensor(pixels))
+
+
+def passed_rows(run: NeuronPass, pictures: Pictures) -> Iterator[Rows]:
+    """Rows by the model, one for each layer of a pass of coefficients and peaks."""
+    parts = run(pictures.images_bchw)
+    for layer, coefficients_bpn in parts.coefficients.items():
+        yield _rows(
+            layer,
+            pictures.images_b,
+            coefficients_bpn,
+            parts.peaks[layer],
+            parts.ln_std_b,
+            parts.embedding_be,
+        )
+
+
+def _rows(
+    mlp_layer: int,
+    images_b: Tensor,
+    coefficients_bpn: Tensor,
+    peaks_bn: Tensor,
+    ln_std_b: Tensor,
+    embedding_be: Tensor,
+) -> Rows:
+    norm_b = embedding_be.norm(dim=1)
+    finite_b = coefficients_bpn.isfinite().flatten(1).all(1) & (ln_std_b * norm_b).isfinite()
+    if not finite_b.all():
+        bad = images_b[~finite_b.cpu()]
+        raise StoreError(
+            f"MLP layer {mlp_layer}: images {bad[:5].tolist()} are ok in the ledger and their "
+            f"coefficients are not finite ({len(bad)} images): the store is damaged there, or the "
+            "precision of its model too low"
+        )
+    return Rows(
+        mlp_layer,
+        images_b,
+        coefficients_bpn,
+        peaks_bn,
+        ln_std_b * norm_b,
+        embedding_be / norm_b[:, None],
+    )
+
+
+Packed = dict[str, NDArray[Any]]
+
+
+def pack(maps: SecondOrderMaps) -> Packed:
+    """Maps as arrays, which Ray shares between the workers of a node."""
+    return {name: tensor.cpu().numpy() for name, tensor in vars(maps).items()}
+
+
+def unpack(packed: Packed, device: torch.device) -> SecondOrderMaps:
+    """The maps again, on a device."""
+    return SecondOrderMaps(**{name: tensor(array, device) for name, array in packed.items()})
+
+
+def tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a float32 tensor; one that Ray shares must not be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array).to(device, torch.float32)

@@ -1,0 +1,1 @@
+"""Units shared between models (*Rosetta Neurons*, ICCV 2023)."""

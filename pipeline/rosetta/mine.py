@@ -1,0 +1,151 @@
+"""One shard from pictures, or seeds, to the sums of its tiles: plain code, run in an actor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from storage import ledger
+from storage.errors import FacetError
+from storage.rosetta import HALVES, Card, write_sums
+
+from .models import UnitModel, latents, pictures
+from .pictures import Pictures, resized
+from .plan import Item
+from .sums import HalfMaps, Layout, PairSums
+
+
+@dataclass(frozen=True)
+class ItemReport:
+    """What the driver learns of finished work; ``bad`` counts bad images by reason."""
+
+    item: Item
+    images: int
+    bad: dict[str, int] = field(default_factory=dict)
+
+
+class Miner:
+    """Owns the models; turns shards of pictures into sums.
+
+    Parameters
+    ----------
+    url : str
+    models : dict of str to UnitModel
+        By slug, on the CPU.
+    device : str
+    threads : int
+        Torch's threads on the CPU.
+    """
+
+    def __init__(self, url: str, models: Mapping[str, UnitModel], device: str, threads: int):
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # maps are to be float32 throughout
+        self.url, self.device = url, torch.device(device)
+        self.models = {slug: model.to(self.device) for slug, model in models.items()}
+        self._seen = 0
+
+    def progress(self) -> int:
+        """Images that have gone through the models since this miner was made."""
+        return self._seen
+
+    def mine(self, item: Item, batches: Iterable[Pictures | range]) -> ItemReport:
+        """Sum one shard's images for some tiles, write the sums and declare them finished.
+
+        Parameters
+        ----------
+        batches : iterable of Pictures or range
+            A range is of seeds: the generator among the models makes their images.
+        """
+        cards = {slug: model.card for slug, model in self.models.items()}
+        sums = {
+            tile: PairSums(Layout(cards[tile.a], cards[tile.b], tile), self.device)
+            for tile in item.tiles
+        }
+        rows = []
+        with torch.inference_mode():
+            for batch in batches:
+                rows.append(self._add(batch, item, sums))
+        table = pa.concat_tables(rows)
+        bad = Counter(reason for reason in table["error"].to_pylist() if reason is not None)
+        # What became of the images is written first: sums that are there are never made again.
+        ledger.write_part(self.url, item.shard, table, {"bad": dict(bad)})
+        for tile, grown in sums.items():
+            write_sums(self.url, tile, (item.shard, item.shard), grown.sums().arrays())
+        return ItemReport(item, len(table), dict(bad))
+
+    def _add(self, batch: Pictures | range, item: Item, sums: dict) -> pa.Table:
+        made: dict[str, list[torch.Tensor]] = {}
+        if isinstance(batch, range):
+            batch, made = self._generate(batch, item.models)
+        index = np.asarray(batch.rows["index"])
+        ok = np.asarray(batch.rows["ok"])
+        # Even images first, so that each half is one run of the maps.
+        order = [np.flatnonzero(ok & (index % len(HALVES) == h)) for h in range(len(HALVES))]
+        chosen = torch.from_numpy(np.concatenate(order))
+        if len(chosen):
+            maps = {}
+            for slug in sorted(item.models):
+                if slug in made:
+                    maps[slug] = [m[chosen.to(m.device)] for m in made.pop(slug)]
+                else:
+                    maps[slug] = self._maps(self.models[slug], batch, chosen)
+            first = 0
+            for half, members in enumerate(order):
+                if len(members):
+                    part = {
+                        slug: HalfMaps([m[first : first + len(members)] for m in all_maps])
+                        for slug, all_maps in maps.items()
+                    }
+                    for tile, grown in sums.items():
+                        grown.add(half, part[tile.a], part[tile.b])
+                first += len(members)
+        self._seen += len(index)
+        return batch.rows
+
+    def _maps(self, model: UnitModel, batch: Pictures, chosen: torch.Tensor) -> list[torch.Tensor]:
+        assert model.preprocess is not None  # a generator's maps were made with its pictures
+        pixels = torch.from_numpy(batch.pixels[model.preprocess.resize])[chosen].to(self.device)
+        _, maps = model.maps(model.preprocess.to_tensor(pixels))
+        refuse_not_finite(model.card, maps)
+        return maps
+
+    def _generate(
+        self, seeds: range, slugs: set[str]
+    ) -> tuple[Pictures, dict[str, list[torch.Tensor]]]:
+        """The generator's pictures of some seeds, and its maps from the same pass."""
+        generator = next(m for m in self.models.values() if m.card.latent is not None)
+        assert generator.card.latent is not None
+        output, maps = generator.maps(latents(seeds, generator.card.latent).to(self.device))
+        refuse_not_finite(generator.card, maps)
+        others = (self.models[slug].preprocess for slug in slugs)
+        pixels = pictures(output)
+        n, height, width = pixels.shape[:3]
+        rows = pa.table(
+            {
+                "index": list(seeds),
+                "ok": [True] * n,
+                "error": [None] * n,
+                "sha256": [hashlib.sha256(p.tobytes()).hexdigest() for p in pixels],
+                "width": [width] * n,
+                "height": [height] * n,
+            },
+            schema=ledger.SCHEMA,
+        )
+        sizes = {p.resize for p in others if p is not None}
+        return Pictures(seeds.start, resized(pixels, sizes), rows), {generator.card.slug: maps}
+
+
+def refuse_not_finite(card: Card, maps: list[torch.Tensor]) -> None:
+    """NaN or infinity in a map would spoil every sum of its unit."""
+    for layer, values in zip(card.layers, maps, strict=True):
+        if not torch.isfinite(values.sum()):
+            raise FacetError(
+                f"model {card.name}: layer {layer.name} gives values that are not finite: its "
+                "weights are damaged, or it cannot be run in float32"
+            )

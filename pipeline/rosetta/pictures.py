@@ -1,0 +1,73 @@
+"""Pictures read and decoded once, and resized for every model; free of torch.
+
+Tasks that decode start in a moment and stay small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.images.load import load_rows
+from pipeline.images.resize import Resize
+from storage import ledger
+from storage.images import read_rows
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A run of images, resized for every model.
+
+    Attributes
+    ----------
+    start : int
+    pixels : dict of Resize to (n, height, width, 3) uint8
+    rows : pyarrow.Table
+        Their rows of the ledger.
+    """
+
+    start: int
+    pixels: dict[Resize, NDArray[np.uint8]]
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Several resizes of one decoded picture, laid end to end as one row of pixels."""
+
+    resizes: tuple[Resize, ...]
+
+    @property
+    def areas(self) -> list[int]:
+        return [r.height * r.width for r in self.resizes]
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.concatenate([r(image).reshape(1, -1, 3) for r in self.resizes], axis=1)
+
+    def parts(self, pixels: NDArray[np.uint8]) -> dict[Resize, NDArray[np.uint8]]:
+        """(n, 1, total, 3) cut up again."""
+        cuts = np.split(pixels, np.cumsum(self.areas)[:-1], axis=2)
+        return {
+            r: part.reshape(len(part), r.height, r.width, 3)
+            for r, part in zip(self.resizes, cuts, strict=True)
+        }
+
+
+def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> Pictures:
+    """Read and decode images ``start … stop-1`` once, and resize them for every model."""
+    stacked = Stacked(resizes)
+    loaded = load_rows(read_rows(url, start, stop), stacked, (1, sum(stacked.areas)))
+    columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
+    rows = pa.table([np.arange(start, stop), *columns], schema=ledger.SCHEMA)
+    return Pictures(start, stacked.parts(loaded.pixels), rows)
+
+
+def resized(pixels: NDArray[np.uint8], resizes: Iterable[Resize]) -> dict[Resize, NDArray]:
+    """Pictures (n, height, width, 3) that are at hand, as ``load_pictures`` gives them."""
+    images = [Image.fromarray(p) for p in pixels]
+    return {r: np.stack([r(image) for image in images]) for r in resizes}

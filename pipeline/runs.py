@@ -1,0 +1,215 @@
+"""Run files: one YAML that names images, model, store and jobs; which stages, in which order."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage.errors import FacetError
+from storage.reductions import runs
+from storage.store import Store
+
+from .provenance import revision
+
+# What a job reads of other jobs' work; a stage waits for the stages of these jobs.
+READS: dict[str, tuple[str, ...]] = {
+    "extract": (),
+    "rosetta": (),
+    "reduce": ("extract",),
+    "encode-texts": ("extract",),
+    "textspan": ("extract", "reduce"),
+    "ablate": ("extract", "reduce", "second-order"),
+    "second-order": ("extract",),
+    "omp": ("second-order",),
+}
+# Only listing their source tells these whether there is something new: they always run, and do
+# nothing where there is not.
+LIST_IMAGES = ("extract", "rosetta")
+COMMON = ("images", "model", "pretrained", "store")
+
+
+class RunFileError(FacetError):
+    """A run file that cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One job with its settings.
+
+    Attributes
+    ----------
+    name, job : str
+    settings : dict
+        By the job's own names, as in Python (``mlp_layers``).
+    after : tuple of str
+        Stages that have to be finished first.
+    """
+
+    name: str
+    job: str
+    settings: dict[str, Any]
+    after: tuple[str, ...]
+
+    def arguments(self) -> list[str]:
+        """The settings as the job's command line takes them."""
+        words: list[str] = []
+        for name, value in self.settings.items():
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{option}", *map(str, values)]
+        return words
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run file, understood.
+
+    Attributes
+    ----------
+    name : str
+        The file's, without its suffix.
+    store : str
+    stages : tuple of Stage
+        In an order in which they can run.
+    """
+
+    name: str
+    store: str
+    stages: tuple[Stage, ...]
+
+
+def read_run(path: str, settings_of: Callable[[str], Collection[str]]) -> RunFile:
+    """Read and check a run file.
+
+    Parameters
+    ----------
+    path : str
+    settings_of : callable
+        The names of a job's settings.
+
+    Raises
+    ------
+    RunFileError
+        Naming what is wrong, and the nearest name that exists.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFileError(f"the run file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise RunFileError(f"{path} is no YAML: {error}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("stages"), dict) or not raw["stages"]:
+        raise RunFileError(f"{path}: give `store: …` and, under `stages:`, one entry a job")
+    _check_names(f"{path}", raw, (*COMMON, "stages"))
+    if not isinstance(raw.get("store"), str):
+        raise RunFileError(f"{path}: `store:` must say where the store is or will be")
+    common = {name: raw[name] for name in COMMON if name in raw}
+    jobs = {name: _job(path, name, entry) for name, entry in raw["stages"].items()}
+    stages = {
+        name: _stage(path, name, raw["stages"][name] or {}, jobs, common, settings_of)
+        for name in jobs
+    }
+    try:
+        order = TopologicalSorter({s.name: s.after for s in stages.values()}).static_order()
+        return RunFile(Path(path).stem, raw["store"], tuple(stages[name] for name in order))
+    except CycleError as error:
+        raise RunFileError(
+            f"{path}: stages wait for each other: {' -> '.join(error.args[1])}"
+        ) from None
+
+
+def _job(path: str, name: str, entry: Any) -> str:
+    """Which job a stage runs: what it says, or the one that it is named after."""
+    if entry is not None and not isinstance(entry, dict):
+        raise RunFileError(f"{path}, stage {name}: write its settings as `name: value` lines")
+    job = (entry or {}).get("job", name)
+    if job not in READS:
+        raise RunFileError(
+            f"{path}, stage {name}: there is no job {job!r}.{_near(job, READS)} "
+            f"Jobs: {', '.join(READS)}"
+        )
+    return str(job)
+
+
+def _stage(
+    path: str,
+    name: str,
+    entry: dict[str, Any],
+    jobs: Mapping[str, str],
+    common: Mapping[str, Any],
+    settings_of: Callable[[str], Collection[str]],
+) -> Stage:
+    where, job = f"{path}, stage {name}", jobs[name]
+    known = settings_of(job)
+    own = {str(k).replace("-", "_"): v for k, v in entry.items() if k not in ("job", "after")}
+    _check_names(where, own, known)
+    # The model belongs to whoever makes the store; others find it there.
+    given = common if job in LIST_IMAGES else {k: v for k, v in common.items() if k == "store"}
+    if isinstance(weights := common.get("pretrained"), str) and Path(weights).is_file():
+        given = {**given, "pretrained": weights}
+    settings = {**{k: v for k, v in given.items() if k in known}, **own}
+    if faulty := [k for k, v in settings.items() if isinstance(v, dict) or v is None]:
+        raise RunFileError(f"{where}: {faulty[0]} has no value that a setting can have")
+    after = entry.get("after", [])
+    after = [after] if isinstance(after, str) else list(after)
+    if unknown := [a for a in after if a not in jobs]:
+        raise RunFileError(
+            f"{where}: it waits for {unknown[0]!r}, which is no stage.{_near(unknown[0], jobs)}"
+        )
+    reads = [other for other, j in jobs.items() if j in READS[job] and other != name]
+    return Stage(name, job, settings, tuple(dict.fromkeys([*reads, *after])))
+
+
+def _check_names(where: str, given: Collection[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise RunFileError(
+                f"{where}: there is no setting {name!r}.{_near(str(name), known)} "
+                f"Settings: {', '.join(sorted(known))}"
+            )
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def stage_identity(
+    stage: Stage, before: Mapping[str, dict[str, Any]], store: Store | None
+) -> dict[str, Any]:
+    """All that decides what a stage finds: a finished one with the same identity need not run.
+
+    Parameters
+    ----------
+    stage : Stage
+    before : mapping of str to dict
+        Identities of the stages that it waits for.
+    store : Store or None
+        As it is now; None before there is one.
+    """
+    state = None
+    if store is not None and stage.job not in LIST_IMAGES:
+        state = {"store": store.meta.digest(), "shards": runs(store.done_shards())}
+    files = {
+        value: hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        for value in stage.settings.values()
+        if isinstance(value, str) and Path(value).is_file()
+    }
+    return {
+        "job": stage.job,
+        "settings": stage.settings,
+        "files": files,
+        "before": [before[name] for name in stage.after if name in before],
+        "state": state,
+        "revision": revision(),
+    }

@@ -1,0 +1,242 @@
+"""What a store keeps of neurons: rows of each image, and the states of unfinished reductions.
+
+``contributions.zarr/neurons/<layer>`` holds an array a quantity, each with a ledger of its own
+below ``ledger/neurons/<layer>/<quantity>``. ``neurons.zarr/<layer>`` holds what is gathered over
+images: moments for good, other states until the run that needs them has ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from . import arrays, ledger, urls
+from .errors import StoreError, StoreMismatch
+from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk
+from .metadata import Metadata
+from .reductions import runs
+
+NEURONS = "neurons"
+STATES = "neurons.zarr"
+QUANTITIES = ("coefficients", "peaks", "norms")
+# Axes of the moments of a layer's coefficients.
+MOMENT_DIMS: dict[str, tuple[str, ...]] = {
+    "count": (),
+    "mean": ("neuron", "path"),
+    "products": ("neuron", "path", "other_path"),
+    "squares": ("neuron", "path"),
+}
+# A zarr shard of neuron rows is held in memory whole while it is written.
+PIECE_BYTES = 2**26
+
+
+def paths_of(meta: Metadata, mlp_layer: int) -> list[tuple[int, int]]:
+    """The (later layer, head) pairs of the path axis, in order."""
+    later = range(mlp_layer + 1, meta.layers)
+    return [(layer, head) for layer in later for head in range(meta.heads)]
+
+
+def neuron_arrays(
+    meta: Metadata, mlp_layer: int, dtypes: Mapping[str, str]
+) -> dict[str, ArraySpec]:
+    """The arrays of one MLP layer, by quantity; ``dtypes`` says which are kept and how."""
+    count, neurons = len(paths_of(meta, mlp_layer)), meta.mlp_width
+    specs = {}
+    for name, dtype in dtypes.items():
+        dims, sizes = ("neuron",), (neurons,)
+        if name == "coefficients":
+            dims, sizes = ("path", "neuron"), (count, neurons)  # type: ignore[assignment]
+        per_image = math.prod(sizes) * np.dtype(dtype).itemsize
+        most = max(1, PIECE_BYTES // per_image)
+        size = meta.shard_size
+        piece = max(d for d in range(1, size + 1) if size % d == 0 and d <= most)
+        specs[name] = ArraySpec(
+            name,
+            ("image", *dims),
+            (meta.images, *sizes),
+            dtype,
+            (images_per_chunk(piece, per_image), *sizes),
+            (piece, *sizes),
+        )
+    return specs
+
+
+def group_url(url: str, mlp_layer: int) -> str:
+    return urls.join(url, CONTRIBUTIONS, NEURONS, str(mlp_layer))
+
+
+def kept(url: str, mlp_layer: int) -> dict[str, str]:
+    """Dtypes of the quantities that have an array, by name; empty where nothing is kept."""
+    if not urls.exists(urls.join(group_url(url, mlp_layer), "zarr.json")):
+        return {}
+    return dict(urls.open_group(group_url(url, mlp_layer), mode="r").attrs.get("facet", {}))  # type: ignore[arg-type]
+
+
+def kept_layers(url: str) -> list[int]:
+    """MLP layers of which something is kept."""
+    names = urls.list_names(urls.join(url, CONTRIBUTIONS, NEURONS))
+    return [layer for layer in sorted(int(n) for n in names if n.isdecimal()) if kept(url, layer)]
+
+
+def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], dtype: str) -> None:
+    """Make the arrays that a layer lacks; the driver alone calls this.
+
+    Raises
+    ------
+    StoreMismatch
+        If a quantity is kept as float32 and float16 is asked for. What is kept as float16 and
+        asked for as float32, which is the remedy of an overflow, is dropped and made anew.
+    """
+    have = kept(url, mlp_layer)
+    for name in quantities:
+        if name in have and have[name] != dtype:
+            if dtype == "float16":
+                raise StoreMismatch(
+                    f"{name} of MLP layer {mlp_layer} are kept as {have[name]} in {url}: give "
+                    f"--store-dtype {have[name]}"
+                )
+            urls.remove(urls.join(url, folder(mlp_layer, name)))
+            del have[name]
+    wanted = {name: dtype for name in quantities if name not in have}
+    if not wanted:
+        return
+    root = urls.join(url, CONTRIBUTIONS)
+    zarr.open_group(urls.zarr_store(urls.join(root, NEURONS), read_only=False), mode="a")
+    group = zarr.open_group(urls.zarr_store(group_url(url, mlp_layer), read_only=False), mode="a")
+    arrays.create_arrays(group, neuron_arrays(meta, mlp_layer, wanted).values(), overwrite=True)
+    if "path_layer" not in group:
+        for name, values in zip(
+            ("path_layer", "path_head"), zip(*paths_of(meta, mlp_layer), strict=True), strict=True
+        ):
+            array = group.create_array(
+                name, shape=(len(values),), dtype="int64", dimension_names=("path",)
+            )
+            array[:] = np.array(values)
+    # The attribute says what is kept: without it the arrays count as not there.
+    group.attrs.update({"coordinates": "path_layer path_head", "facet": have | wanted})
+    arrays.consolidate(urls.open_group(root, mode="r+"))
+
+
+def folder(mlp_layer: int, quantity: str) -> str:
+    """Where the ledger parts of one quantity stand, below the store."""
+    return urls.join(LEDGER, NEURONS, str(mlp_layer), quantity)
+
+
+def done(url: str, mlp_layer: int, quantity: str) -> set[int]:
+    """Shards of which a quantity is kept."""
+    if quantity not in kept(url, mlp_layer):
+        return set()
+    return ledger.done_shards(url, folder(mlp_layer, quantity))
+
+
+def finish_shard(url: str, mlp_layer: int, quantity: str, shard: int, rows: pa.Table) -> None:
+    """Declare one quantity of a shard finished; ``rows`` are the store's own ledger rows."""
+    ledger.write_part(url, shard, rows, {}, folder(mlp_layer, quantity))
+
+
+def forget(url: str, mlp_layer: int, quantity: str) -> None:
+    """Declare no shard of a quantity finished."""
+    urls.remove(urls.join(url, folder(mlp_layer, quantity)))
+
+
+def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
+    """A layer's arrays, lazy, in blocks of whole zarr shards; ``StoreError`` if none is kept."""
+    have = kept(url, mlp_layer)
+    if not have:
+        raise StoreError(
+            f"the store at {url} keeps no neurons of MLP layer {mlp_layer}: run `facet "
+            f"second-order --store {url} --mlp-layers {mlp_layer}`"
+        )
+    place = urls.zarr_store(group_url(url, mlp_layer), read_only=True)
+    group: Any = urls.open_group(group_url(url, mlp_layer), mode="r")
+    pieces = [group[name].shards[0] for name in have]
+    data = xr.open_zarr(place, chunks={"image": max(pieces)}, consolidated=False)
+    for name in ("path_layer", "path_head"):
+        data[name].load()  # conditions on a path can then be written down directly
+    return data[list(have)]
+
+
+# -- states --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """Something gathered over shards, as it stands in the store.
+
+    Attributes
+    ----------
+    shards : set of int
+        Shards that are counted.
+    values : dict of str to ndarray
+    """
+
+    shards: set[int] = field(default_factory=set)
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def _states(url: str, mlp_layer: int, kind: str) -> list[str]:
+    place = urls.join(url, STATES, str(mlp_layer))
+    return [urls.join(place, n) for n in urls.list_names(place) if n.split("-")[0] == kind]
+
+
+def write_state(
+    url: str,
+    mlp_layer: int,
+    kind: str,
+    identity: Mapping[str, Any],
+    state: State,
+    dims: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Keep a state in place of the one before it, which goes when this one stands.
+
+    Parameters
+    ----------
+    kind : str
+        Its name.
+    identity : mapping
+        JSON-able; a state is only found again under the same.
+    state : State
+    dims : mapping of str to tuple of str
+        Axes of its values.
+    """
+    before = _states(url, mlp_layer, kind)
+    place = urls.join(url, STATES, str(mlp_layer), f"{kind}-{len(state.shards)}")
+    for outer in (urls.join(url, STATES), urls.join(url, STATES, str(mlp_layer))):
+        zarr.open_group(urls.zarr_store(outer, read_only=False), mode="a")
+    data = xr.Dataset({name: (dims[name], value) for name, value in state.values.items()})
+    shards = [list(r) for r in runs(state.shards)]
+    facts = {"facet": {"identity": dict(identity), "shards": shards}}
+    arrays.write_dataset(place, data, facts)
+    for old in before:
+        if old != place:
+            urls.remove(old)
+
+
+def read_state(url: str, mlp_layer: int, kind: str, identity: Mapping[str, Any]) -> State:
+    """The state that was kept under this identity; an empty one where there is none."""
+    found = State()
+    for place in _states(url, mlp_layer, kind):
+        if not urls.exists(urls.join(place, "zarr.json")):
+            continue
+        facts: Any = urls.open_group(place, mode="r").attrs.get("facet")
+        if facts is None or facts["identity"] != dict(identity):
+            continue
+        shards = {s for a, b in facts["shards"] for s in range(a, b + 1)}
+        if len(shards) > len(found.shards):
+            data = arrays.open_dataset(place).load()
+            found = State(shards, {str(n): v.values for n, v in data.items()})
+    return found
+
+
+def drop_state(url: str, mlp_layer: int, kind: str) -> None:
+    """Remove a state that has served."""
+    for place in _states(url, mlp_layer, kind):
+        urls.remove(place)

@@ -1,0 +1,100 @@
+"""Several Ray nodes, one of which is killed in mid-run: nothing is lost, nothing done twice."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from storage import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARDS = 12
+VISION = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}))
+    return path
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """Three nodes of one CPU each; drivers join the first."""
+    size = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(**size)
+    yield cluster
+    cluster.shutdown()
+
+
+def start(cluster: Cluster, store: Path, model: Path) -> subprocess.Popen:
+    command = [
+        sys.executable, ROOT / "jobs" / "extract.py", "--store", store,
+        "--images", f"microworld:n={SHARDS * 50},seed=5,split=test", "--model", model,
+        "--pretrained", "none", "--shard-size", "50", "--batch-size", "10", "--num-actors", "3",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        list(map(str, command)),
+        env={**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, said
+    return said
+
+
+def parts(store: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (store / "ledger").glob("part-*.parquet")}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(store).as_posix(): p.read_bytes()
+        for p in store.rglob("*")
+        if p.is_file() and "results" not in p.relative_to(store).parts
+    }
+
+
+def node_with_an_actor(cluster: Cluster) -> object | None:
+    for node in cluster.worker_nodes:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        lines = [" ".join(p.cmdline()) for p in raylet.children() if p.is_running()]
+        if any(line.startswith("ray::_Actor") for line in lines):
+            return node
+    return None
+
+
+@pytest.mark.cluster
+def test_a_run_survives_a_killed_node(nodes, model, tmp_path):
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "s"
+    finish(start(nodes, undisturbed, model))
+    assert open_store(str(undisturbed)).validate() == []
+    driver = start(nodes, store, model)
+    deadline, node = time.monotonic() + 240, None
+    while time.monotonic() < deadline and driver.poll() is None and node is None:
+        time.sleep(0.02)
+        if len(parts(store)) >= 2:
+            node = node_with_an_actor(nodes)
+    assert node is not None, "no actor was on another node than the driver's"
+    nodes.remove_node(node, allow_graceful=False)
+    kept = parts(store)
+    assert len(kept) < SHARDS, "the run was over before the node was killed"
+    finish(driver)
+    after = parts(store)
+    assert {name: after[name] for name in kept} == kept, "a finished shard was done again"
+    assert open_store(str(store)).validate() == []
+    assert contents(store) == contents(undisturbed)

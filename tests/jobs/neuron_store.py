@@ -1,0 +1,74 @@
+"""A small store with second-order effects of one MLP layer, for the jobs that start from them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import xarray as xr
+
+from jobs import extract, second_order
+from pipeline.encoding import TextEncoder
+from pipeline.omp import build_dictionary
+from pipeline.texts import load_pool
+from storage.results import TABLES, Result, save_result
+from storage.store import Store
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 32, "patch_size": 8, "width": 48, "layers": 4, "head_width": 16,
+        "mlp_ratio": 1.0,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "quick_gelu": True,
+}  # fmt: skip
+# Of this layer the store keeps neurons; of PLANTED only directions are there, made of texts.
+KEPT, PLANTED = 2, 1
+TOP_K = 10
+
+
+def neuron_store(folder: Path) -> Store:
+    """60 pictures of the embedded world, a random model, coefficients of layer ``KEPT``."""
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    store = extract.main(
+        extract.ExtractConfig(
+            images="microworld:n=60,seed=3,split=test",
+            model=str(folder / "tiny.json"),
+            pretrained="none",
+            store=str(folder / "store"),
+            store_dtype="float32",
+            shard_size=32,
+            seed=5,
+        )
+    )
+    second_order.main(
+        second_order.SecondOrderConfig(store=store.url, mlp_layers=str(KEPT), top_k=TOP_K)
+    )
+    return store
+
+
+def plant(store: Store, codes: dict[int, dict[str, float]]) -> Result:
+    """Directions of layer ``PLANTED`` that are sums of texts of the pool; the others are zero."""
+    pool = load_pool("microworld")
+    encoded = TextEncoder(store).encode(pool.source, pool.texts)
+    dictionary = build_dictionary(torch.from_numpy(encoded.embeddings)).numpy()
+    rows = np.zeros((1, store.meta.mlp_width, store.meta.embed), np.float32)
+    for neuron, code in codes.items():
+        for text, coefficient in code.items():
+            rows[0, neuron] += coefficient * dictionary[pool.texts.index(text)]
+    directions = xr.Dataset(
+        {"direction": (("layer", "neuron", "embed"), rows)}, {"layer": [PLANTED]}
+    )
+    schema = TABLES["second_order/neurons"]
+    table = {name: np.zeros(store.meta.mlp_width) for name in schema.names}
+    table |= {"layer": np.full(store.meta.mlp_width, PLANTED), "neuron": np.arange(len(rows[0]))}
+    return save_result(
+        store.url,
+        "second_order",
+        {"mlp_layers": str(PLANTED)},
+        {"mlp_layers": [PLANTED]},
+        tables={"neurons": pa.table(table)},
+        arrays={"components": directions},
+    )
