@@ -7,14 +7,16 @@ the memory of all its processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import torch
@@ -22,10 +24,13 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
-from pipeline.rosetta.models import Loaded, square
+from jobs import rosetta
+from pipeline.models import Preprocess
+from pipeline.rosetta.models import Loaded
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums
 from storage.rosetta import Card, Layer, tiles
 
+UNITS = "FACET_UNITS"
 RESNET50 = tuple(Layer(f"layer{i + 1}", 256 << i, 56 >> i, 56 >> i) for i in range(4))
 VIT_B = tuple(Layer(f"blocks.{i}.mlp.act", 3072, 14, 14) for i in range(12))
 
@@ -48,6 +53,12 @@ class Memory:
     """Units of each model."""
     images: int = 128
     """Pictures of the embedded world."""
+
+
+Command = (
+    Annotated[Speed, tyro.conf.subcommand("speed")]
+    | Annotated[Memory, tyro.conf.subcommand("memory")]
+)
 
 
 def main(config: Speed | Memory) -> None:
@@ -121,12 +132,69 @@ def speed(config: Speed) -> None:
         f"{config.images} images, float32, {torch.get_num_threads()} thread(s), "
         f"{platform.machine()}\n"
     )
-    print("| what | seconds | ratio |\n|---|---|---|")
+    print("| what | CPU seconds | ratio |\n|---|---|---|")
     print(f"| every map interpolated, then multiplied | {middle['direct']:.1f} | 1 |")
+    ratio = ratios[len(ratios) // 2]
+    print(f"| multiplied at the smaller size | {middle['ours']:.1f} | {ratio:.1f} |")
+
+
+def wide(size: int, seed: int) -> Loaded:
+    """A model of one layer with ``FACET_UNITS`` units, on maps of ``size`` / 16 a side."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Conv2d(3, int(os.environ[UNITS]), 16, 16), nn.ReLU())
+    return Loaded(
+        module, Preprocess((size, size), (0.5,) * 3, (0.5,) * 3, "bilinear", "shortest", 0)
+    )
+
+
+fine = partial(wide, 224, 0)
+coarse = partial(wide, 112, 1)
+
+
+def tree_bytes() -> int:
+    """Memory of this process and all that it started, what they share counted once."""
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
+def memory(config: Memory) -> None:
+    os.environ[UNITS] = str(config.units)
+    peak, over = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(0.5):
+            peak = max(peak, tree_bytes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rosetta.main(
+                rosetta.RosettaConfig(
+                    models=("import:benchmarks.rosetta:coarse", "import:benchmarks.rosetta:fine"),
+                    out=folder,
+                    images=f"microworld:n={config.images}",
+                    shard_size=config.images // 2,
+                )
+            )
+            kept = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
+    finally:
+        over.set()
+        thread.join()
+    seconds = time.perf_counter() - start
     print(
-        f"| multiplied at the smaller size | {middle['ours']:.1f} | {ratios[len(ratios) // 2]:.1f} |"
+        f"\n| units | images | seconds | largest memory of all processes, GB | kept, GB |\n"
+        f"|---|---|---|---|---|\n| {config.units:,} × {config.units:,} | {config.images} | "
+        f"{seconds:.0f} | {peak / 1e9:.2f} | {kept / 1e9:.2f} |"
     )
 
 
 if __name__ == "__main__":
-    main(tyro.extras.subcommand_cli_from_dict({"speed": Speed, "memory": Memory}))
+    main(tyro.cli(Command))

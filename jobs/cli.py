@@ -24,6 +24,7 @@ JOBS = {
     "second-order": "what neurons write through later attention heads",
     "omp": "sparse text codes of neurons",
     "rosetta": "units that different models share",
+    "invert": "latents whose pictures are given ones, led by shared units",
     "plan": "what a store of any size will take, before any of it is made",
     "status": "what of a store is done, running and failed",
     "run": "the jobs of a run file, in order",

@@ -156,7 +156,7 @@ def main(config: OmpConfig) -> OmpRun:
             "dead": [list(neuron) for neuron in dead],
             "second_order": found.url,
             "texts": encoded.result.url,
-            "truth": {str(i): neuron_truth.truth_facts(t) for i, t in truths.items()},
+            "truth": {str(i): list(neuron_truth.truth_facts(t).items()) for i, t in truths.items()},
         },
     )
     run = OmpRun(result, table, fits, dead, accuracy, truths)

@@ -121,7 +121,7 @@ def code_table(store: Store, result: Result, top: int) -> Table:
     if result.config["classes"] is not None:
         console.print(accuracy_table(result.table("accuracy").to_pandas()))
     for layer, facts in result.provenance["truth"].items():
-        show_table(f"layer {layer}", facts)
+        show_table(f"layer {layer}", dict(facts))
     codes = result.table("codes").to_pandas()
     neurons = second_order_result(store, result.provenance["mlp_layers"]).table("neurons")
     title = f"Sparse codes, the first {top} texts of the strongest neurons"

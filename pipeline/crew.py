@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -104,7 +104,9 @@ class Crew(Generic[Report]):
     _false_starts: int = 0
     _gone: int = 0  # images finished by members that are gone
 
-    def work(self, shards: Iterable[int], images: Callable[[int], int]) -> Iterator[Report | int]:
+    def work(
+        self, shards: Iterable[int], images: Callable[[int], int]
+    ) -> Generator[Report | int, None, None]:
         """Do the shards; yield their reports and, about twice a second, the images computed.
 
         Parameters

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -210,18 +211,19 @@ def run(
     _check_bad(store, progress, max_bad)
     if not pending:
         return progress
-    for finished in _crew(store, model, workers, len(pending), say).work(
-        pending, partial(_images, store)
-    ):
-        if isinstance(finished, ShardReport):
-            progress.shards += 1
-            log_shard(finished)
-            progress.count(finished.facts)
-            _check_bad(store, progress, max_bad)
-        else:
-            # What a dead actor had half done is computed again: the count never goes back.
-            progress.images = min(max(progress.images, finished), progress.total)
-        report(progress)
+    crew = _crew(store, model, workers, len(pending), say)
+    # Closed, so that its actors end here even while an error is on its way.
+    with closing(crew.work(pending, partial(_images, store))) as steps:
+        for finished in steps:
+            if isinstance(finished, ShardReport):
+                progress.shards += 1
+                log_shard(finished)
+                progress.count(finished.facts)
+                _check_bad(store, progress, max_bad)
+            else:
+                # What a dead actor had half done is computed again: the count never goes back.
+                progress.images = min(max(progress.images, finished), progress.total)
+            report(progress)
     progress.images = progress.total
     report(progress)
     return progress

@@ -40,7 +40,7 @@ class TrainGeneratorConfig:
 
     pictures: int = 40_000
     """Pictures of the train split."""
-    steps: int = 2_000
+    steps: int = 1_500
     """Optimiser steps of the autoencoder."""
     batch: int = 64
     """Pictures a step."""
@@ -121,10 +121,12 @@ def autoencode(
             print(f"step {step:5d}  {told}  {time.time() - started:.0f} s", flush=True)
     model.eval()
     with torch.no_grad():
-        seen = [model.seen(cnn.stages(picked(pixels, rows))) for rows in chunks(len(pixels))]
-        means = torch.cat([model.code(s) for s in seen])
-        spreads = torch.cat([(spread(s) / 2).exp() for s in seen])
-    return whiten(model, means + spreads * torch.randn_like(means))
+        codes = []
+        for rows in np.array_split(np.arange(len(pixels)), -(-len(pixels) // 250)):
+            seen = model.seen(cnn.stages(picked(pixels, rows)))
+            mean = model.code(seen)
+            codes.append(mean + (spread(seen) / 2).exp() * torch.randn_like(mean))
+    return whiten(model, torch.cat(codes))
 
 
 def picked(pixels: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
@@ -163,7 +165,10 @@ def bend(
         schedule.step()
         if step % 200 == 0 or step == steps - 1:
             took = f"{time.time() - started:.0f} s"
-            print(f"flow {step:5d}  nats {nats.item():.3f} of {codes.shape[1] / 2}  {took}", flush=True)
+            print(
+                f"flow {step:5d}  nats {nats.item():.3f} of {codes.shape[1] / 2}  {took}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

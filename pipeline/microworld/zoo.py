@@ -210,9 +210,10 @@ class Generator(nn.Module):
         return self.out(self.up3(self.up2(self.up1(self.start(codes)))))
 
     def seen(self, stages: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The CNN's last two maps as one row (n, 12288), which ``code`` reads."""
+        """The CNN's last two maps as one row (n, 12288) of length about 1, for ``code``."""
         pairs = zip(self.norms, stages[-2:], strict=True)
-        return torch.cat([norm(maps).flatten(1) for norm, maps in pairs], dim=1)
+        row = torch.cat([norm(maps).flatten(1) for norm, maps in pairs], dim=1)
+        return row / row.shape[1] ** 0.5  # or each of Adam's steps would throw the codes about
 
     def encode(self, cnn: Cnn, images: torch.Tensor) -> torch.Tensor:
         """Latents (n, latent) of prepared pictures, read off the zoo's CNN."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -96,9 +95,11 @@ def mae_figures(
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of the Gaussians with the moments of two sets of rows (n, width)."""
-    cross = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    one, other = np.cov(a.T), np.cov(b.T)
+    # The trace of the product's root; its eigenvalues are real and positive but for rounding.
+    cross = np.sqrt(np.linalg.eigvals(one @ other).real.clip(0)).sum()
     apart = np.square(a.mean(0) - b.mean(0)).sum()
-    return float(apart + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * cross))
+    return float(apart + np.trace(one) + np.trace(other) - 2 * cross)
 
 
 @torch.inference_mode()
@@ -117,27 +118,39 @@ def generator_figures(model: Generator, cnn: Cnn, images: torch.Tensor) -> dict[
     -------
     dict of str to float
         ``psnr``: decibels of encoded and decoded pictures, all pixels together, and
-        ``psnr_of_mean``: of their mean picture; ``confidence_<attribute>``: mean greatest
-        class probability that the CNN gives made-up pictures, ``…_of_pictures``: gives real
-        ones, ``…_of_noise``: gives the real ones' pixels shuffled; ``frechet``: distance
-        between the CNN's pooled features of made-up and real pictures, ``frechet_of_halves``:
-        between two halves of the real ones, ``frechet_of_noise``: of shuffled and real.
+        ``psnr_of_mean``: of their mean picture; ``rebuilt_<attribute>``: how often the CNN
+        says the same of a picture and of its rebuilt self; ``shape_confidence``: mean
+        greatest shape probability that the CNN gives made-up pictures, ``…_of_pictures``:
+        gives real ones, ``…_of_noise``: gives the real ones' pixels shuffled; ``frechet``:
+        distance between the CNN's pooled features of made-up and real pictures,
+        ``frechet_of_halves``: between two halves of the real ones, ``frechet_of_noise``: of
+        shuffled and real.
     """
-    made = torch.cat([model(z) for z in sample_latents(len(images), 0, model.latent).split(250)])
-    again = torch.cat([model(model.encode(cnn, b)) for b in images.split(250)])
-    pixels = images.numel() // len(images) // 3
+    pixels = images.shape[-1] * images.shape[-2]
     places = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
-    noise = images.flatten(2)[:, :, places].unflatten(2, images.shape[2:])
-    figures = {"psnr": _decibels(again, images), "psnr_of_mean": _decibels(images.mean(0), images)}
-    features: dict[str, np.ndarray] = {}
-    for name, pictures in (("", made), ("_of_pictures", images), ("_of_noise", noise)):
+    latents = sample_latents(len(images), 0, model.latent)
+    sets = {
+        "_of_pictures": images,
+        "": torch.cat([model(z) for z in latents.split(250)]),
+        "_of_noise": images.flatten(2)[:, :, places].reshape(images.shape),
+        "again": torch.cat([model(model.encode(cnn, b)) for b in images.split(250)]),
+    }
+    features, said = {}, {}
+    for name, pictures in sets.items():
         maps = [cnn.forward_features(b) for b in pictures.split(250)]
         features[name] = torch.cat([m.mean((2, 3)) for m in maps]).double().numpy()
-        said = logits_of(torch.cat([cnn.forward_head(m) for m in maps]))
-        for attribute in HEADS:
-            sure = said[attribute].softmax(1).amax(1).mean()
-            figures[f"confidence_{attribute}{name}"] = float(sure)
+        said[name] = logits_of(torch.cat([cnn.forward_head(m) for m in maps]))
+    figures = {
+        "psnr": _decibels(sets["again"], images),
+        "psnr_of_mean": _decibels(images.mean(0), images),
+    }
+    for head in HEADS:
+        same = said["again"][head].argmax(1) == said["_of_pictures"][head].argmax(1)
+        figures[f"rebuilt_{head}"] = float(same.float().mean())
     real = features["_of_pictures"]
+    for name in ("", "_of_pictures", "_of_noise"):
+        sure = said[name]["shape"].softmax(1).amax(1)
+        figures[f"shape_confidence{name}"] = float(sure.mean())
     figures["frechet"] = frechet(features[""], real)
     figures["frechet_of_halves"] = frechet(real[::2], real[1::2])
     figures["frechet_of_noise"] = frechet(features["_of_noise"], real)

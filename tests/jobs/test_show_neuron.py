@@ -101,11 +101,11 @@ def test_the_page_shows_selective_neurons_and_the_truth(store, coded, pictures):
     assert strong[chosen].all()
     assert ratio[chosen].min() >= others.max()
     assert (np.diff(ratio[chosen]) <= 0).all()
-    sections = neuron_sections(pictures, neurons, coded.truths[KEPT], 3)
-    assert len(sections) == 4
+    sections = neuron_sections(pictures, neurons, coded.truths[KEPT], 1)
+    assert len(sections) == 2
     assert "AUC: mean" in sections[0]
     assert f"Neuron {chosen[0]} of MLP layer {KEPT}" in sections[1]
-    assert len(neuron_sections(pictures, neurons, None, 3)) == 3
+    assert neuron_sections(pictures, neurons, None, 0) == []
     assert not plt.get_fignums()
 
 

@@ -46,8 +46,8 @@ def test_prometheus_sees_names_and_values(ray_cluster):
         "ray_facet_images_total bad": 6,
         "ray_facet_shards_total": 2,
         "ray_facet_written_bytes_total": 10_000,
-        "ray_facet_shard_seconds_sum compute": 4.0,
-        "ray_facet_shard_seconds_sum write": 0.5,
+        "ray_facet_seconds_total compute": 4.0,
+        "ray_facet_seconds_total write": 0.5,
         "ray_facet_shards_waiting": 12,
         "ray_facet_shards_under_way": 4,
     }
