@@ -26,6 +26,7 @@ from torch import nn
 
 from jobs import rosetta
 from pipeline.models import Preprocess
+from pipeline.rosetta.maps import Reader, Tokens
 from pipeline.rosetta.models import Loaded
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums
 from storage.rosetta import Card, Layer, tiles
@@ -98,30 +99,28 @@ def direct(
 def speed(config: Speed) -> None:
     generator = torch.Generator().manual_seed(0)
     cards = [Card(n, "", layers, {}) for n, layers in (("a", RESNET50), ("b", VIT_B))]
-    maps = [
-        [
-            torch.rand((config.images, x.units, x.height, x.width), generator=generator).relu_()
-            for x in card.layers
-        ]
-        for card in cards
-    ]
-    moments = {
-        id(m): torch.stack([m.mean((0, 2, 3)), m.std((0, 2, 3))]) for side in maps for m in side
-    }
-    grid = [Layout(*cards, tile) for tile in tiles(*cards)]
-    kept = [PairSums(layout) for layout in grid]
+    # As the models give them: a CNN's maps with their channels first, a ViT's tokens last.
+    cnn, vit = (
+        [torch.randn((config.images, *shape(x)), generator=generator).relu_() for x in card.layers]
+        for card, shape in zip(
+            cards,
+            (lambda x: (x.units, x.height, x.width), lambda x: (1 + x.height * x.width, x.units)),
+            strict=True,
+        )
+    )
+    first, tokens = Reader("first"), Reader("tokens", Tokens((14, 14), 1))
+    planes = [tokens(t).permute(0, 3, 1, 2).contiguous() for t in vit]
+    moments = {id(m): torch.stack([m.mean((0, 2, 3)), m.std((0, 2, 3))]) for m in [*cnn, *planes]}
+    kept = [PairSums(Layout(*cards, tile)) for tile in tiles(*cards)]
 
     def ours() -> None:
-        # As a model gives them: a ViT's tokens have their channels last, a CNN's maps first.
-        a, b = ([m.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format) for m in side]
-                for side in maps)  # fmt: skip
-        a_half, b_half = HalfMaps(a), HalfMaps(b)
+        a, b = HalfMaps([first(m) for m in cnn]), HalfMaps([tokens(t) for t in vit])
         for sums in kept:
-            sums.add(0, a_half, b_half)
+            sums.add(0, a, b)
 
     seconds: dict[str, list[float]] = {"direct": [], "ours": []}
     for _ in range(config.repeats):
-        for name, run in (("ours", ours), ("direct", lambda: direct(*maps, moments))):
+        for name, run in (("ours", ours), ("direct", lambda: direct(cnn, planes, moments))):
             start = time.process_time()
             run()
             seconds[name].append(time.process_time() - start)

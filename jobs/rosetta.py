@@ -122,7 +122,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     result = save(config, url, setup, hub, found)
     outcome = RosettaRun(result, *found)
     show_summary(outcome, cards, hub, setup, report, bad, time.monotonic() - started)
-    console.print(f"next: facet show rosetta --out {url}")
+    console.print(f"next: facet show rosetta --store {url}")
     return outcome
 
 

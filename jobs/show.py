@@ -1,7 +1,8 @@
-"""Print what a job found last; draw a neuron.
+"""Print what a job found last; draw a neuron, or the concepts that models share.
 
 facet show textspan --store out/
 facet show neuron --store out/ --layer 9 --neuron 4
+facet show rosetta --store shared/
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipeline.neuron_findings import signed
 from pipeline.neuron_pictures import NeuronPictures
 from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import png
+from pipeline.rosetta.page import make_dictionary
 from storage import open_store, urls
 from storage.errors import FacetError
 from storage.results import Result, finished_results, latest_result
@@ -34,12 +36,14 @@ STRONGEST = 20
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Print what a job found last; draw a neuron."""
+    """Print what a job found last; draw a neuron, or the concepts that models share."""
 
-    what: tyro.conf.Positional[Literal["textspan", "ablate", "second-order", "omp", "neuron"]]
+    what: tyro.conf.Positional[
+        Literal["textspan", "ablate", "second-order", "omp", "neuron", "rosetta"]
+    ]
     """Which job's results, or one neuron's picture."""
     store: str
-    """The store: a local path or an object-store URL."""
+    """The store: a local path or an object-store URL. For rosetta: where facet rosetta wrote."""
     top: int = 5
     """Texts to print for each head or neuron."""
     layer: int | None = None
@@ -47,7 +51,8 @@ class ShowConfig:
     neuron: int | None = None
     """For neuron: its number in the layer."""
     out: str | None = None
-    """For neuron: the folder for the picture; by default that of the second-order result."""
+    """For neuron: the folder for the picture; by default that of the second-order result. For
+    rosetta: the folder for page and pictures; by default that of its result."""
     pretrained: str | None = None
     """For neuron: the weights file, where the store was made from one."""
 
@@ -58,9 +63,12 @@ def main(config: ShowConfig) -> Table:
         raise FacetError(f"--top {config.top}: must be at least 1")
     if config.what == "neuron":
         return show_neuron(config)
-    given = [n for n in ("layer", "neuron", "out", "pretrained") if getattr(config, n) is not None]
+    own = ("layer", "neuron", "pretrained") + (() if config.what == "rosetta" else ("out",))
+    given = [n for n in own if getattr(config, n) is not None]
     if given:
         raise FacetError(f"--{given[0]} belongs to `facet show neuron`, not to {config.what}")
+    if config.what == "rosetta":
+        return show_rosetta(config.store, config.out)
     store = open_store(config.store)
     result = latest_result(store.url, config.what.replace("-", "_"))
     table = TABLES[config.what](store, result, config.top)
@@ -177,6 +185,23 @@ def show_neuron(config: ShowConfig) -> Table:
         facts["texts"] = "none: the neuron has no effect"
     show_table("done", facts)
     console.print(place)
+    return table
+
+
+def show_rosetta(url: str, out: str | None = None) -> Table:
+    """Write the dictionary of shared concepts and print its list."""
+    shown = make_dictionary(urls.absolute(url), None if out is None else urls.absolute(out))
+    title = "Concepts that all models share"
+    columns = ["concept", "hub's unit", "correlation", "in both halves"]
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE)
+    for concept in shown.concepts:
+        hub = concept.members[0]
+        halves = "yes" if concept.replicates else "no"
+        cells = [str(concept.number), f"{hub.layer} {hub.unit}", f"{concept.strength:.3f}", halves]
+        table.add_row(*cells)
+    console.print(table)
+    show_table("done", shown.facts)
+    console.print(shown.page)
     return table
 
 

@@ -11,6 +11,9 @@ from storage.metadata import Metadata
 
 # Shards of one actor that may be under way at once: one computing, one being written.
 SHARDS_IN_FLIGHT = 2
+# Torch, Ray, Arrow and zarr in an actor's process before it has a model: 540 MB on import, and the
+# buffers that they keep once they have worked.
+LIBRARIES = 750_000_000
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Projection:
     per_image : int
         The same for one image.
     actor : int
-        Peak memory of one extraction actor: weights, activations of a batch, the arrays of
-        the shards in flight.
+        Peak private memory of one extraction actor: libraries, weights, activations of a batch,
+        the arrays of the shards in flight.
     decoded : int
         Decoded pictures waiting for one actor in Ray's object store.
     """
@@ -62,7 +65,7 @@ def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int
     return Projection(
         store=meta.images * per_image,
         per_image=per_image,
-        actor=parameters * (4 + itemsize) + activations + maps + arrays,
+        actor=LIBRARIES + parameters * (4 + itemsize) + activations + maps + arrays,
         decoded=SHARDS_IN_FLIGHT * shard * image_side * image_side * 3,
     )
 

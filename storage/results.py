@@ -160,6 +160,19 @@ TABLES = {
             "state": pa.string(),
         }
     ),
+    "rosetta_truth/truth": pa.schema(
+        {
+            "pairing": pa.string(),
+            "draw": pa.int64(),
+            "concept": pa.int64(),
+            "inside": pa.float64(),
+            "inside_gap": pa.float64(),
+            "attribute": pa.string(),
+            "value": pa.string(),
+            "auc": pa.float64(),
+            "agrees": pa.bool_(),
+        }
+    ),
 }
 
 

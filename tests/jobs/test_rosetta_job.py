@@ -103,7 +103,7 @@ def test_the_same_command_again_does_nothing_and_says_the_same(found, capsys):
     assert markers(place(found)) == before
     said = capsys.readouterr().out
     assert "0 shards" in said
-    assert "next: facet show rosetta --out" in said
+    assert "next: facet show rosetta --store" in said
 
 
 def test_another_hub_and_another_model_only_add_pairs(found, tmp_path):
