@@ -64,8 +64,8 @@ class Cnn(ResNet):
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Maps after the stem and after ``layer1`` … ``layer4``."""
         maps = [self.act1(self.bn1(self.conv1(images)))]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps.append(stage(maps[-1]))
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            maps.append(self.get_submodule(name)(maps[-1]))
         return maps
 
 
@@ -153,14 +153,11 @@ class Coupling(nn.Module):
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
+        last = nn.Linear(hidden, size)
+        nn.init.zeros_(last.weight)
         self.net = nn.Sequential(
-            nn.Linear(size // 2, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, size),
+            nn.Linear(size // 2, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
         )
-        nn.init.zeros_(self.net[-1].weight)
 
     def _move(self, still: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale, shift = self.net(still).chunk(2, dim=1)
@@ -223,6 +220,7 @@ class Generator(nn.Module):
         """The flow backwards: latents (n, latent), and log-determinants (n,)."""
         total = torch.zeros(len(codes))
         for coupling in reversed(self.flow):
+            assert isinstance(coupling, Coupling)  # the flow holds nothing else
             codes, determinant = coupling.inverse(codes)
             total = total + determinant
         return codes, total

@@ -75,13 +75,12 @@ def concepts_of(table: pd.DataFrame, hub: str) -> list[Concept]:
     """
     best: dict[int, Concept] = {}
     ordered = table.sort_values(["replicates", "correlation"], ascending=False, kind="stable")
-    for (number, layer, unit), rows in ordered.groupby(
-        ["concept", "hub_layer", "hub_unit"], sort=True
-    ):
+    for _, rows in ordered.groupby(["concept", "hub_layer", "hub_unit"], sort=True):
+        number, layer, unit = rows[["concept", "hub_layer", "hub_unit"]].iloc[0]
         first = rows.drop_duplicates("model").sort_index()
         columns = ["model", "layer", "unit", "correlation", "replicates"]
         matches = [Member(*row) for row in first[columns].itertuples(index=False, name=None)]
-        found = Concept(int(number), (Member(hub, layer, int(unit), 1.0, True), *matches))
+        found = Concept(int(number), (Member(hub, str(layer), int(unit), 1.0, True), *matches))
         other = best.get(found.number)
         if other is None or _rank(found) < _rank(other):
             best[found.number] = found
