@@ -108,7 +108,7 @@ def main(config: InvertConfig) -> pd.DataFrame:
             "pictures": count,
             "shared units": f"{guidance.pairs} of {models.generator.card.name} and "
             f"{models.guide.card.name}",
-            **{str(r.loss): f"PSNR {r.psnr:.2f} dB, SSIM {r.ssim:.3f}, perceptual {r.perceptual:.3f}"
+            **{str(r.loss): f"PSNR {r.psnr:.2f} dB, SSIM {r.ssim:.3f}, distance {r.perceptual:.3f}"
                for r in table.itertuples()},
             "guidance adds": f"{table.psnr_change.iloc[-1]:+.2f} dB "
             f"(95%: {table.psnr_low.iloc[-1]:+.2f} to {table.psnr_high.iloc[-1]:+.2f}), "
