@@ -67,7 +67,7 @@ class StubActor(extract._Actor):
 
     def __init__(self, url: str, device: str, threads: int) -> None:
         super().__init__(url, device, threads)
-        self._make = partial(StubExtractor, url, device=device, threads=threads)
+        self._make = partial(StubExtractor, url, device=device, threads=threads)  # type: ignore
 
 
 def stub_batch(url: str, start: int, stop: int, resize: Any) -> Batch:
@@ -137,7 +137,7 @@ class Watched:
 def stubbed() -> Any:
     """The extraction's own scheduler, with the stub actor and no decoding."""
     real = extract._Actor, extract.load_batch
-    extract._Actor, extract.load_batch = StubActor, stub_batch  # type: ignore[misc,assignment]
+    extract._Actor, extract.load_batch = StubActor, stub_batch  # type: ignore[misc]
     try:
         yield
     finally:

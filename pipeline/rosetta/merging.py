@@ -36,8 +36,10 @@ def total(url: str, layout: Layout, tile: Tile, spans: Iterable[Span]) -> Sums:
 
 def merge_spans(url: str, a: Card, b: Card, tile: Tile, group: list[Span]) -> None:
     """Write the sums of a group of neighbouring spans as one, then remove them."""
-    merged = total(url, Layout(a, b, tile), tile, group)
-    write_sums(url, tile, (group[0][0], group[-1][1]), merged.arrays())
+    whole = group[0][0], group[-1][1]
+    if whole not in done_spans(url, tile):  # else a worker that died was already removing them
+        merged = total(url, Layout(a, b, tile), tile, group)
+        write_sums(url, tile, whole, merged.arrays())
     remove_spans(url, tile, group)
 
 

@@ -219,7 +219,7 @@ def _check_bad(bad: Bad, setup: Setup, max_bad: float) -> None:
 
 
 class _Merges:
-    """Merges of aligned groups of spans, one at a time for every CPU that is free for it."""
+    """Merges of aligned groups of spans, as tasks that take a CPU each."""
 
     def __init__(self, url: str, done: Mapping[Tile, set[int]], cards: dict[str, Card]) -> None:
         self._url, self._cards = url, cards
@@ -248,7 +248,7 @@ class _Merges:
             return
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout)
         for ref in ready:
-            ray.get(ref)
+            _result(ref)
             tile, group = self._under_way.pop(ref)
             self._spans[tile] -= set(group)
             self.add(tile, (group[0][0], group[-1][1]))
@@ -293,7 +293,16 @@ def on_cluster(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -
                 return
             (ready,), _ = ray.wait(list(under_way), num_returns=1)
             under_way.remove(ready)
-            yield ray.get(ready)
+            yield _result(ready)
+    finally:
+        for ref in under_way:
+            ray.cancel(ref)
+
+
+def _result(ref: Any) -> Any:
+    """What a task returned; its failure in words that a user can act upon."""
+    try:
+        return ray.get(ref)
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     except (WorkerCrashedError, OutOfMemoryError) as error:
@@ -301,6 +310,3 @@ def on_cluster(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -
             f"a worker died again and again: {error}\nIt is probably out of memory; what is done "
             "is kept, the same command goes on."
         ) from error
-    finally:
-        for ref in under_way:
-            ray.cancel(ref)

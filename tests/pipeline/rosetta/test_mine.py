@@ -73,6 +73,8 @@ def test_mined_correlations_are_those_of_the_models_own_maps(two, listed):
     assert read_part(listed, 1)["index"].to_pylist() == list(range(10, 20))
     merge_spans(listed, a, b, tile, [(0, 0), (1, 1)])
     assert done_spans(listed, tile) == {(0, 1)}
+    merge_spans(listed, a, b, tile, [(0, 0), (1, 1)])  # as a retry after a death would
+    assert done_spans(listed, tile) == {(0, 1)}
     create_correlations(listed, a, b)
     correlate_tile(listed, a, b, tile)
     found = open_correlations(listed, a.slug, b.slug)

@@ -1,0 +1,127 @@
+"""The dictionary of shared concepts: order, ranges, and a page made from a small mined set."""
+
+import re
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from pipeline.images.listing import list_images
+from pipeline.rosetta.dictionary import concepts_of, unit_range
+from pipeline.rosetta.models import load_units, unit_maps
+from pipeline.rosetta.page import make_dictionary
+from pipeline.rosetta.replay import open_found, replay
+from storage import urls
+from storage.errors import FacetError
+from storage.images import write_images
+from storage.results import latest_result, save_result
+from storage.rosetta import Setup, keep_card, write_setup
+from tests.pipeline.rosetta.kit import TOYS
+
+PLAIN, OTHER = f"{TOYS}:plain", f"{TOYS}:other"
+COLUMNS = ["concept", "hub_layer", "hub_unit", "model", "layer", "unit", "correlation", "even",
+           "odd", "replicates"]  # fmt: skip
+MATCHES = [
+    (0, "act1", 0, OTHER, "act1", 1, 0.9, 0.9, 0.9, False),
+    (1, "act1", 2, OTHER, "act1", 2, 0.6, 0.6, 0.6, True),
+    (1, "act1", 2, OTHER, "act2", 3, 0.8, 0.8, 0.8, False),
+    (1, "act1", 3, OTHER, "act1", 4, 0.5, 0.5, 0.5, True),
+    (2, "act3", 1, OTHER, "act3", 2, 0.7, 0.7, 0.7, True),
+]
+
+
+def table(rows=MATCHES):
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def mined(url, rows=MATCHES):
+    """What the job keeps, with matches given."""
+    source = "microworld:n=24,seed=2"
+    write_images(url, list_images(source))
+    write_setup(url, Setup("digest", 24, 8, 8, source=source))
+    models = [load_units(name) for name in (PLAIN, OTHER)]
+    units = []
+    for model in models:
+        keep_card(url, model.card)
+        units += [
+            (model.card.name, x.name, u, 0.0, 1.0, "alive")
+            for x in model.card.layers
+            for u in range(x.units)
+        ]
+    tables = {
+        "concepts": table(rows),
+        "buddies": pd.DataFrame({n: [] for n in (
+            "model_a", "layer_a", "unit_a", "model_b", "layer_b", "unit_b", "correlation", "even",
+            "odd", "replicates")}),
+        "units": pd.DataFrame(
+            units, columns=["model", "layer", "unit", "mean", "std", "state"]
+        ),
+    }  # fmt: skip
+    config = {"models": [PLAIN, OTHER], "generator": None, "rows": len(rows)}
+    save_result(
+        url, "rosetta", config, {"hub": PLAIN},
+        tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
+    )  # fmt: skip
+    return url
+
+
+def test_every_concept_once_the_replicated_first_then_by_correlation():
+    found = concepts_of(table(), PLAIN)
+    assert [c.number for c in found] == [2, 1, 0]
+    assert [c.replicates for c in found] == [True, True, False]
+    # Of several matches the replicated one, of several units of the hub the strongest.
+    assert asdict(found[1].members[1]) == {
+        "model": OTHER, "layer": "act1", "unit": 2, "correlation": 0.6, "replicates": True,
+    }  # fmt: skip
+    assert found[1].members[0].unit == 2
+
+
+def test_maps_are_brought_to_one_range_within_a_unit():
+    maps = np.array([[[2.0, 4.0]], [[3.0, 6.0]]], np.float32)
+    np.testing.assert_array_equal(unit_range(maps), [[[0, 0.5]], [[0.25, 1]]])
+    assert not unit_range(np.full((2, 3, 3), 7.0, np.float32)).any()
+
+
+def test_the_page_shows_each_concept_once_and_the_truth(tmp_path):
+    url = mined(str(tmp_path / "mined"))
+    shown = make_dictionary(url, str(tmp_path / "page"), draws=2)
+    page = (tmp_path / "page" / "dictionary.html").read_text()
+    assert shown.page.endswith("page/dictionary.html")
+    assert re.findall(r"<h2>Concept (\d+)", page) == ["2", "1", "0"]
+    assert len(list((tmp_path / "page").glob("concept-*.png"))) == 3
+    assert shown.facts["concepts"] == "3 shared by 2 models, 2 of them in both halves; 3 shown"
+    truth = latest_result(url, "rosetta_truth").table("truth").to_pandas()
+    assert truth["pairing"].value_counts().to_dict() == {"shared": 3, "random": 6}
+    assert truth["concept"][:3].tolist() == [2, 1, 0]
+    assert truth["inside"].between(0, 1).all()
+    assert shown.facts["random units"] in page
+
+
+def test_examples_are_the_images_where_the_hub_is_strongest(tmp_path):
+    from pipeline.rosetta.dictionary import EXAMPLES, entries
+
+    found = open_found(mined(str(tmp_path / "mined")))
+    concept = concepts_of(table(), PLAIN)[1]
+    (entry,) = entries(found, [concept])
+    peaks = {}
+    for batch in replay(found.url, found.setup, found.models, 24):
+        maps = unit_maps(found.models[PLAIN], batch.inputs[PLAIN], [2])
+        for row, one in zip(batch.rows, maps, strict=True):
+            peaks[row["key"]] = float(one.max())
+    assert len(peaks) == 24
+    # A unit's peak may differ in its last bits with what else is computed beside it.
+    expected = sorted(peaks.values(), reverse=True)[:EXAMPLES]
+    np.testing.assert_allclose([peaks[k] for k in entry.keys], expected, rtol=1e-6)
+    assert [m.min() for m in entry.maps] == [0, 0]
+    assert [m.max() for m in entry.maps] == [1, 1]
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FacetError, match="no results of rosetta in .*run `facet rosetta --out"):
+        make_dictionary(str(tmp_path))
+    url = mined(str(tmp_path / "none"), rows=[])
+    with pytest.raises(FacetError, match="share no concept"):
+        make_dictionary(url)
+    assert not urls.exists(urls.join(url, "dictionary.html"))
