@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from jobs import ablate, extract, omp, second_order, textspan
+from jobs import ablate, extract, omp, rosetta, second_order, textspan
 from jobs.console import console, run_job
 from pipeline.encoding import store_model
 from pipeline.findings import ablation_sections, textspan_sections
 from pipeline.neuron_findings import neuron_sections
 from pipeline.neuron_pictures import NeuronPictures
-from pipeline.report import extraction_sections, write_page
+from pipeline.report import extraction_sections, section, write_page
+from pipeline.rosetta.page import make_dictionary
 from pipeline.shares import shares
 
 # The last layer whose neurons have second-order effects, and the texts of a neuron's code.
 MLP_LAYER, TERMS = 2, 8
+# What is shared between models is shown on fewer pictures.
+SHARED = rosetta.RosettaConfig(
+    images="microworld:n=200,seed=7,split=test",
+    models=("microworld", "microworld-cnn", "microworld-mae"),
+    out="",
+    shard_size=100,
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,19 @@ def main(config: DemoConfig) -> None:
             ),
             *neuron_sections(pictures, effects.neurons, coded.truths.get(MLP_LAYER)),
             *ablation_sections(ablated.accuracy),
+            shared_section(config.out),
         ],
     )
     console.print(f"{page.absolute()} shows what was found ({time.monotonic() - started:.0f} s)")
+
+
+def shared_section(out: Path) -> str:
+    """Find the units that three models share; a link to a page of their own, and how true."""
+    mined = str(out / "rosetta")
+    rosetta.main(replace(SHARED, out=mined))
+    shown = make_dictionary(mined, str(out / "dictionary"), concepts=8, images=100, draws=1)
+    facts = section("Units that models share", rows=list(shown.facts.items()))
+    return f'{facts}<p><a href="dictionary/dictionary.html">The dictionary with pictures</a></p>'
 
 
 if __name__ == "__main__":
