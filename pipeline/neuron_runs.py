@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -209,11 +210,12 @@ def from_model(
     )
     order, early = iter(wanted), {}
     due = next(order)
-    for found in crew.work(wanted, images):
-        if isinstance(found, int):
-            report(found)
-            continue
-        early[found[0]] = found[1]
-        while due in early:
-            yield due, early.pop(due)
-            due = next(order, -1)
+    with closing(crew.work(wanted, images)) as work:  # ends the actors, however this ends
+        for found in work:
+            if isinstance(found, int):
+                report(found)
+                continue
+            early[found[0]] = found[1]
+            while due in early:
+                yield due, early.pop(due)
+                due = next(order, -1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_latents_depend_on_the_seed_alone_and_give_pictures():
     assert made.amax() > 0.3
     assert made.amin() < -0.3
     assert made.var(0).mean() > 0.02  # other latents, other pictures
-    assert model.encode(made).shape == latents.shape
+    assert model.encode(load_zoo("cnn"), made).shape == latents.shape
+    codes = model.flow(latents)
+    torch.testing.assert_close(model.latents_of(codes)[0], latents, rtol=0, atol=1e-4)
 
 
 def maps_of(model: torch.nn.Module, layers: Iterable[str], x: torch.Tensor) -> dict:
@@ -153,6 +156,5 @@ def test_absent_and_altered_weights_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_page_gives_the_cards_figures(name):
-    rows = [row.split("|") for row in PAGE.read_text().splitlines() if row.startswith("| ")]
-    told = {r[2].strip(" `"): r[3].strip() for r in rows if r[1].strip(" `") == name}
-    assert {n: float(v) for n, v in told.items()} == card(name)["figures"]
+    rows = re.findall(rf"^\| `{name}` \| `(\w+)` \| ([\d.]+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert {figure: float(value) for figure, value in rows} == card(name)["figures"]
