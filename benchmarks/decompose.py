@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
@@ -34,7 +35,7 @@ class Config:
     device: str = "cpu"
     """Where to run."""
     dtype: str = "float32"
-    """In which the decomposition's products run; plain open_clip runs in float32."""
+    """In which matrix products run; plain open_clip is converted to it as a whole."""
     threads: int = 1
     """CPU threads."""
 
@@ -54,11 +55,13 @@ def main(config: Config) -> None:
 
 def row(name: str, config: Config) -> str:
     """One row of the table."""
-    model = load_model(ModelSpec(name, "none"), config.device, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    model = load_model(ModelSpec(name, "none"), config.device, dtype)
+    plain = deepcopy(model.module).to(dtype)
     last = range(model.layers - config.token_layers, model.layers)
     parts = Decomposer(model)
     ways: list[Callable[[torch.Tensor], object]] = [
-        torch.inference_mode()(model.module.encode_image),
+        torch.inference_mode()(lambda images: plain.encode_image(images.to(dtype))),
         parts,
         Decomposer(model, token_layers=tuple(last)),
     ]
@@ -70,10 +73,10 @@ def row(name: str, config: Config) -> str:
             elapsed = _time(way, images)
             if round_ >= 0:
                 taken.append(elapsed)
-    plain, *others = seconds
-    cells = [f"{config.batch / median(plain):.2f}"]
+    by_plain, *others = seconds
+    cells = [f"{config.batch / median(by_plain):.2f}"]
     for taken in others:
-        ratio = median(p / t for p, t in zip(plain, taken, strict=True))
+        ratio = median(p / t for p, t in zip(by_plain, taken, strict=True))
         cells.append(f"{config.batch / median(taken):.2f} ({ratio:.3f})")
     return f"| {name} | {' | '.join(cells)} | {residual:.1e} |"
 

@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
@@ -49,7 +50,7 @@ class Config:
     device: str = "cpu"
     """Where to run."""
     dtype: str = "float32"
-    """In which the products of the pass run; plain open_clip runs in float32."""
+    """In which matrix products run; plain open_clip is converted to it as a whole."""
     threads: int = 1
     """CPU threads."""
 
@@ -57,11 +58,13 @@ class Config:
 def speed(config: Config) -> None:
     """Print two Markdown tables."""
     torch.set_num_threads(config.threads)
-    model = load_model(ModelSpec(config.model, "none"), config.device, getattr(torch, config.dtype))
+    dtype = getattr(torch, config.dtype)
+    model = load_model(ModelSpec(config.model, "none"), config.device, dtype)
+    plain = deepcopy(model.module).to(dtype)
     images = torch.randn(config.batch, 3, *model.preprocess.size, device=config.device)
     every = tuple(range(model.layers - 1))
     ways: dict[str, Callable[[torch.Tensor], object]] = {
-        "plain encode_image": torch.inference_mode()(model.module.encode_image),
+        "plain encode_image": torch.inference_mode()(lambda x: plain.encode_image(x.to(dtype))),
         f"coefficients, layer {config.mlp_layer}": NeuronPass(model, [config.mlp_layer]),
         f"totals, layer {config.mlp_layer}": NeuronPass(model, [config.mlp_layer], ("totals",)),
         "totals, all layers": NeuronPass(model, every, ("totals",)),
@@ -77,9 +80,9 @@ def speed(config: Config) -> None:
             elapsed = _seconds(lambda way=way: way(images))  # type: ignore[misc]
             if round_ >= 0:
                 seconds[name].append(elapsed)
-    plain = seconds["plain encode_image"]
+    by_plain = seconds["plain encode_image"]
     for name, taken in seconds.items():
-        ratio = median(t / p for t, p in zip(taken, plain, strict=True))
+        ratio = median(t / p for t, p in zip(taken, by_plain, strict=True))
         print(f"| {name} | {median(taken) / config.batch:.4f} | {ratio:.3f} |")
     if config.images:
         print("\n| components | s |\n|---|---|")
@@ -87,6 +90,8 @@ def speed(config: Config) -> None:
             print(f"| {name} | {taken_s:.2f} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory of this process: {peak:.2f} GB")
+    if images.is_cuda:
+        print(f"Peak memory of the GPU: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
 
 
 def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:

@@ -160,13 +160,23 @@ def enter(model: VisionModel, images_bchw: Tensor) -> Tensor:
             f"images have shape {tuple(images_bchw.shape)}, but {model.name} takes "
             f"(batch, {', '.join(map(str, expected))}): prepare them with model.preprocess"
         )
-    images = images_bchw.to(visual.conv1.weight.device, visual.conv1.weight.dtype)
-    patches_btd = visual.conv1(images).flatten(2).transpose(1, 2)
+    filters = visual.conv1.weight
+    images = images_bchw.to(filters.device, filters.dtype)
     x_btd = images.new_empty(len(images), model.tokens, model.width)
     x_btd[:, 0] = visual.class_embedding
-    x_btd[:, 1:] = patches_btd
+    # Patches do not overlap, so the convolution is a product; cuDNN's would round it to TF32.
+    x_btd[:, 1:] = F.linear(_patches(images, filters.shape[2:]), filters.flatten(1))
     embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
     return embedded
+
+
+def _patches(images_bchw: Tensor, side: Sequence[int]) -> Tensor:
+    """(batch, patch, 3 · height · width), in the order in which a convolution meets them."""
+    b, c, height, width = images_bchw.shape
+    down, across = height // side[0], width // side[1]
+    cut = images_bchw[:, :, : down * side[0], : across * side[1]]
+    cut = cut.reshape(b, c, down, side[0], across, side[1])
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(b, down * across, -1)
 
 
 def leave(model: VisionModel, class_bd: Tensor) -> tuple[Tensor, Tensor, Tensor]:

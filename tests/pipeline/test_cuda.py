@@ -1,0 +1,135 @@
+"""What only a GPU can show: the same numbers as on the CPU, and the whole jobs on it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.decompose import Decomposer
+from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.omp import omp
+from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
+from pipeline.second_order import NeuronPass
+from storage import open_store
+from storage.rosetta import Tile
+from tests.pipeline.rosetta.kit import card, direct, random_maps
+from tests.pipeline.second_order_kit import TINY, perturbed, random_images
+from tests.pipeline.test_omp import dense, oracle, problem
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
+def on_gpu(model: VisionModel, dtype: torch.dtype) -> VisionModel:
+    return replace(model, module=model.module.cuda(), device=torch.device("cuda"), dtype=dtype)
+
+
+def close(found, expected, tolerance):
+    assert found.keys() == expected.keys()
+    for name in found:
+        scale = expected[name].abs().max()
+        assert (found[name].cpu() - expected[name]).abs().max() <= tolerance * scale, name
+
+
+def parts(model, images):
+    made = Decomposer(model, ("heads", "mlps", "tokens"), (1, 2))(images)
+    names = ("heads_blhk", "mlps_bsd", "tokens_bte", "embedding_be", "ln_std_b")
+    return {name: getattr(made, name) for name in names}, made.residual_b.max().item()
+
+
+def test_parts_equal_the_cpus_in_float64(tmp_path):
+    model = perturbed(TINY, tmp_path, 0)
+    images = random_images(model, 0, 5)
+    expected, _ = parts(model, images)
+    found, residual = parts(on_gpu(model, torch.float64), images)
+    close(found, expected, 1e-12)
+    assert residual < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound", "apart"),
+    [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2e-2, 0.1), (torch.float16, 2e-2, 0.02)],
+)
+def test_residual_and_distance_from_float64_by_precision(dtype, bound, apart):
+    exact = load_model(ModelSpec("ViT-B-32", "none"), dtype=torch.float64)
+    images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    expected, _ = parts(exact, images)
+    model = on_gpu(load_model(ModelSpec("ViT-B-32", "none")), dtype)
+    found, residual = parts(model, images)
+    assert residual < bound
+    # In TF32 a product would be wrong by 1e-3.
+    close(found, {name: values.float() for name, values in expected.items()}, apart)
+
+
+def test_neurons_equal_the_cpus_in_float64(tmp_path):
+    model = perturbed(TINY, tmp_path, 1)
+    images = random_images(model, 1, 4)
+    wanted = ("coefficients", "totals", "class_neurons", "peaks")
+    expected = NeuronPass(model, [0, 2], wanted)(images)
+    found = NeuronPass(on_gpu(model, torch.float64), [0, 2], wanted)(images)
+    for name in wanted:
+        close(getattr(found, name), getattr(expected, name), 1e-12)
+
+
+def test_codes_equal_scikit_learns():
+    dictionary, targets = problem(3, 600, 40, 6, near=3)
+    codes = omp(dictionary.cuda(), targets.cuda(), 30)
+    codes = replace(codes, supports=codes.supports.cpu(), coefficients=codes.coefficients.cpu())
+    for n, target in enumerate(targets):
+        support, code = oracle(dictionary, target, 30)
+        assert sorted(codes.supports[n].tolist()) == support.tolist()
+        np.testing.assert_allclose(dense(codes, 600)[n], code, rtol=1e-5, atol=1e-5)
+
+
+def test_correlations_equal_the_direct_ones():
+    rng = np.random.default_rng(0)
+    a, b = card("a", (5, 14, 14), (7, 7, 7)), card("b", (6, 10, 10))
+    maps_a, maps_b = random_maps(rng, a, 12), random_maps(rng, b, 12)
+    layout = Layout(a, b, Tile("a", "b", 0, a.units))
+    sums = PairSums(layout, "cuda")
+    for half in (0, 1):
+        sums.add(half, *(
+            HalfMaps([torch.from_numpy(m[half::2]).cuda() for m in maps])
+            for maps in (maps_a, maps_b)
+        ))  # fmt: skip
+    found = finalize(layout, sums.sums()).whole
+    np.testing.assert_allclose(found, direct(maps_a, maps_b), atol=1e-6)
+
+
+@pytest.mark.cluster
+def test_the_jobs_on_a_gpu_give_what_the_cpu_gives(tmp_path, ray_cluster):
+    from jobs import extract, omp, rosetta, second_order, textspan
+
+    stores = {}
+    for device in ("cpu", "cuda"):
+        stores[device] = extract.main(
+            extract.ExtractConfig(
+                images="microworld:n=96,seed=3,split=test", model="microworld",
+                pretrained="microworld", store=str(tmp_path / device), store_dtype="float32",
+                components=("heads", "mlps", "tokens"), shard_size=32, device=device,
+            )
+        )  # fmt: skip
+        second_order.main(
+            second_order.SecondOrderConfig(
+                str(tmp_path / device), mlp_layers="2", top_k=20, device=device
+            )
+        )
+    assert stores["cuda"].validate() == []
+    cpu, cuda = (open_store(str(tmp_path / d)).contributions().load() for d in stores)
+    for name in ("heads", "mlps", "tokens", "embedding", "ln_std"):
+        scale = np.abs(cpu[name].values).max()
+        np.testing.assert_allclose(cuda[name].values, cpu[name].values, atol=1e-4 * scale)
+    assert float(cuda.residual.max()) < 1e-5
+    url = str(tmp_path / "cuda")
+    textspan.main(textspan.TextSpanConfig(store=url, pool="microworld", layers="last:1"))
+    omp.main(omp.OmpConfig(store=url, mlp_layers="2", pool="microworld", terms=8))
+    found = {}
+    for device in ("cpu", "cuda"):
+        run = rosetta.main(
+            rosetta.RosettaConfig(
+                models=("microworld", "microworld-cnn"), out=str(tmp_path / f"{device}-shared"),
+                images="microworld:n=64,seed=3,split=test", shard_size=32, device=device,
+            )
+        )  # fmt: skip
+        found[device] = run.buddies
+    assert len(found["cuda"]) == pytest.approx(len(found["cpu"]), rel=0.02)
