@@ -12,6 +12,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import tyro
@@ -47,8 +48,10 @@ def main(config: Config) -> None:
         f"{config.device}, {config.dtype}, {config.threads} thread(s), batch {config.batch}, "
         f"medians of {config.repeats}; images/s (median ratio to plain)\n"
     )
-    print("| model | plain encode_image | heads + mlps | + tokens, last "
-          f"{config.token_layers} layers | residual, largest |\n|---|---|---|---|---|")  # fmt: skip
+    names = ["plain encode_image", "heads + mlps", f"+ tokens, last {config.token_layers} layers"]
+    if config.dtype != "float32":
+        names.insert(1, "plain, autocast")
+    print(f"| model | {' | '.join(names)} | residual, largest |\n{'|---' * (len(names) + 2)}|")
     for name in config.models:
         print(row(name, config), flush=True)
 
@@ -65,6 +68,8 @@ def row(name: str, config: Config) -> str:
         parts,
         Decomposer(model, token_layers=tuple(last)),
     ]
+    if dtype != torch.float32:  # whose residual stream is float32, as the decomposition's
+        ways.insert(1, lambda images: _autocast(model.module, images, dtype))
     images = torch.randn(config.batch, 3, *model.preprocess.size, device=config.device)
     residual = parts(images).residual_b.max().item()
     seconds: list[list[float]] = [[] for _ in ways]
@@ -79,6 +84,12 @@ def row(name: str, config: Config) -> str:
         ratio = median(p / t for p, t in zip(by_plain, taken, strict=True))
         cells.append(f"{config.batch / median(taken):.2f} ({ratio:.3f})")
     return f"| {name} | {' | '.join(cells)} | {residual:.1e} |"
+
+
+@torch.inference_mode()
+def _autocast(module: Any, images: torch.Tensor, dtype: torch.dtype) -> None:
+    with torch.autocast(images.device.type, dtype):
+        module.encode_image(images)
 
 
 def _time(way: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -19,6 +20,7 @@ import tyro
 from jobs import extract as job
 from pipeline import cluster, extract
 from pipeline.decompose import Decomposer
+from pipeline.extractor import TORCH_DTYPE
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from storage.store import Store
@@ -48,31 +50,37 @@ def speed(
     model: str = "ViT-B-32",
     copies: int = 8,
     batch_size: int = 32,
+    shard_size: int = 256,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:
-    """Decode, forward and write beside the forward pass alone, on the same cores."""
+    """Decode, forward and write beside the forward pass alone, on the same cores or GPU."""
     with tempfile.TemporaryDirectory() as folder:
         for copy in range(copies):
             shutil.copytree(photos, Path(folder) / "photos" / f"{copy}")
         store, seen = _run(
             job.ExtractConfig(
                 images=f"{folder}/photos", model=model, pretrained="none",
-                store=f"{folder}/store", shard_size=256, batch_size=batch_size,
+                store=f"{folder}/store", shard_size=shard_size, batch_size=batch_size,
+                device=device, precision=precision,
             )
         )  # fmt: skip
         # Between the first images and the last: start-up is a cost of the run, not of an image.
         first = next(i for i, (_, images) in enumerate(seen) if images)
         (t0, n0), (t1, n1) = seen[first], seen[-1]
-        loaded = load_model(ModelSpec(model, "none"))
+        loaded = load_model(ModelSpec(model, "none"), device, TORCH_DTYPE[precision])
         decomposer = Decomposer(loaded)
         batch = load_batch(store.url, 0, batch_size, loaded.preprocess.resize)
-        pixels = loaded.preprocess.to_tensor(torch.from_numpy(batch.loaded.pixels))
-        decomposer(pixels)
+        pixels = loaded.preprocess.to_tensor(torch.from_numpy(batch.loaded.pixels).to(device))
+        decomposer(pixels).embedding_be.cpu()
         started, rounds = time.perf_counter(), 10
         for _ in range(rounds):
-            decomposer(pixels)
+            made = decomposer(pixels)
+        made.embedding_be.cpu()  # waits for a GPU
         forward = rounds * batch_size / (time.perf_counter() - started)
     whole = (n1 - n0) / (t1 - t0)
-    print(f"\n{model}, {n1} photographs, {torch.get_num_threads()} threads\n")
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else device
+    print(f"\n{model}, {precision}, {n1} photographs, {where}\n")
     print("| what | images/s | ratio |\n|---|---|---|")
     print(f"| forward pass alone | {forward:.1f} | 1 |")
     print(f"| decode, forward, write | {whole:.1f} | {whole / forward:.2f} |")
