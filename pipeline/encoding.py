@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import open_clip
 import pyarrow as pa
 import torch
 import xarray as xr
@@ -17,7 +16,7 @@ from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store
 
-from .models import ModelSpec, VisionModel, load_model
+from .models import ModelSpec, VisionModel, load_model, open_clip
 from .models.spec import WEIGHT_SUFFIXES
 from .provenance import revision, versions
 from .texts import Tokenizer, count_too_long, encode_texts

@@ -9,16 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import wordfreq
-from timm.data import ImageNetInfo
 
 from .classes import Classes, PoolError, nearest
 from .microworld.captions import class_prompts, phrase
 from .microworld.world import ATTRIBUTES
+from .models.lean import open_clip, timm
 
 # What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
 Tokenizer = Callable[..., torch.Tensor]
@@ -199,7 +198,7 @@ def _imagenet_classes() -> Classes:
     # Two names stand for two classes each; as labels they would be ambiguous.
     index = {name: i for i, name in enumerate(names) if names.count(name) == 1}
     index |= {str(i): i for i in range(len(names))}
-    index |= {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    index |= {wnid: i for i, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
     return Classes(names, _templated(names), index)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
+
+from pipeline.models import open_clip
 
 from .captions import class_prompts
 from .world import ATTRIBUTES, BACKGROUNDS, PLANTED, Scene

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 import tyro
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.transforms.functional import normalize
+
+from pipeline.models.lean import open_clip, torchvision
 
 from .captions import caption
 from .figures import zero_shot_figures
@@ -66,7 +66,7 @@ class TrainConfig:
 def preprocess(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 pictures to what open_clip's transform gives for pictures of the model's size."""
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return normalize(pixels.float() / 255, list(mean), list(std))
+    return torchvision.transforms.functional.normalize(pixels.float() / 255, list(mean), list(std))
 
 
 def train(config: TrainConfig) -> None:

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load
-from timm.models.resnet import BasicBlock, ResNet
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
+from pipeline.models.lean import timm
 from storage.errors import FacetError
 
 from .training import WEIGHTS, card_of
 from .world import ATTRIBUTES, SIDE
+
+vision_transformer = timm.models.vision_transformer
 
 ZOO = ("cnn", "mae", "generator")
 
@@ -43,7 +44,7 @@ def prepare(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-class Cnn(ResNet):
+class Cnn(timm.models.resnet.ResNet):
     """timm's ResNet of basic blocks without the stem's pooling.
 
     ``layer1`` … ``layer4`` give maps of 32, 16, 8 and 4 positions a side; the output is
@@ -53,7 +54,7 @@ class Cnn(ResNet):
     def __init__(self, layers: Sequence[int], channels: Sequence[int]) -> None:
         classes = sum(len(ATTRIBUTES[name]) for name in HEADS)
         super().__init__(
-            BasicBlock,  # type: ignore[arg-type]  # timm means the class
+            timm.models.resnet.BasicBlock,  # type: ignore[arg-type]  # timm means the class
             layers=tuple(layers),
             channels=tuple(channels),
             stem_width=channels[0],
@@ -75,7 +76,7 @@ def logits_of(output: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(zip(HEADS, output.split(sizes, dim=1), strict=True))
 
 
-class MaskedAutoencoder(VisionTransformer):
+class MaskedAutoencoder(vision_transformer.VisionTransformer):
     """A ViT (timm) that also rebuilds pictures from some of their patches.
 
     Calling it gives the mean of the patch tokens (n, width), with nothing masked.
@@ -95,7 +96,8 @@ class MaskedAutoencoder(VisionTransformer):
         patches = (SIDE // patch) ** 2
         self.decoder_place = nn.Parameter(0.02 * torch.randn(patches, decoder_width))
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_width, heads, qkv_bias=True) for _ in range(decoder_depth)
+            vision_transformer.Block(decoder_width, heads, qkv_bias=True)
+            for _ in range(decoder_depth)
         )
         self.decoder_norm = nn.LayerNorm(decoder_width)
         self.decoder_out = nn.Linear(decoder_width, 3 * patch**2)

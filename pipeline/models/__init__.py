@@ -1,5 +1,6 @@
 """Models: what is meant, whether it is supported, loading it, and its linear tail."""
 
+from .lean import open_clip  # before the others, which bring it in
 from .loading import VisionModel, count_parameters, load_model
 from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
 from .preprocess import Preprocess
@@ -18,5 +19,6 @@ __all__ = [
     "load_model",
     "mean_maps",
     "model_maps",
+    "open_clip",
     "supported_models",
 ]

@@ -17,13 +17,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import open_clip
-import timm
 import torch
 import torch.nn.functional as F
-import torchvision
 from numpy.typing import NDArray
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -32,6 +28,7 @@ from pipeline.images.resize import FILTER
 from pipeline.microworld.world import SIDE
 from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
+from pipeline.models.lean import open_clip, timm, torchvision
 from pipeline.models.loading import digest_of
 from pipeline.models.spec import WEIGHT_SUFFIXES, ModelError
 from storage.rosetta import Card, Layer, Size
@@ -351,14 +348,14 @@ def _open_clip(name: str, pretrained: str) -> Loaded:
     if name not in known:
         raise _unknown("open_clip", name, known)
     seed = _seed(pretrained)
-    tags = list_pretrained_tags_by_model(name)
+    tags = open_clip.pretrained.list_pretrained_tags_by_model(name)
     if seed is None and pretrained not in tags and not pretrained.endswith(WEIGHT_SUFFIXES):
         near = get_close_matches(pretrained, tags, n=3) or tags
         raise ModelError(
             f"open_clip:{name} needs a tag, a weights file or none after a slash, and has no "
             f"{pretrained!r}; its tags: {', '.join(near) or 'none'}"
         )
-    tag = get_pretrained_cfg(name, pretrained) or {}
+    tag = open_clip.pretrained.get_pretrained_cfg(name, pretrained) or {}
     given = bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
     if given and tag and not tag.get("quick_gelu"):
         raise ModelError(

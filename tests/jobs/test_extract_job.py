@@ -151,7 +151,7 @@ def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_p
     store = main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
     again = main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
     assert store.images()["key"].to_pylist() == again.images()["key"].to_pylist()
-    assert store.images()["key"].to_pylist()[5:] == ["0a"]
+    assert store.images()["key"].to_pylist()[5:] == ["0a.png"]
     heads = store.contributions()["heads"].values
     np.testing.assert_array_equal(heads[4], heads[5])
     (folder / "4.png").unlink()
