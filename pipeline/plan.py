@@ -11,7 +11,7 @@ from storage.metadata import Metadata
 
 # Shards of one actor that may be under way at once: one computing, one being written.
 SHARDS_IN_FLIGHT = 2
-# Torch, Ray, Arrow and zarr in an actor's process before it has a model: 540 MB on import, and the
+# Torch, Ray, Arrow and zarr in an actor's process before it has a model: 470 MB on import, and the
 # buffers that they keep once they have worked.
 LIBRARIES = 750_000_000
 
