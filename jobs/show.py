@@ -18,13 +18,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from jobs.console import console, run_job, show_table
-from pipeline.encoding import store_model
-from pipeline.findings import top_texts
-from pipeline.neuron_findings import signed
-from pipeline.neuron_pictures import NeuronPictures
+from pipeline.findings import signed, top_texts
 from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import png
-from pipeline.rosetta.page import make_dictionary
 from storage import open_store, urls
 from storage.errors import FacetError
 from storage.results import Result, finished_results, latest_result
@@ -145,6 +141,10 @@ def code_table(store: Store, result: Result, top: int) -> Table:
 
 def show_neuron(config: ShowConfig) -> Table:
     """Draw one neuron and print its texts."""
+    # Models take seconds to import, and tables do without them.
+    from pipeline.encoding import store_model
+    from pipeline.neuron_pictures import NeuronPictures
+
     if config.layer is None or config.neuron is None:
         raise FacetError("facet show neuron needs --layer and --neuron")
     store = open_store(config.store)
@@ -190,6 +190,8 @@ def show_neuron(config: ShowConfig) -> Table:
 
 def show_rosetta(url: str, out: str | None = None) -> Table:
     """Write the dictionary of shared concepts and print its list."""
+    from pipeline.rosetta.page import make_dictionary  # imports models
+
     shown = make_dictionary(urls.absolute(url), None if out is None else urls.absolute(out))
     title = "Concepts that all models share"
     columns = ["concept", "hub's unit", "correlation", "in both halves"]

@@ -20,6 +20,11 @@ TITLES = {
 }
 
 
+def signed(texts: Sequence[tuple[str, float]]) -> str:
+    """``+ a red star · − snow``."""
+    return " · ".join(f"{'+' if value > 0 else '−'} {text}" for text, value in texts)
+
+
 def top_texts(descriptions: pd.DataFrame, top: int = 5) -> list[tuple[str, str]]:
     """Each head and its first texts, ``("3.1", "snow · sand · …")``."""
     rows = descriptions[descriptions["rank"] < top].sort_values(["layer", "head", "rank"])

@@ -6,10 +6,12 @@ Counters only ever rise: images a second is ``rate(ray_facet_images_total[1m])``
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ray.util.metrics import Counter, Gauge
 
-from .extractor import ShardReport
+if TYPE_CHECKING:  # the driver counts without a model
+    from .extractor import ShardReport
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -11,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .findings import signed
 from .neuron_pictures import BLUE, NeuronPictures
 from .neuron_truth import Truth, truth_facts
 from .report import data_url, section
@@ -34,11 +33,6 @@ def most_selective(neurons: pd.DataFrame, layer: int, count: int = SHOWN) -> lis
     strong = rows[rows["norm_large"] >= rows["norm_large"].median()]
     order = (strong["norm_large"] / strong["norm_mean"]).sort_values(ascending=False, kind="stable")
     return [int(n) for n in strong.loc[order.index, "neuron"][:count]]
-
-
-def signed(texts: Sequence[tuple[str, float]]) -> str:
-    """``+ a red star · − snow``."""
-    return " · ".join(f"{'+' if value > 0 else '−'} {text}" for text, value in texts)
 
 
 def neuron_sections(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.linear_model import lars_path
 from torch import Tensor
 
 from .omp import ROUNDING, SparseCodes, blocks_of_targets, check_pursuit, largest
@@ -102,6 +101,8 @@ def lasso(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseCodes:
     Parameters and result as `nonneg_omp`; the coefficients have any sign, and atoms come by
     falling magnitude. A target takes seconds where the dictionary is large.
     """
+    from sklearn.linear_model import lars_path  # seconds to import, seldom needed
+
     check_pursuit(dictionary_me, targets_ne, terms)
     atoms = np.asfortranarray(dictionary_me.cpu().double().numpy().T)
     supports = np.full((len(targets_ne), terms), -1)

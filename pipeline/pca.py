@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.utils.extmath import randomized_svd
 
 # Above this width a full eigendecomposition takes longer than the few components asked for.
 _FULL_WIDTH = 2048
@@ -55,6 +54,8 @@ def covariance_pca(covariance: np.ndarray, n: int | None = None) -> Pca:
         raise ValueError(f"{n} components asked of a covariance of width {width}; ask 1 to {width}")
     if width > _FULL_WIDTH and n <= width // 8:
         flat = covariance.reshape(-1, width, width)
+        from sklearn.utils.extmath import randomized_svd  # seconds to import, seldom needed
+
         found = [randomized_svd(s, n, n_iter=8, random_state=0) for s in flat]
         vectors = np.stack([f[2] for f in found]).reshape(*covariance.shape[:-2], n, width)
         values = np.stack([f[1] for f in found]).reshape(*covariance.shape[:-2], n)

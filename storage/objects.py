@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import botocore.session
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.spec import AbstractFileSystem
@@ -94,6 +93,8 @@ def _s3_config() -> dict[str, Any]:
 @lru_cache
 def _retries(*environment: str | None) -> dict[str, Any]:
     """What the environment, and the profile that it names, leave open."""
+    import botocore.session  # half a second that local stores are spared
+
     session = botocore.session.Session()
     retries: dict[str, Any] = {}
     if session.get_config_variable("max_attempts") is None:
