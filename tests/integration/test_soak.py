@@ -41,12 +41,18 @@ stages:
   ablate: {{classes: "microworld:shape"}}
   second-order: {{mlp_layers: "2", top_k: 20}}
   omp: {{mlp_layers: "2", pool: microworld, terms: 16}}
+  rosetta:
+    models: [microworld, microworld-cnn]
+    out: s3://{bucket}/{name}-shared
+    images: microworld:n=100,seed=7,split=test
+    shard_size: 25
 """
 TABLES = {
     "textspan": ["descriptions", "roles"],
     "ablate": ["accuracy"],
     "second_order": ["neurons", "top_images"],
     "omp": ["codes", "fits"],
+    "rosetta": ["concepts", "buddies", "units"],
 }
 
 pytestmark = [
@@ -137,7 +143,8 @@ def require_equal(name: str, reference: str) -> None:
     for array in wanted.variables:
         np.testing.assert_array_equal(found[array], wanted[array])
     for job, tables in TABLES.items():
-        results: list[Result] = [latest_result(s.url, job) for s in stores]
+        suffix = "-shared" if job == "rosetta" else ""
+        results: list[Result] = [latest_result(s.url + suffix, job) for s in stores]
         for table in tables:
             frames = [r.table(table).to_pandas() for r in results]
             pd.testing.assert_frame_equal(*frames, check_exact=False, rtol=1e-6, atol=1e-9)
@@ -186,7 +193,8 @@ def test_kills_over_the_whole_pipeline_lose_nothing(tmp_path, monkeypatch):
                 status = driver.returncode
                 print(f"{name}: the command ended with {status}", flush=True)
             require_equal(name, "calm")
-            urls.remove(f"s3://{BUCKET}/{name}")
+            for place in (name, f"{name}-shared"):
+                urls.remove(f"s3://{BUCKET}/{place}")
         print(f"{dict(killed)} killed in {rounds} rounds, {attempts} starts of the command")
     finally:
         server.process.kill()
