@@ -68,6 +68,8 @@ class InvertConfig:
     """Optimiser steps."""
     rate: float = 0.1
     """Peak learning rate."""
+    alpha: float = 1.0
+    """Weight of the penalty on latents, which keeps pictures like those that the generator makes."""
     beta: float = 1.0
     """Weight of the guidance beside the perceptual loss."""
     seed: int = 0
@@ -193,7 +195,10 @@ def run(
         return total
 
     with progress_bar(f"{name}: steps", config.steps) as move:
-        found = invert(generator, loss, start, steps=config.steps, rate=config.rate, report=move)
+        found = invert(
+            generator, loss, start, steps=config.steps, rate=config.rate, alpha=config.alpha,
+            report=move,
+        )  # fmt: skip
     with torch.no_grad():
         return generator.maps(found)[0]
 
@@ -258,8 +263,9 @@ def edit(config: InvertConfig, models: Models, start: Tensor) -> dict[str, Tenso
 
         with progress_bar(f"{name}: steps", config.steps) as move:
             found = invert(
-                generator, loss, chosen, steps=config.steps, rate=config.rate, report=move
-            )
+                generator, loss, chosen, steps=config.steps, rate=config.rate, alpha=config.alpha,
+                report=move,
+            )  # fmt: skip
         with torch.no_grad():
             result[name] = generator.maps(found)[0]
     return result

@@ -156,7 +156,7 @@ def invert(
     *,
     steps: int = 500,
     rate: float = 0.1,
-    weight: float = 0.1,
+    alpha: float = 1.0,
     report: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
     """Latents that make a loss small, by Adam.
@@ -169,8 +169,9 @@ def invert(
     start_bz : (b, latent)
     steps, rate :
         Of Adam; the rate rises and falls as ``learning_rates`` says.
-    weight : float
-        Of the penalty on z, the mean of its squares (α of Eq. 4.5).
+    alpha : float
+        Weight of the penalty on z, the mean of its squares (Eq. 4.5). The thesis has 0.1; guidance
+        rewards maps without bound, and 1 keeps latents where the generator was trained.
     report : callable
         Called with the steps done.
 
@@ -188,7 +189,7 @@ def invert(
     for step, now in enumerate(learning_rates(steps, rate)):
         optimiser.param_groups[0]["lr"] = now
         images, maps = generator.maps(latents)
-        total = loss(images, maps) + weight * latents.square().mean(1)
+        total = loss(images, maps) + alpha * latents.square().mean(1)
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()  # every image has its own latent: the sum keeps them apart
         optimiser.step()

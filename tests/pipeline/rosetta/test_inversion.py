@@ -96,7 +96,7 @@ def test_inversion_finds_what_a_latent_made():
 
     start = torch.zeros(3, 5)
     before = loss(generator.maps(start)[0], None)
-    found = invert(generator, loss, start, steps=300, rate=0.1, weight=0.0)
+    found = invert(generator, loss, start, steps=300, rate=0.1, alpha=0.0)
     after = loss(generator.maps(found)[0], None)
     assert (after < 0.05 * before).all()
     pairs = PAIRS.assign(layer_b=PAIRS.layer_a, unit_b=PAIRS.unit_a)
