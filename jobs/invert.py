@@ -69,7 +69,7 @@ class InvertConfig:
     rate: float = 0.1
     """Peak learning rate."""
     alpha: float = 1.0
-    """Weight of the penalty on latents, which keeps pictures like those that the generator makes."""
+    """Weight of the penalty on latents, which keeps pictures such as the generator makes."""
     beta: float = 1.0
     """Weight of the guidance beside the perceptual loss."""
     seed: int = 0
