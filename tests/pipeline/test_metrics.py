@@ -61,7 +61,8 @@ def test_prometheus_sees_names_and_values(ray_cluster):
         "ray_facet_shards_under_way": 4,
     }
     deadline = time.monotonic() + 90  # Ray reports every ten seconds
-    while not expected.keys() <= (seen := scrape(workers)).keys() and time.monotonic() < deadline:
+    # Not only until all are there: what the driver showed in earlier tests is there already.
+    while not expected.items() <= (seen := scrape(workers)).items():
+        assert time.monotonic() < deadline, seen
         time.sleep(0.5)
-    assert {name: seen.get(name) for name in expected} == expected
     assert seen["ray_facet_retries_total"] >= 1  # other tests of this session may lose shards
