@@ -52,7 +52,8 @@ class StubExtractor(Extractor):
         rng = np.random.default_rng(0)
         self._box = {
             name: torch.from_numpy(
-                rng.normal(size=(self.store.meta.shard_size, *spec.shape[1:])).astype(spec.dtype)
+                # None is negative: ln_std and the embedding's length are divided by.
+                rng.uniform(1, 2, (self.store.meta.shard_size, *spec.shape[1:])).astype(spec.dtype)
             )
             for name, spec in self.store.arrays.items()
             if spec.dtype != "str"
