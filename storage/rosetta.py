@@ -29,7 +29,7 @@ CORRELATIONS = "correlations.zarr"
 # Even and odd images are summed apart: a match is to be found in both.
 HALVES = ("even", "odd")
 # Co-moments of one tile, both halves.
-TILE_BYTES = 512 << 20
+TILE_BYTES = 256 << 20
 ROWS_PER_CHUNK, COLUMNS_PER_CHUNK = 256, 2048
 # Spans merged into one.
 FAN_IN = 8

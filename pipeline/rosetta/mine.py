@@ -75,8 +75,8 @@ class Miner:
         bad = Counter(reason for reason in table["error"].to_pylist() if reason is not None)
         # What became of the images is written first: sums that are there are never made again.
         ledger.write_part(self.url, item.shard, table, {"bad": dict(bad)})
-        for tile, grown in sums.items():
-            write_sums(self.url, tile, (item.shard, item.shard), grown.sums().arrays())
+        for tile in item.tiles:  # each gives its memory back before the next is written
+            write_sums(self.url, tile, (item.shard, item.shard), sums.pop(tile).sums().arrays())
         return ItemReport(item, len(table), dict(bad))
 
     def _add(self, batch: Pictures | range, item: Item, sums: dict) -> pa.Table:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from storage.rosetta import HALVES, Card, Setup, Span, Tile, outermost, pair_of, tiles
 
 # Most that the growing sums of one actor may take.
-HOLD_BYTES = 2 << 30
+HOLD_BYTES = 3 << 28
 # A process with torch and its libraries, before any model.
 PROCESS_BYTES = 600 << 20
 # Copies of a batch's maps alive at once: as captured, and brought to other sizes.
