@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 
 KEY_ID, SECRET = "AKIAFACETTESTKEYID00", "secret-that-nobody-may-see-7f3a/Qx"
 BUCKET = "bucket"
+CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 416: "InvalidRange"}
 SKIPPED = ("connection", "transfer-encoding", "host", "content-length")
 
 
@@ -122,7 +123,7 @@ def proxy(upstream: str) -> Iterator[Proxy]:
                 self.close_connection = True
                 return
             if isinstance(how, int):
-                code = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied"}[how]
+                code = CODES[how]
                 self.reply(how, [], f"<Error><Code>{code}</Code><Message>{code}</Message></Error>")
                 return
             self.forward(body, cut=how == "cut")

@@ -84,6 +84,17 @@ def test_plain_xarray_reads_it_over_s3(place, proxy):
     assert data["heads"].dims == ("image", "layer", "head", "head_dim")
 
 
+def test_an_end_longer_than_its_object_is_the_object(place, proxy):
+    """Some servers, rclone's among them, refuse a range that begins before the object does."""
+    for name in ("a", "b"):
+        urls.put_bytes(f"{place}/{name}", name.encode() * 5)
+    proxy.faults = [Fault("GET", 416, times=1, part="/b")]
+    assert urls.read_tails([f"{place}/a", f"{place}/b"], 100) == [b"aaaaa", b"bbbbb"]
+    assert urls.read_tails([f"{place}/a"], 2) == [b"aa"]
+    with pytest.raises(FileNotFoundError):
+        urls.read_tails([f"{place}/a", f"{place}/c"], 100)
+
+
 def test_requests(place, proxy):
     """The figures of docs/object-stores.md."""
     store = stores.new_store(place)
