@@ -23,8 +23,9 @@ from storage.errors import FacetError
 
 from . import cluster, logs, metrics
 
-# Half a CPU each lets one actor and one decoding task share a single core.
-ACTOR_CPUS = 0.5
+# An actor that waits for pictures keeps its CPUs, also from the tasks that decode them, and actors
+# of several jobs meet on one cluster: they must leave room to decode, or all wait for ever.
+ACTOR_CPUS = 0.1
 DECODE_CPUS = 0.5
 RETRIES = 5
 SECONDS_TO_WAIT = 15 * 60.0

@@ -1,6 +1,8 @@
 """The crew on a real Ray, with actors that die, that cannot start, that find no room."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,18 @@ class Unimportable(Worker):
         raise ModuleNotFoundError("No module named 'pipeline'")
 
 
-def new_crew(deaths: Path, *, kind=Worker, size=2, needs=SMALL, recover=None, said=None) -> Crew:
+def extract(actor, shard):
+    return actor.extract.remote(shard)
+
+
+def new_crew(
+    deaths: Path, *, kind=Worker, size=2, needs=SMALL, recover=None, said=None, hand_out=extract
+) -> Crew:
     def hire(options):
         return ray.remote(kind).options(max_concurrency=2, **options).remote(deaths)
 
     return Crew(
-        hire, lambda actor, shard: actor.extract.remote(shard), recover or (lambda shard: None),
+        hire, hand_out, recover or (lambda shard: None),
         size=size, slots=2, needs=needs, say=(said if said is not None else []).append,
     )  # fmt: skip
 
@@ -101,3 +109,33 @@ def test_actors_leave_a_cpu_to_decode_with(ray_cluster, tmp_path):
     for _ in one.work(range(30), lambda shard: 10):
         most = max(most, len(one._members))
     assert 1 <= most <= 2 * cpus - 1
+
+
+class Reader(Worker):
+    """Waits for pictures, as the actors that own models do."""
+
+    def read(self, shard: int, pictures: list) -> tuple[int, int]:
+        self.done += 10
+        return ray.get(pictures[0]), os.getpid()
+
+
+def decode(shard: int) -> int:
+    time.sleep(0.2)
+    return shard
+
+
+def test_two_jobs_at_once_do_not_lock_each_other_out(ray_cluster, tmp_path):
+    """With half a CPU for an actor, two crews as large as the cluster left none to decode with."""
+    needs = Needs(crew.ACTOR_CPUS, 0, 10_000_000)
+    task = ray.remote(decode).options(num_cpus=crew.DECODE_CPUS)
+
+    def run(_: int) -> list:
+        one = new_crew(
+            tmp_path, kind=Reader, size=int(ray.cluster_resources()["CPU"]), needs=needs,
+            hand_out=lambda actor, shard: actor.read.remote(shard, [task.remote(shard)]),
+        )  # fmt: skip
+        return work(one, 20)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        for reports in pool.map(run, range(2), timeout=150):
+            assert sorted(shard for shard, _ in reports) == list(range(20))
