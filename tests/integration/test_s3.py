@@ -178,7 +178,7 @@ def test_two_drivers_at_once_end_like_one(cluster, said):
         start(
             cluster, "-m", "jobs.extract", "--store", "s3://bucket/two",
             "--images", "s3://bucket/tars/*.tar", "--model", "s3://bucket/tiny.json",
-            "--pretrained", "none", "--shard-size", "8", "--batch-size", "8",
+            "--pretrained", "none", "--shard-size", "8", "--batch-size", "8", "--num-actors", "1",
         )
         for _ in range(2)
     ]  # fmt: skip
