@@ -1,8 +1,9 @@
 """open_clip, timm and torchvision without torch's compiler, which nothing here uses.
 
-It is 40% of the time and a quarter of the memory that importing them takes, in every actor. While
-they are imported, a stand-in answers what they ask of ``torch._dynamo``; anything else asked of it
-brings in the real one. Afterwards the stand-in is gone and ``torch.compile`` works as always.
+It is over a third of the time and a seventh of the memory that importing an extractor takes (12 s
+and 545 MB with it, 7.6 s and 468 MB without), in every actor. While they are imported, a stand-in
+answers what they ask of ``torch._dynamo``; anything else asked of it brings in the real one.
+Afterwards the stand-in is gone and ``torch.compile`` works as always.
 Whoever needs one of the three gets it from here.
 """
 
