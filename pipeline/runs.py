@@ -24,10 +24,10 @@ READS: dict[str, tuple[str, ...]] = {
     "rosetta": (),
     "reduce": ("extract",),
     "encode-texts": ("extract",),
-    "textspan": ("extract", "reduce"),
-    "ablate": ("extract", "reduce", "second-order"),
+    "textspan": ("extract", "reduce", "encode-texts"),
+    "ablate": ("extract", "reduce", "encode-texts", "second-order"),
     "second-order": ("extract",),
-    "omp": ("second-order",),
+    "omp": ("extract", "encode-texts", "second-order"),
 }
 # Only listing their source tells these whether there is something new: they always run, and do
 # nothing where there is not.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.runs import RunFileError, read_run, stage_identity
+from pipeline.runs import READS, RunFileError, read_run, stage_identity
 from tests.storage.stores import fill, new_store
 
 SETTINGS = {
@@ -43,7 +43,7 @@ def test_stages_come_in_order_with_the_common_settings(tmp_path):
         assert all(order.index(name) < order.index(stage.name) for name in stage.after)
     assert set(stages["textspan"].after) == {"extract", "reduce"}
     assert set(stages["again"].after) == {"extract", "reduce", "omp"}
-    assert stages["omp"].after == ("second-order",)
+    assert set(stages["omp"].after) == {"extract", "second-order"}
     assert stages["extract"].settings == {
         "images": "pictures", "model": "tiny", "pretrained": "none", "store": "s",
         "components": ["heads", "mlps"],
@@ -51,6 +51,12 @@ def test_stages_come_in_order_with_the_common_settings(tmp_path):
     assert stages["second-order"].settings == {"store": "s", "mlp_layers": 1}
     assert stages["omp"].arguments() == ["--store", "s", "--mlp-layers", "1", "--pool", "p"]
     assert stages["extract"].arguments()[-3:] == ["--components", "heads", "mlps"]
+
+
+def test_every_job_over_a_store_waits_for_its_images(tmp_path):
+    run = read(tmp_path, "store: s\nstages: {omp: {pool: p}, extract: }")
+    assert [s.name for s in run.stages] == ["extract", "omp"]
+    assert [job for job, reads in READS.items() if "extract" not in reads] == ["extract", "rosetta"]
 
 
 @pytest.mark.parametrize(
