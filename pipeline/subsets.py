@@ -2,16 +2,22 @@
 
 A condition is read as a Python expression of which only names of columns, literals,
 comparisons, ``in``, ``and``, ``or`` and ``not`` are understood, and becomes an Arrow expression:
-nothing is ever executed. Null values match no comparison but ``== None``.
+nothing is ever executed.
+
+A missing value, null or NaN, is not known, and neither is what is compared with it, as in SQL: not
+known and false is false, not known or true is true, ``not`` leaves it not known, and an image is
+taken only where the condition is true. So ``label != 'cat'``, ``label not in ('cat',)`` and
+``not label == 'cat'`` all leave out images without a label. Only ``None`` stands for a missing
+value: ``label == None``, ``label != None``, ``label in ('cat', None)``.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Sequence
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +28,9 @@ from storage.errors import FacetError
 from storage.store import Store
 
 _COMPARE = {ast.Eq: eq, ast.NotEq: ne, ast.Lt: lt, ast.LtE: le, ast.Gt: gt, ast.GtE: ge}
+Literal = bool | int | float | str
+# Arrow goes down an expression by recursion, and does not look how much stack is left.
+MOST = 300
 EXAMPLE = "split == 'val' and count in (1, 2)"
 
 
@@ -35,17 +44,22 @@ def parse_where(where: str, schema: pa.Schema) -> pc.Expression:
     Raises
     ------
     SubsetError
-        If it cannot be read, names an unknown column, or compares a column with a value of
-        another type.
+        If it cannot be read, is too long, names an unknown column, or compares a column with a
+        value of another type.
     """
     try:
         tree = ast.parse(where.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SubsetError(f"--where {where!r} cannot be read: write it as {EXAMPLE}") from error
-    expression = _Reader(where, schema).read(tree)
+    if sum(isinstance(node, ast.Name | ast.Not) for node in ast.walk(tree)) > MOST:
+        raise SubsetError(
+            f"--where {where[:40]!r} … names columns more than {MOST} times: list values instead, "
+            "as in count in (1, 2)"
+        )
     try:
+        expression = _Reader(where, schema).read(tree)
         schema.empty_table().filter(expression)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, OverflowError) as error:
         raise SubsetError(
             f"--where {where!r} does not fit the columns' types: {error}. "
             f"Columns: {_listed(schema)}"
@@ -67,37 +81,98 @@ class _Reader:
                 pairs = zip([left, *right], ops, right, strict=False)
                 return reduce(and_, [self._compare(a, op, b) for a, op, b in pairs])
             case ast.Name(id=name):
-                return self._column(name)
+                if pa.types.is_boolean(of := self._type(node)):
+                    return self._column(node)
+                raise pa.ArrowTypeError(f"{name} is {of}, which is neither true nor false")
         raise self._not_understood(node)
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
-        if isinstance(op, ast.In | ast.NotIn):
-            if not isinstance(right, ast.List | ast.Tuple | ast.Set):
-                raise self._not_understood(right)
-            found = self._operand(left).isin([self._literal(item) for item in right.elts])
-            return found if isinstance(op, ast.In) else ~found
-        if type(op) not in _COMPARE:
-            raise self._not_understood(left)
-        if isinstance(right, ast.Constant) and right.value is None:
-            missing = self._operand(left).is_null()
-            if isinstance(op, ast.Eq | ast.NotEq):
+        match left, op, right:
+            case ast.Name(), ast.In() | ast.NotIn(), ast.List() | ast.Tuple() | ast.Set():
+                found = self._among(left, [self._literal(item) for item in right.elts])
+                return found if isinstance(op, ast.In) else ~found
+            case (ast.Name() as name, ast.Eq() | ast.NotEq(), ast.Constant(value=None)) | (
+                ast.Constant(value=None),
+                ast.Eq() | ast.NotEq(),
+                ast.Name() as name,
+            ):
+                missing = self._column(name).is_null()
                 return missing if isinstance(op, ast.Eq) else ~missing
-        return _COMPARE[type(op)](self._operand(left), self._operand(right))
+        if type(op) not in _COMPARE:
+            raise self._not_understood(ast.Compare(left, [op], [right]))
+        match left, right:
+            case ast.Name(), ast.Name():
+                exact = _exact(self._type(left), self._type(right))
+                a, b = self._column(left, exact), self._column(right, exact)
+            case ast.Name(), _:
+                a, (b,) = self._fitted(left, [self._known(right)])
+            case _, ast.Name():
+                b, (a,) = self._fitted(right, [self._known(left)])
+            case _:
+                raise self._not_understood(ast.Compare(left, [op], [right]))
+        return _COMPARE[type(op)](a, b)
 
-    def _operand(self, node: ast.expr) -> pc.Expression:
-        if isinstance(node, ast.Name):
-            return self._column(node.id)
-        return pc.scalar(self._literal(node))
+    def _among(self, column: ast.Name, values: Sequence[Literal | None]) -> pc.Expression:
+        """Whether it is one of these; not known where it is missing, unless None is one."""
+        expression, known = self._fitted(column, [v for v in values if v is not None])
+        found, missing = expression.isin(known), expression.is_null()
+        if None in values:
+            return found | missing
+        return pc.if_else(missing, pc.scalar(pa.scalar(None, pa.bool_())), found)
 
-    def _literal(self, node: ast.expr) -> Any:
+    def _fitted(
+        self, column: ast.Name, values: Sequence[Literal]
+    ) -> tuple[pc.Expression, pa.Array]:
+        """A column and values as one type, in which they compare as in Python.
+
+        Left alone, Arrow would round 1.5 to fit a column of integers, or the integers to fit it.
+        """
+        of, exact = self._type(column), True
+        kinds = {type(value) for value in values}
+        if pa.types.is_integer(of) and kinds <= {int}:
+            fitted = pa.array(values, pa.uint64() if pa.types.is_uint64(of) else pa.int64())
+        elif pa.types.is_integer(of) and kinds <= {int, float}:
+            fitted, exact = pa.array(map(float, values), pa.float64()), False
+        elif pa.types.is_floating(of) and kinds <= {int, float}:
+            # 0.1 means the column's own 0.1.
+            own = of.to_pandas_dtype()
+            with np.errstate(over="ignore"):
+                fitted = pa.array([float(own(value)) for value in values], pa.float64())
+        elif pa.types.is_temporal(of) and kinds <= {str}:
+            fitted = pa.array(values, pa.string()).cast(of)
+        elif pa.types.is_boolean(of) != (kinds == {bool}) and kinds:
+            raise pa.ArrowTypeError(f"{column.id} is {of}, and it is compared with {values[0]!r}")
+        else:
+            fitted = pa.array(values, None if values else of)
+        return self._column(column, exact), fitted
+
+    def _literal(self, node: ast.expr) -> Literal | None:
         match node:
-            case ast.Constant(value=bool() | int() | float() | str() as value):
+            case ast.Constant(value=None | bool() | int() | float() | str() as value):
                 return value
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
                 return -value
         raise self._not_understood(node)
 
-    def _column(self, name: str) -> pc.Expression:
+    def _known(self, node: ast.expr) -> Literal:
+        value = self._literal(node)
+        if value is None:
+            raise self._not_understood(node)
+        return value
+
+    def _type(self, column: ast.Name) -> pa.DataType:
+        return self.schema.field(self._name(column)).type
+
+    def _column(self, column: ast.Name, exact: bool = True) -> pc.Expression:
+        """A column with NaN as null; integers as floating numbers unless ``exact``."""
+        field, of = pc.field(self._name(column)), self._type(column)
+        if pa.types.is_floating(of):
+            number = field.cast(pa.float64())
+            return pc.if_else(pc.is_nan(number), pc.scalar(pa.scalar(None, pa.float64())), number)
+        return field if exact else field.cast(pa.float64(), safe=False)
+
+    def _name(self, column: ast.Name) -> str:
+        name = column.id
         if name not in self.schema.names:
             near = difflib.get_close_matches(name, self.schema.names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -105,13 +180,20 @@ class _Reader:
                 f"--where {self.where!r}: the image table has no column {name!r}{hint}. "
                 f"Columns: {_listed(self.schema)}"
             )
-        return pc.field(name)
+        return name
 
     def _not_understood(self, node: ast.AST) -> SubsetError:
         return SubsetError(
             f"--where {self.where!r}: {ast.unparse(node)!r} is not understood. Use columns, "
             f"numbers, quoted texts, == != < <= > >= in, and, or, not; for example {EXAMPLE}"
         )
+
+
+def _exact(a: pa.DataType, b: pa.DataType) -> bool:
+    """Whether Arrow itself compares columns of two types; some integers have no type in common."""
+    numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (a, b))
+    wide = any(pa.types.is_uint64(t) or pa.types.is_floating(t) for t in (a, b))
+    return a == b or not (numbers and wide)
 
 
 def _listed(schema: pa.Schema) -> str:
