@@ -103,8 +103,8 @@ def read_run(path: str, settings_of: Callable[[str], Collection[str]]) -> RunFil
         Naming what is wrong, and the nearest name that exists.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        raw = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
         raise RunFileError(f"the run file {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise RunFileError(f"{path} is no YAML: {error}") from error

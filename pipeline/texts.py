@@ -15,6 +15,7 @@ import torch
 import wordfreq
 
 from .classes import Classes, PoolError, nearest
+from .lines import decode_text, lines
 from .microworld.captions import class_prompts, phrase
 from .microworld.world import ATTRIBUTES
 from .models.lean import open_clip, timm
@@ -69,7 +70,8 @@ def load_pool(source: str | Path) -> Pool:
     ----------
     source : str or Path
         ``general``, ``microworld``, ``imagenet-classes``, ``common-words:N``, or a file: text
-        (one description a line, UTF-8) or Parquet (column ``text``, or the only string column).
+        (one description a line, see ``pipeline.lines``) or Parquet (column ``text``, or the only
+        string column).
     """
     name = str(source)
     kind, _, count = name.partition(":")
@@ -108,10 +110,15 @@ def _file_texts(path: Path) -> list[str | None]:
                 f"{path} has string columns {columns}: give it one called 'text', or only one"
             )
         return table[columns[0]].to_pylist()
-    try:
-        return list(path.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError as error:
-        raise PoolError(f"{path} is not UTF-8 text: convert it, or give Parquet") from error
+    text, undecodable = decode_text(path.read_bytes())
+    if undecodable or "\0" in text:
+        faulty = [i for i, line in enumerate(lines(text), 1) if {"\ufffd", "\0"} & set(line)]
+        what = f"{undecodable:,} bytes" if undecodable else "NUL characters"
+        raise PoolError(
+            f"{path} is not UTF-8 text ({what}, the first in line {faulty[0]:,}): convert it, or "
+            "give Parquet"
+        )
+    return list(lines(text))
 
 
 def _common_words(name: str, count: str) -> list[str]:
@@ -124,8 +131,7 @@ def _common_words(name: str, count: str) -> list[str]:
 
 
 def _general() -> list[str]:
-    text = (files(__package__) / "text_pools" / "general.txt").read_text(encoding="utf-8")
-    return text.splitlines()
+    return lines(decode_text((files(__package__) / "text_pools" / "general.txt").read_bytes())[0])
 
 
 def _imagenet_texts() -> list[str]:
@@ -184,8 +190,9 @@ def load_classes(source: str | Path) -> Classes:
             f"with one class a line, or one of {', '.join(known)}"
         )
     rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
-    labels, names = [row[0].strip() for row in rows], tuple(row[-1].strip() for row in rows)
-    if not rows or len(set(labels)) < len(labels) or not all(names):
+    labels = [row[0].strip() for row in rows]
+    names = tuple(" ".join(row[-1].split()) for row in rows)
+    if not rows or len(set(labels)) < len(labels) or not all(names) or not all(labels):
         raise PoolError(
             f"{name} is empty, gives a label twice, or a label without a name: write one class a "
             "line, or label<TAB>name"

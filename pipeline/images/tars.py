@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from pipeline.lines import decode_text
+
 from .errors import BadImage, SourceError
 from .files import open_file
 from .rows import (
@@ -78,7 +80,9 @@ def list_tar(piece: Piece) -> tuple[pa.Table, ListingReport]:
                 images.append((sample, member))
             elif member.offset_data + member.size <= size:
                 file.seek(member.offset_data)
-                sample.texts[suffix] = file.read(member.size).decode("utf-8", "replace")
+                sample.texts[suffix], undecodable = decode_text(file.read(member.size))
+                if undecodable:
+                    report.add("text with bytes that are not UTF-8, replaced", name)
     for sample in samples.values():
         _report_orphan(sample, images, report)
     rows, metadata = [], []

@@ -135,7 +135,7 @@ def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
 
 def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
     try:
-        with fsspec.open(url, "r", encoding="utf-8") as file:
+        with fsspec.open(url, "rb") as file:  # bytes: JSON's reader knows byte order marks
             content = json.load(file)
     except (OSError, ImportError) as error:
         raise ModelError(f"cannot read model config {url}: {error}") from error

@@ -47,6 +47,28 @@ def test_sidecars_become_label_caption_and_metadata(tmp_path: Path) -> None:
     assert "meta_label" not in table.column_names
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_sidecars_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    texts = {"a.txt": "a\u2028cat\r\n", "a.cls": "7", "a.json": '{"author": "ä"}'}
+    sidecars = [(name, text.encode(encoding)) for name, text in texts.items()]
+    report = ListingReport()
+    (row,) = listed(
+        write_tar(tmp_path / "t.tar", [*sidecars, ("a.png", png(0))]), report
+    ).to_pylist()
+    assert (row["caption"], row["label"], row["author"]) == ("a\u2028cat", "7", "ä")
+    assert report.counts == {}
+
+
+def test_bytes_of_a_sidecar_that_are_no_text_are_counted(tmp_path: Path) -> None:
+    sidecars = [("a.txt", b"caf\xe9"), ("a.json", b'{"by": "Ren\xe9"}'), ("a.cls", b"3")]
+    report = ListingReport()
+    (row,) = listed(
+        write_tar(tmp_path / "t.tar", [*sidecars, ("a.png", png(0))]), report
+    ).to_pylist()
+    assert (row["caption"], row["by"], row["label"]) == ("caf\ufffd", "Ren\ufffd", "3")
+    assert report.lines() == ["2 x text with bytes that are not UTF-8, replaced: a.txt, a.json"]
+
+
 def test_random_access_equals_sequential_extraction(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", [(f"{'x' * 150}{i}.png", png(i)) for i in range(20)])
     rows = listed(path).to_pylist()

@@ -155,7 +155,7 @@ def test_config_and_weights_round_trip(tmp_path, suffix):
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear",
                            "resize_mode": "squash", "size": 99},
     }  # fmt: skip
-    (tmp_path / "hub.json").write_text(json.dumps(hub))
+    (tmp_path / "hub.json").write_text(json.dumps(hub), encoding="utf-8-sig")  # as Windows does
     loaded = load_model(ModelSpec(str(tmp_path / "hub.json"), str(weights), 2))
     assert loaded.preprocess == Preprocess(
         (16, 16), (0.5,) * 3, (0.25,) * 3, "bilinear", "squash", 0

@@ -83,6 +83,16 @@ def test_mistakes_are_named(tmp_path, text, message):
         read(tmp_path, text)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_whatever_the_encoding(tmp_path, encoding):
+    file = tmp_path / "r.yaml"
+    file.write_bytes("store: ä\r\nstages: {reduce: }\r\n".encode(encoding))
+    assert read_run(str(file), lambda job: SETTINGS[job]).store == "ä"
+    file.write_bytes("store: ä\nstages: {reduce: }".encode("latin-1"))
+    with pytest.raises(RunFileError, match="is no YAML"):
+        read_run(str(file), lambda job: SETTINGS[job])
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(RunFileError, match=r"nowhere\.yaml cannot be read"):
         read_run("nowhere.yaml", lambda job: SETTINGS[job])

@@ -71,12 +71,14 @@ def test_named_pools(name: str, low: int, high: int) -> None:
 
 def test_unknown_empty_and_malformed_pools_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    (tmp_path / "latin.txt").write_bytes("Hündchen".encode("latin-1"))
+    (tmp_path / "latin.txt").write_bytes("dog\nHündchen\nKätzchen".encode("latin-1"))
+    (tmp_path / "utf16.txt").write_bytes("a dog".encode("utf-16-le"))
     for source, words in [
         ("genral", "did you mean 'general'"),
         (tmp_path / "none.txt", "no pool and no file"),
         (tmp_path / "empty.txt", "is empty"),
-        (tmp_path / "latin.txt", "UTF-8"),
+        (tmp_path / "latin.txt", r"not UTF-8 text \(2 bytes, the first in line 2\)"),
+        (tmp_path / "utf16.txt", r"NUL characters, the first in line 1"),
         ("common-words:", "how many words"),
         ("common-words:0", "how many words"),
     ]:
@@ -136,6 +138,19 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
         load_classes("imagnet")
     with pytest.raises(PoolError, match="did you mean 'colour'"):
         load_classes("microworld:color")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "classes.txt"
+    rows = "0\ttabby cat\n1\tfire\u2028truck\r2\tice\x85cream\x0cvan\r\n3\tdog\n"
+    file.write_bytes(rows.encode(encoding))
+    classes = load_classes(file)
+    assert classes.names == ("tabby cat", "fire truck", "ice cream van", "dog")
+    assert list(classes.index) == ["0", "1", "2", "3"]
+    file.write_bytes("a red\u2029house\n\ra blue\x0bcar\x1cparked".encode(encoding))
+    pool = load_pool(file)
+    assert (pool.texts, pool.blank) == (("a red house", "a blue car parked"), 1)
 
 
 def test_embeddings_are_the_models_own_whatever_the_batch(
