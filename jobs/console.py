@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -80,19 +81,21 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def run_job(main: Callable[[Config], object], config: Config) -> None:
     """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
-    words = re.findall("[A-Z][a-z]*", type(config).__name__.removesuffix("Config"))
-    logs.start("_".join(words).lower())
+    logs.start(Path(inspect.getfile(main)).stem)  # as in ``facet`` and in the store's results
     try:
         for value in vars(config).values():
             if isinstance(value, str):
                 refuse_credentials(value)  # the configuration is printed, and kept with results
         logs.event("started", config=vars(config))
         main(config)
-        logs.event("finished")
-    except FacetError as error:
-        logs.event("failed", level=logging.ERROR, error=str(error))
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    except BaseException as error:
+        reason = str(error) if isinstance(error, FacetError) else repr(error)
+        logs.event("failed", level=logging.ERROR, error=reason)
+        if isinstance(error, FacetError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+        if isinstance(error, KeyboardInterrupt):
+            print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
+            raise SystemExit(130) from None
+        raise
+    logs.event("finished")

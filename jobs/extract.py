@@ -39,7 +39,7 @@ from storage.errors import FacetError, StoreMismatch
 from storage.images import ListDigest, write_images
 from storage.layout import CONTRIBUTIONS, bytes_per_image
 from storage.metadata import Metadata, require_same
-from storage.results import config_digest, start_result
+from storage.results import config_digest, save_result
 from storage.store import Store, create_store, find_metadata, open_store
 
 MAPS = ("head_map", "mlp_map", "attention_bias", "bias")
@@ -112,7 +112,7 @@ def main(config: ExtractConfig) -> Store:
         progress = extract.run(
             store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
         )
-    start_result(url, "extract", asdict(config), {"versions": versions(), "revision": revision()})
+    save_result(url, "extract", asdict(config), {"versions": versions(), "revision": revision()})
     show_summary(store, report, progress, time.monotonic() - started)
     return store
 

@@ -47,7 +47,7 @@ def main(config: StatusConfig) -> Status:
             r["where"] or "all": ", ".join(f"{n:,} {name}" for name, n in r["counts"].items())
             for r in found.reductions
         },
-        "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "started"
+        "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "finished"
                     for r in found.results},
         "never finished": {u["url"]: u["what"] for u in found.unfinished},
     }  # fmt: skip

@@ -15,6 +15,7 @@ from pipeline.models import ModelSpec, load_model
 from pipeline.reductions import missing_shards, reduce_store
 from storage import growth, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
+from storage.results import finished_results
 
 TINY = {
     "embed_dim": 24,
@@ -66,6 +67,12 @@ def test_the_store_is_whole_exact_and_in_order(finished):
     tokens = finished.tokens().sum("token").values
     chosen = sum(finished.heads(layer, head).values for layer in (1, 2) for head in range(3))
     np.testing.assert_allclose(tokens, chosen, atol=5e-3)
+
+
+def test_it_says_when_it_was_finished(finished):
+    (result,) = finished_results(finished.url, "extract")
+    assert result.provenance["finished"]
+    assert result.config["shard_size"] == 16
 
 
 def stamps(root) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import numpy as np
@@ -83,6 +84,11 @@ def test_results_finished_and_not(store, capsys):
     assert found["results"][1]["finished"]
     assert found["unfinished"] == [{"what": "textspan", "url": left}]
     assert found["extraction"]["shards_done"] == 2
+    job.main(StatusConfig(store=store.url))
+    said = capsys.readouterr().out
+    # What an early version finished has no date.
+    assert re.search(r"extract/\w+ +finished", said)
+    assert "started" not in said
 
 
 def test_reductions_and_their_counts(store):
