@@ -18,7 +18,7 @@ import pyarrow as pa
 import tyro
 
 from jobs import encode_texts, reduce, second_order
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from jobs.show import accuracy_table
 from jobs.textspan import describe, heads_of, refuse_one_image
 from pipeline import ablate, cluster, neuron_comparison, neuron_studies, studies
@@ -31,7 +31,7 @@ from pipeline.provenance import revision, versions
 from pipeline.subsets import SubsetError, check_where
 from pipeline.texts import class_means, load_classes, load_pool
 from storage import open_store
-from storage.errors import FacetError
+from storage.errors import FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
 from storage.store import Store
@@ -145,7 +145,7 @@ def main(config: AblateConfig) -> AblateRun:
             "kept in": run.result.url,
         },
     )
-    console.print(f"next: facet show ablate --store {config.store}")
+    show_next(command("show", "ablate", store=config.store))
     return run
 
 

@@ -25,9 +25,15 @@ from pipeline import logs
 from storage.errors import FacetError
 from storage.objects import refuse_credentials
 
-console = Console(highlight=False, soft_wrap=True)
+# Paths and conditions hold brackets and colons that mean nothing here.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 Config = TypeVar("Config")
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def show_next(command: str) -> None:
+    """What to type next."""
+    console.print(f"next: {command}")
 
 
 def show_table(title: str, rows: Mapping[str, object]) -> None:
@@ -63,7 +69,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f}/s"),

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import tyro
 
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import progress_bar, run_job, show_next, show_table
 from pipeline.encoding import Encoded, TextEncoder
 from pipeline.texts import load_pool
 from storage import open_store
+from storage.errors import command
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,13 @@ def main(config: EncodeTextsConfig) -> Encoded:
             "kept in": encoded.result.url,
         },
     )
-    console.print(f"next: facet textspan --store {config.store} --pool {config.pool}")
+    show_next(next_command(config))
     return encoded
+
+
+def next_command(config: EncodeTextsConfig) -> str:
+    """What the embeddings are for."""
+    return command("textspan", store=config.store, pool=config.pool, pretrained=config.pretrained)
 
 
 def encode(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:

@@ -10,6 +10,7 @@ lacks are done.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ import pyarrow as pa
 import tyro
 from humanize import naturalsize
 
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster, extract, plan
 from pipeline.growth import KnownImages, append
 from pipeline.images.listing import list_images, ray_mapper
@@ -287,8 +288,13 @@ def show_summary(
         facts[name] = f"mean {mean:.1e}, max {largest:.1e}"
     facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
     show_table("done", facts)
-    opened = json.dumps(urls.join(store.url, CONTRIBUTIONS))
-    console.print(f"next: python -c 'import xarray; print(xarray.open_zarr({opened}))'")
+    show_next(next_command(store.url))
+
+
+def next_command(url: str) -> str:
+    """The store opened without any code of ours."""
+    opened = json.dumps(urls.join(url, CONTRIBUTIONS), ensure_ascii=False)
+    return shlex.join(["python", "-c", f"import xarray; print(xarray.open_zarr({opened}))"])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from pipeline.rosetta.inversion import (
 )
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures
 from storage import urls
-from storage.errors import FacetError
+from storage.errors import FacetError, command
 from storage.results import latest_result
 from storage.rosetta import find_setup
 
@@ -53,7 +53,7 @@ class InvertConfig:
     """Find latents whose generated pictures are given ones, with matched units as a guide."""
 
     rosetta: str
-    """Where facet rosetta --generator wrote."""
+    """Where `facet rosetta --generator …` wrote."""
     images: str
     """The pictures to invert: any source that facet extract takes."""
     out: Path
@@ -119,7 +119,7 @@ def main(config: InvertConfig) -> pd.DataFrame:
             "this run": f"{time.monotonic() - started:.0f} s",
         },
     )  # fmt: skip
-    console.print(f"next: open {config.out / 'index.html'}")
+    console.print(f"{config.out / 'index.html'} shows what was found")
     return table
 
 
@@ -129,8 +129,7 @@ def load(config: InvertConfig) -> Models:
     setup = find_setup(url)
     if setup is None or setup.generator is None:
         raise FacetError(
-            f"no mining with a generator at {url}: run `facet rosetta --generator "
-            f"microworld-generator --models microworld-cnn --out {config.rosetta}` first"
+            f"no mining with a generator at {url}: run `{mining(config.rosetta)}` first"
         )
     result = latest_result(url, "rosetta")
     buddies = result.table("buddies").to_pandas()
@@ -146,6 +145,11 @@ def load(config: InvertConfig) -> Models:
     generator = load_units(setup.generator, generator=True)
     judge = load_units(config.judge)
     return Models(generator, load_units(guide), judge, pairs, result.table("units").to_pandas())
+
+
+def mining(url: str) -> str:
+    """The command that finds units shared with a generator."""
+    return command("rosetta", generator="microworld-generator", models="microworld-cnn", out=url)
 
 
 def _turned(buddies: pd.DataFrame, generator: str) -> pd.DataFrame:

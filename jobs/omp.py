@@ -22,7 +22,7 @@ from humanize import naturalsize
 from numpy.typing import NDArray
 
 from jobs import encode_texts
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from jobs.show import accuracy_table
 from pipeline import cluster, neuron_accuracy, neuron_codes, neuron_truth, roles
 from pipeline.accuracy import ChanceWarning
@@ -38,7 +38,7 @@ from pipeline.provenance import revision, versions
 from pipeline.second_order_maps import SecondOrderMaps, second_order_maps
 from pipeline.texts import class_means, load_classes, load_pool
 from storage import open_store
-from storage.errors import FacetError
+from storage.errors import FacetError, command
 from storage.results import Result, save_result
 from storage.store import Store
 
@@ -164,10 +164,20 @@ def main(config: OmpConfig) -> OmpRun:
     for warning in warned:
         console.print(f"WARNING: {warning}", style="bold red")
     layer, neuron = alive[0]
-    console.print(
-        f"next: facet show neuron --store {config.store} --layer {layer} --neuron {neuron}"
-    )
+    show_next(next_command(config, layer, neuron))
     return run
+
+
+def next_command(config: OmpConfig, layer: int, neuron: int) -> str:
+    """A neuron with its texts."""
+    return command(
+        "show",
+        "neuron",
+        store=config.store,
+        layer=layer,
+        neuron=neuron,
+        pretrained=config.pretrained,
+    )
 
 
 def directions_of(found: Result, layers: Sequence[int]) -> dict[int, NDArray[np.float32]]:
@@ -178,7 +188,7 @@ def directions_of(found: Result, layers: Sequence[int]) -> dict[int, NDArray[np.
         if bad := int((~np.isfinite(rows).all(1)).sum()):
             raise FacetError(
                 f"the directions of {bad} neurons of MLP layer {layer} in {found.url} hold NaN or "
-                f"infinite values: run `facet second-order` again"
+                f"infinite values: run `facet second-order …` again"
             )
     return directions
 
@@ -337,7 +347,9 @@ def show(run: OmpRun, store: Store, seconds: float) -> None:
         "kept in": run.result.url,
     }
     if roles.known_attributes(store) and not run.truths:
-        facts["known truth"] = "needs neurons in the store: facet second-order --keep"
+        layers = ",".join(map(str, run.result.provenance["mlp_layers"]))
+        first = command("second-order", store=store.url, mlp_layers=layers, keep="coefficients")
+        facts["known truth"] = f"needs neurons in the store: `{first}`"
     show_table("done", facts)
 
 

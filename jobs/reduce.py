@@ -14,10 +14,12 @@ from typing import Literal
 import tyro
 from humanize import naturalsize
 
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster
+from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.reductions import available_components, check, missing_shards, reduce_store
 from storage import open_store
+from storage.errors import ELIDED, command
 from storage.reductions import TABLE, Reductions, state_bytes, subset_url
 from storage.store import Store
 
@@ -52,8 +54,20 @@ def main(config: ReduceConfig) -> Reductions:
             "kept in": subset_url(store.url, config.where),
         },
     )
-    console.print(f"next: facet textspan --store {config.store} --pool general")
+    show_next(next_command(config, store))
     return found
+
+
+def next_command(config: ReduceConfig, store: Store) -> str:
+    """What the moments of the subset are for."""
+    file = store.meta.weights.endswith(WEIGHT_SUFFIXES)
+    return command(
+        "textspan",
+        store=config.store,
+        pool="general",
+        where=config.where,
+        pretrained=ELIDED if file else None,
+    )
 
 
 def update(store: Store, where: str | None, components: tuple[str, ...]) -> Reductions:

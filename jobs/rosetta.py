@@ -20,7 +20,7 @@ import pyarrow as pa
 import tyro
 from humanize import naturalsize
 
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster
 from pipeline.extract import Workers, choose_workers
 from pipeline.images.listing import list_images, ray_mapper
@@ -29,7 +29,7 @@ from pipeline.provenance import revision, versions
 from pipeline.rosetta import matching, plan, run
 from pipeline.rosetta.models import UnitModel, load_units
 from storage import urls
-from storage.errors import FacetError
+from storage.errors import FacetError, command
 from storage.images import ListDigest, write_images
 from storage.results import Result, save_result
 from storage.rosetta import (
@@ -122,7 +122,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     result = save(config, url, setup, hub, found)
     outcome = RosettaRun(result, *found)
     show_summary(outcome, cards, hub, setup, report, bad, time.monotonic() - started)
-    console.print(f"next: facet show rosetta --store {url}")
+    show_next(command("show", "rosetta", store=url))
     return outcome
 
 

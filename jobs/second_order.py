@@ -23,7 +23,7 @@ import xarray as xr
 from humanize import naturalsize
 
 from jobs import extract
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster, neuron_plan
 from pipeline.encoding import store_model
 from pipeline.extract import TooManyBadImages, choose_workers
@@ -40,7 +40,7 @@ from pipeline.neuron_phases import (
 from pipeline.neurons import JOB, parse_mlp_layers
 from pipeline.provenance import revision, versions
 from storage import ledger, neurons, open_store, urls
-from storage.errors import FacetError, StoreError
+from storage.errors import FacetError, StoreError, command
 from storage.metadata import Metadata, require_same
 from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store, find_metadata
@@ -217,7 +217,8 @@ def check_images(config: SecondOrderConfig, store: Store) -> Counter[str]:
     """Refuse too few images and too many bad ones; returns the bad ones by reason."""
     shards = store.done_shards()
     if not shards:
-        raise StoreError(f"no shard of {store.url} is finished: run `facet extract` first")
+        first = command("extract", store=store.url)
+        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
     bad: Counter[str] = Counter()
     for facts in ledger.read_facts(store.url, shards):
         bad.update(facts["bad"])
@@ -386,10 +387,20 @@ def summary(
         "kept in": result.url,
     }
     show_table("done", facts)
-    console.print(
-        f"next: facet omp --store {config.store} --mlp-layers {config.mlp_layers} --pool general"
-    )
+    show_next(next_command(config))
     return SecondOrderRun(store, result, found, tables["top_images"], directions)
+
+
+def next_command(config: SecondOrderConfig) -> str:
+    """What the directions that were found are for."""
+    weights = config.pretrained
+    return command(
+        "omp",
+        store=config.store,
+        mlp_layers=config.mlp_layers,
+        pool="general",
+        pretrained=weights if weights and weights.endswith(WEIGHT_SUFFIXES) else None,
+    )
 
 
 if __name__ == "__main__":

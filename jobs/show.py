@@ -22,7 +22,7 @@ from pipeline.findings import signed, top_texts
 from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import png
 from storage import open_store, urls
-from storage.errors import FacetError
+from storage.errors import ELIDED, FacetError, command
 from storage.results import Result, finished_results, latest_result
 from storage.store import Store
 
@@ -146,7 +146,7 @@ def show_neuron(config: ShowConfig) -> Table:
     from pipeline.neuron_pictures import NeuronPictures
 
     if config.layer is None or config.neuron is None:
-        raise FacetError("facet show neuron needs --layer and --neuron")
+        raise FacetError("`facet show neuron` needs --layer and --neuron")
     store = open_store(config.store)
     parse_mlp_layers(str(config.layer), store.meta.layers)
     if not 0 <= config.neuron < store.meta.mlp_width:
@@ -178,9 +178,8 @@ def show_neuron(config: ShowConfig) -> Table:
     for image, why in pictures.unreadable.items():
         facts[f"image {image}"] = f"cannot be read again, drawn grey: {why}"
     if codes is None:
-        facts["texts"] = (
-            f"none: run `facet omp --store {config.store} --mlp-layers {config.layer} --pool …`"
-        )
+        first = command("omp", store=config.store, mlp_layers=config.layer, pool=ELIDED)
+        facts["texts"] = f"none: run `{first}`"
     elif not table.row_count:
         facts["texts"] = "none: the neuron has no effect"
     show_table("done", facts)

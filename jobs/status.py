@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import tyro
 from humanize import naturaldelta
 
-from jobs.console import console, run_job, show_table
+from jobs.console import run_job, show_next, show_table
 from pipeline.status import Extraction, Status, status
 from storage import open_store
 
@@ -55,7 +55,7 @@ def main(config: StatusConfig) -> Status:
         if rows:
             show_table(title, rows)
     if found.extraction.state == "stopped":
-        console.print("next: the same `facet extract` command goes on from the finished shards")
+        show_next("the same `facet extract` command goes on from the finished shards")
     return found
 
 

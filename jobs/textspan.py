@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import tyro
 import xarray as xr
 
 from jobs import encode_texts, reduce
-from jobs.console import console, progress_bar, run_job, show_table
+from jobs.console import console, progress_bar, run_job, show_next, show_table
 from jobs.show import head_table
 from pipeline import cluster, plan, roles
 from pipeline.describe import Head, describe_heads, description_table
@@ -28,7 +29,7 @@ from pipeline.provenance import revision, versions
 from pipeline.texts import load_pool
 from pipeline.textspan import Objective, TextSpanResult
 from storage import open_store
-from storage.errors import FacetError
+from storage.errors import ELIDED, FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
 from storage.store import Store
@@ -98,10 +99,22 @@ def main(config: TextSpanConfig) -> TextSpanRun:
     result = save(config, store, reductions, encoded, descriptions, truth)
     run = TextSpanRun(result, descriptions, *truth)
     show(run, found, reductions, time.monotonic() - started)
-    console.print(
-        f"next: facet ablate --store {config.store} --study textspan --pool {config.pool}"
-    )
+    show_next(next_command(config, truth[-1]))
     return run
+
+
+def next_command(config: TextSpanConfig, attributes: Sequence[str]) -> str:
+    """Whether the texts matter, over the images that they were found with."""
+    return command(
+        "ablate",
+        store=config.store,
+        classes="microworld:shape" if attributes else ELIDED,
+        study="textspan",
+        pool=config.pool,
+        layers=config.layers,
+        reference=config.where,
+        pretrained=config.pretrained,
+    )
 
 
 def heads_of(layers: str, store: Store) -> list[Head]:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from storage import neurons
-from storage.errors import StoreError
+from storage.errors import StoreError, command
 from storage.store import Store, open_store
 
 from .accuracy import accuracy_table
@@ -90,10 +90,10 @@ def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: C
     ]
     if lacking:
         layers = ",".join(map(str, lacking))
+        first = command("second-order", store=store.url, mlp_layers=layers, keep="coefficients")
         raise StoreError(
             f"--classes needs the coefficients of MLP layers {layers} on every image, which "
-            f"{store.url} does not keep: run `facet second-order --store {store.url} --mlp-layers "
-            f"{layers} --keep coefficients`"
+            f"{store.url} does not keep: run `{first}`"
         )
     columns = store.images(0, 1).column_names
     if label_column not in columns:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import ledger, neurons
-from storage.errors import StoreError
+from storage.errors import StoreError, command
 from storage.results import Result
 from storage.store import Store
 
@@ -169,9 +169,10 @@ def layer_of(store: Store, model: VisionModel, result: Result, mlp_layer: int) -
     """What a second-order result says of a layer."""
     moments = kept_moments(store, mlp_layer)
     if moments is None:
+        again = command("second-order", store=store.url, mlp_layers=mlp_layer)
         raise StoreError(
             f"the moments of MLP layer {mlp_layer} in {store.url} are not over all of its finished "
-            f"shards: run `facet second-order --store {store.url} --mlp-layers {mlp_layer}` again"
+            f"shards: run `{again}` again"
         )
     table = result.table("neurons")
     norms = table["norm_large"].to_numpy()[table["layer"].to_numpy() == mlp_layer]

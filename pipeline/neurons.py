@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.errors import FacetError, StoreError
+from storage.errors import FacetError, StoreError, command
 from storage.results import Result, finished_results
 from storage.store import Store
 
@@ -54,5 +54,5 @@ def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
     layers = ",".join(map(str, sorted(wanted)))
     raise StoreError(
         f"no second-order effects of MLP layers {layers} in {store.url}: run "
-        f"`facet second-order --store {store.url} --mlp-layers {layers}` first"
+        f"`{command('second-order', store=store.url, mlp_layers=layers)}` first"
     )

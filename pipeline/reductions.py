@@ -21,7 +21,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.util.dask import ray_dask_get
 
 from storage import urls
-from storage.errors import FacetError, StoreError
+from storage.errors import FacetError, StoreError, command
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.reductions import (
@@ -122,7 +122,8 @@ def check(store: Store, where: str | None, components: Sequence[str]) -> None:
         )
     check_where(store, where)
     if not store.done_shards():
-        raise StoreError(f"no shard of {store.url} is finished: run `facet extract` first")
+        first = command("extract", store=store.url)
+        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
 
 
 def _missing(
@@ -217,7 +218,8 @@ def _refuse_lost(r: Reduction, state: Moments, images: int, rows: np.ndarray, at
     if state.n != expected:
         raise StoreError(
             f"{r.component}: images from {at} on are ok in the ledger and hold no values "
-            f"({expected - state.n} rows): the store is damaged, run `facet extract` into a new one"
+            f"({expected - state.n} rows): the store is damaged, run `facet extract …` into a new "
+            "one"
         )
 
 

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, urls
-from .errors import StoreError
+from .errors import StoreError, command
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
 from .results import config_digest
@@ -225,10 +225,10 @@ class Reductions:
     def array(self, name: str) -> xr.DataArray:
         """One array, such as ``heads_covariance``; ``StoreError`` where it was not reduced."""
         if name not in self.data:
-            where = "" if self.facts.where is None else f' --where "{self.facts.where}"'
+            again = command("reduce", store=self._url, where=self.facts.where)
             raise StoreError(
                 f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}): run "
-                f"`facet reduce --store {self._url}{where}` to its end, with the component"
+                f"`{again}` to its end, with the component"
             )
         return self.data[name]
 

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, images, ledger, neurons, urls
-from .errors import StoreError
+from .errors import StoreError, command
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse, require_same
 from .reductions import Reductions, find_reductions
@@ -74,7 +74,7 @@ def open_store(url: str, mode: Mode = "r") -> Store:
     url = urls.absolute(url)
     meta = find_metadata(url)
     if meta is None:
-        raise StoreError(f"no store at {url}; make one with `facet extract --store {url} …`")
+        raise StoreError(f"no store at {url}; make one with `{command('extract', store=url)} …`")
     return Store(url, meta, mode)
 
 
@@ -170,9 +170,9 @@ class Store:
         """
         found = find_reductions(self.url, self.meta, where)
         if found is None:
-            of = "" if where is None else f' --where "{where}"'
             raise StoreError(
-                f"no reductions of this subset: run `facet reduce --store {self.url}{of}`"
+                "no reductions of this subset: run "
+                f"`{command('reduce', store=self.url, where=where)}`"
             )
         return found
 

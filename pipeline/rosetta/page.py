@@ -73,7 +73,7 @@ def make_dictionary(
     every = concepts_of(found.result.table("concepts").to_pandas(), found.hub)
     if not every:
         raise FacetError(
-            f"the models of {found.result.url} share no concept: run `facet rosetta` with more "
+            f"the models of {found.result.url} share no concept: run `facet rosetta …` with more "
             "images, or with larger --neighbours"
         )
     shown = entries(found, every[:concepts], images)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.errors import FacetError
+from storage.errors import FacetError, command
 from storage.images import read_rows
 from storage.results import Result, finished_results
 from storage.rosetta import Setup, find_setup, read_cards, require_same
@@ -63,8 +63,8 @@ def open_found(url: str) -> Found:
     results = finished_results(url, "rosetta") if setup is not None else []
     if setup is None or not results:
         raise FacetError(
-            f"no results of rosetta in {url}: run `facet rosetta --out {url} …` first, and give "
-            "the same URL here"
+            f"no results of rosetta in {url}: run `{command('rosetta', out=url)} …` first, and "
+            "give the same URL here"
         )
     result = results[-1]
     cards = {card.name: card for card in read_cards(url).values()}
