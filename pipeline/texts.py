@@ -15,6 +15,7 @@ import torch
 import wordfreq
 
 from .classes import Classes, PoolError, nearest
+from .columns import is_text
 from .lines import decode_text, lines
 from .microworld.captions import class_prompts, phrase
 from .microworld.world import ATTRIBUTES
@@ -99,10 +100,12 @@ def _clean(source: str, entries: Iterable[str | None]) -> Pool:
 
 
 def _file_texts(path: Path) -> list[str | None]:
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        text_types = (pa.string(), pa.large_string())
-        columns = [f.name for f in table.schema if f.type in text_types]
+    if path.suffix.lower() in (".parquet", ".pq"):
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PoolError(f"{path} is not a Parquet file, or is cut: {error}") from error
+        columns = [f.name for f in table.schema if is_text(f.type)]
         if "text" in columns:
             columns = ["text"]
         if len(columns) != 1:

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.columns import is_bytes, is_text, plain
+
 from .errors import BadImage, SourceError
 from .files import open_file
 from .rows import FIXED, RESERVED, ListingReport, Piece, as_column, as_text, clean
 
 IMAGE_COLUMNS = (
-    "image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes",
+    "image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "content",
     "path", "image_path", "file", "file_name", "filepath", "uri", "image_url", "url",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "cls", "class")
@@ -52,7 +54,7 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
                 "Remove it, or leave it out."
             ) from error
         n = parquet.metadata.num_rows
-    columns = {name: _plain(table[name]) for name in kept}
+    columns = {name: _readable(table[name]) for name in kept}
     report.images += n
     key = columns.pop("key", None)
     names = pc.cast(key, pa.string()).to_pylist() if key is not None else [None] * n
@@ -85,12 +87,13 @@ def _columns(url: str, schema: pa.Schema, report: ListingReport) -> tuple[str, l
 
 
 def _image_column(url: str, schema: pa.Schema) -> str:
+    """The first of ``IMAGE_COLUMNS`` that holds bytes; where none does, that holds names."""
     by_name = {name.lower(): name for name in reversed(schema.names)}
-    for wanted in IMAGE_COLUMNS:
-        name = by_name.get(wanted)
-        if name is not None:
+    present = [by_name[wanted] for wanted in IMAGE_COLUMNS if wanted in by_name]
+    for holds, field in ((is_bytes, "bytes"), (is_text, "path")):
+        for name in present:
             kind = schema.field(name).type
-            if _holds_bytes(kind) or _is_text(kind):
+            if holds(_field_type(kind, field) or kind):
                 return name
     columns = ", ".join(f"{f.name} ({f.type})" for f in schema)
     raise SourceError(
@@ -99,30 +102,23 @@ def _image_column(url: str, schema: pa.Schema) -> str:
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _field_type(kind: pa.DataType, name: str) -> pa.DataType | None:
+    """The type of a struct's field: Hugging Face's datasets write {bytes, path}."""
+    if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+        return None
+    return kind.field(name).type
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):  # {bytes, path}, as Hugging Face's datasets write it
-        return kind.get_field_index("bytes") >= 0
-    return (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
+    return is_bytes(kind) or _field_type(kind, "bytes") is not None
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """A column of a type that every reader and ``rows.unify`` knows."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
-    if pa.types.is_large_string(kind):
-        return column.cast(pa.string())
-    if pa.types.is_uint64(kind):
+    column = plain(column)
+    if pa.types.is_uint64(column.type):
         return as_column(column.to_pylist())
-    if pa.types.is_nested(kind):
+    if pa.types.is_nested(column.type):
         return pa.array([as_text(v) for v in column.to_pylist()], pa.string())
     return column
 

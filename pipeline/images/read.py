@@ -99,7 +99,7 @@ class Reader:
             self._uri = uri
         value = self._column.value(row)
         if isinstance(value, dict):
-            value = value["bytes"] or value.get("path")
+            value = value.get("bytes") or value.get("path")
         if not value:
             raise BadImage(f"row {row} of {url} has nothing in column {column!r}")
         if isinstance(value, bytes):

@@ -75,6 +75,62 @@ def test_hugging_face_structs_and_further_columns(tmp_path: Path) -> None:
             read_bytes(row)
 
 
+NAMES = ["0.png", None, "2.png"]
+BYTES = [png(0), None, png(2)]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"image": pa.array(BYTES, pa.large_binary())},
+        {"image": pa.array(BYTES, pa.binary_view())},
+        {"image": pa.array(BYTES).dictionary_encode()},
+        {"image": [{"bytes": data, "path": "no.png"} if data else None for data in BYTES]},
+        {"image": pa.array([{"bytes": b} for b in BYTES], pa.struct({"bytes": pa.binary_view()}))},
+        {"path": pa.array(NAMES, pa.large_string())},
+        {"path": pa.array(NAMES, pa.string_view())},
+        {"path": pa.array(NAMES).dictionary_encode()},
+        {"image": [{"path": name} for name in NAMES]},
+        {"image": [{"bytes": None, "path": name} for name in NAMES]},
+        {"image": pa.nulls(3), "url": NAMES},
+        # Bytes go before names, wherever they stand.
+        {"image": ["no.png"] * 3, "image_bytes": BYTES},
+        {"path": ["no.png"] * 3, "content": BYTES},  # as Spark writes binary files
+        {"image": [{"bytes": None, "path": "no.png"}] * 3, "jpg": BYTES},
+    ],
+    ids=lambda images: str({name: str(pa.array(v).type) for name, v in images.items()}),
+)
+def test_images_of_any_type(tmp_path: Path, images: dict[str, object]) -> None:
+    for i in (0, 2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    pq.write_table(pa.table(images), tmp_path / "p.parquet")
+    rows = listed(tmp_path / "p.parquet").to_pylist()
+    assert [read_bytes(rows[i]) for i in (0, 2)] == [png(0), png(2)]
+    with pytest.raises(BadImage, match="row 1 of .* has nothing in column"):
+        read_bytes(rows[1])
+
+
+def test_further_columns_of_any_type(tmp_path: Path) -> None:
+    said = pa.array(['{"a": 1}', None])
+    content = {
+        "image": [png(0), png(1)],
+        "label": pa.array(["x", None], pa.string_view()),
+        "caption": pa.array(["a", "b"], pa.large_string()).dictionary_encode(),
+        "key": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, b"1" * 16])
+            .cast(pa.binary(16))),
+        "said": pa.ExtensionArray.from_storage(pa.json_(), said),
+        "tags": pa.array([["u"], None], pa.list_view(pa.string_view())),
+    }  # fmt: skip
+    pq.write_table(pa.table(content), tmp_path / "p.parquet")
+    report = ListingReport()
+    first, second = listed(tmp_path / "p.parquet", report).to_pylist()
+    assert (first["label"], first["caption"]) == ("x", "a")
+    assert first["key"] == "p/30303030-3030-3030-3030-303030303030"
+    assert (first["said"], first["tags"]) == ('{"a": 1}', '["u"]')
+    assert [second[name] for name in ("label", "said", "tags")] == [None] * 3
+    assert report.counts == {}
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(0))
     (tmp_path / "abs.png").write_bytes(png(1))

@@ -52,6 +52,12 @@ def test_parquet_takes_the_text_column_or_the_only_string_column(tmp_path: Path)
     pq.write_table(pa.table({"x": ["a"], "y": ["b"]}), file)
     with pytest.raises(PoolError, match="called 'text'"):
         load_pool(file)
+    for texts in (pa.array(["a"], pa.string_view()), pa.array(["a"]).dictionary_encode()):
+        pq.write_table(pa.table({"word": texts}), tmp_path / "pool.PQ")
+        assert load_pool(tmp_path / "pool.PQ").texts == ("a",)
+    file.write_text("a dog")
+    with pytest.raises(PoolError, match="not a Parquet file"):
+        load_pool(file)
 
 
 @pytest.mark.parametrize(
