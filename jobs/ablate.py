@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,24 +18,26 @@ import pyarrow as pa
 import tyro
 
 from jobs import encode_texts, reduce, second_order
-from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.show import accuracy_table
 from jobs.textspan import describe, heads_of, refuse_one_image
 from pipeline import ablate, cluster, neuron_comparison, neuron_studies, studies
 from pipeline.accuracy import ChanceWarning
 from pipeline.classes import Classes
 from pipeline.encoding import TextEncoder
+from pipeline.identity import classes_digest, found_before, over, settings, texts_digest
 from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.subsets import SubsetError, check_where
-from pipeline.texts import class_means, load_classes, load_pool
+from pipeline.texts import Pool, class_means, load_classes, load_pool
 from storage import open_store
 from storage.errors import FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
 from storage.store import Store
 
+JOB = "ablate"
 Baseline = Literal["random", "common-words"]
 
 
@@ -50,9 +52,9 @@ class AblateConfig:
     line."""
     study: tuple[studies.Study, ...] = ("mlps", "layers", "heads")
     """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
-    heads write from the class token; all but TextSpan's first texts; --heads; the second-order
-    effects of the neurons of --mlp-layers; or, to compare, their first-order, indirect and
-    second-order effects."""
+    heads write from the class token, in the layers whose tokens the store keeps; all but TextSpan's
+    first texts; --heads; the second-order effects of the neurons of --mlp-layers; or, to compare,
+    their first-order, indirect and second-order effects."""
     label_column: str = "label"
     """Column of the image table that says what an image shows."""
     where: str | None = None
@@ -99,26 +101,64 @@ def main(config: AblateConfig) -> AblateRun:
     classes = load_classes(config.classes)
     store = open_store(config.store)
     chosen = check(config, store)
+    identity = identity_of(config, store, classes)
+    result = found_before(store.url, JOB, identity)
+    if result is None:
+        result = find(config, identity, store, classes, chosen)
+    else:
+        say_found(result.url)
+    run = read(result)
+    show(run, time.monotonic() - started)
+    show_next(command("show", "ablate", store=config.store))
+    return run
+
+
+def identity_of(config: AblateConfig, store: Store, classes: Classes) -> dict[str, Any]:
+    """All that decides what is found."""
+    pools: list[Pool] = []
+    effects = None
+    if "textspan" in config.study:
+        pools = [load_pool(config.pool or "")]
+        if "common-words" in config.baselines:
+            pools.append(load_pool(f"common-words:{len(pools[0].texts)}"))
+    if "neurons" in config.study:
+        layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
+        effects = second_order_result(store, layers).name
+    return {
+        "settings": settings(config),
+        "over": over(store),
+        "classes": classes_digest(classes),
+        "pools": [texts_digest(pool.texts) for pool in pools],
+        "second_order": effects,
+    }
+
+
+def find(
+    config: AblateConfig,
+    identity: dict[str, Any],
+    store: Store,
+    classes: Classes,
+    chosen: list[ablate.Head],
+) -> Result:
+    """Classify with every ablation, compare, and keep what is found."""
     encoder = TextEncoder(store, config.pretrained)
     encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
     readout = class_means(encoded.embeddings, classes)
     made: list[studies.Step | studies.NamedStep] = []
     parts: list[studies.Predictions] = []
-    facts: dict[str, object] = {}
-    images = 0
-    if direct := direct_studies(config):
-        reductions = reduce.update(store, config.reference, components(config))
+    direct = direct_studies(config)
+    reductions = reduce.update(store, config.reference, components(config))
+    if direct:
         steps = studies.steps(
             ablate.Size(store.meta.layers, store.meta.heads),
             direct,
             spans=spans(config, store, reductions, encoder) if "textspan" in direct else None,
             counts=config.texts_per_head,
             chosen=chosen,
+            token_layers=store.meta.token_layers,
         )
         made += steps
         parts.append(direct_predictions(config, store, reductions, classes, readout, steps))
-        images = reductions.count()
-        facts["means over"] = f"{images:,} images"
     explained = None
     if set(config.study) & {"neurons", "effects"}:
         steps_of_neurons, found_of_neurons, explained = neuron_parts(
@@ -130,23 +170,44 @@ def main(config: AblateConfig) -> AblateRun:
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", ChanceWarning)
         accuracy = studies.study_table(found, classes, made)
-    run = AblateRun(save(config, store, images, accuracy, explained), accuracy, explained)
-    console.print(accuracy_table(accuracy))
-    for warning in raised:
-        console.print(f"WARNING: {warning.message}", style="bold red")
-    if explained is not None:
-        show_table("variance along the first principal component", explained_facts(explained))
+    provenance = {
+        "reference_images": reductions.count("embedding"),
+        "token_layers": list(store.meta.token_layers),
+        "classified": found.predicted.shape[1],
+        "ablations": len(made),
+        "warnings": sorted({str(warning.message) for warning in raised}),
+        "versions": versions(),
+        "revision": revision(),
+    }
+    return save(config, identity, store, provenance, accuracy, explained)
+
+
+def read(result: Result) -> AblateRun:
+    """What a finished run found."""
+    effects = None
+    if "effects" in result.config["study"]:
+        effects = result.table("effects").to_pandas()
+    return AblateRun(result, result.table("accuracy").to_pandas(), effects)
+
+
+def show(run: AblateRun, seconds: float) -> None:
+    """Accuracies, what one direction explains, and what they are over."""
+    known = run.result.provenance
+    console.print(accuracy_table(run.accuracy))
+    for warning in known["warnings"]:
+        console.print(f"WARNING: {warning}", style="bold red")
+    if run.effects is not None:
+        show_table("variance along the first principal component", explained_facts(run.effects))
+    images = known["reference_images"]
     show_table(
         "done",
         {
-            "classified": f"{found.predicted.shape[1]:,} images, {len(made):,} ablations",
-            **facts,
-            "this run": f"{time.monotonic() - started:.0f} s",
+            "classified": f"{known['classified']:,} images, {known['ablations']:,} ablations",
+            "means over": f"{images:,} images",
+            "this run": f"{seconds:.0f} s",
             "kept in": run.result.url,
         },
     )
-    show_next(command("show", "ablate", store=config.store))
-    return run
 
 
 def direct_studies(config: AblateConfig) -> list[studies.DirectStudy]:
@@ -155,8 +216,9 @@ def direct_studies(config: AblateConfig) -> list[studies.DirectStudy]:
 
 
 def components(config: AblateConfig) -> tuple[str, ...]:
-    """What the studies read."""
-    return ("heads", "mlps", *(["tokens"] if "class-token" in config.study else []))
+    """What the studies need the means of; those of embeddings tell how many images there are."""
+    direct = ("heads", "mlps") if direct_studies(config) else ()
+    return (*direct, *(["tokens"] if "class-token" in config.study else []), "embedding")
 
 
 def direct_predictions(
@@ -212,12 +274,13 @@ def neuron_parts(
                 lambda found: neuron_studies.Classify(
                     config.where, config.label_column, classes, readout, found
                 ),
+                config.reference,
             )
         )
     if "effects" in config.study:
         made += neuron_comparison.steps(layers)
         predicted, explained = neuron_comparison.compare(
-            study, layers, config.where, config.label_column, classes, readout
+            study, layers, config.where, config.reference, config.label_column, classes, readout
         )
         parts.append(predicted)
     if not len(parts[0].truth):
@@ -235,7 +298,8 @@ def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
     studies.check(store, direct_studies(config), config.label_column)
     if "neurons" in config.study:
         second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
-    check_where(store, config.where)
+    for subset in (config.where, config.reference):
+        check_where(store, subset)
     if "textspan" in config.study:
         if config.pool is None:
             raise FacetError("--study textspan needs --pool: which texts may describe the heads")
@@ -294,19 +358,20 @@ def explained_facts(explained: pd.DataFrame) -> dict[str, str]:
 
 def save(
     config: AblateConfig,
+    identity: dict[str, Any],
     store: Store,
-    images: int,
+    provenance: dict[str, Any],
     accuracy: pd.DataFrame,
     explained: pd.DataFrame | None,
 ) -> Result:
     """The table, a picture a study, and how they came about."""
-    provenance = {"reference_images": images, "versions": versions(), "revision": revision()}
     tables = {"accuracy": accuracy} | ({} if explained is None else {"effects": explained})
     return save_result(
         store.url,
-        "ablate",
+        JOB,
         asdict(config),
         provenance,
+        identity=identity,
         tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
         files={f"{n}.png": png(figure) for n, figure in ablation_figures(accuracy).items()},
     )

@@ -85,6 +85,12 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield move
 
 
+def say_found(url: str) -> None:
+    """Say, to people and in the log, that there was nothing to do: what was asked for is there."""
+    console.print("all is done: this very run was finished before")
+    logs.event("found", result=url)
+
+
 def run_job(main: Callable[[Config], object], config: Config) -> None:
     """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
     logs.start(Path(inspect.getfile(main)).stem)  # as in ``facet`` and in the store's results

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from jobs.console import progress_bar, run_job, show_next, show_table
+from jobs.console import progress_bar, run_job, say_found, show_next, show_table
 from pipeline.encoding import Encoded, TextEncoder
 from pipeline.texts import load_pool
 from storage import open_store
@@ -37,6 +37,8 @@ def main(config: EncodeTextsConfig) -> Encoded:
     pool = load_pool(config.pool)
     store = open_store(config.store)
     encoded = encode(TextEncoder(store, config.pretrained), pool.source, pool.texts)
+    if not encoded.new:
+        say_found(encoded.result.url)
     show_table(
         "done",
         {

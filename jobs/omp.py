@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,13 @@ from humanize import naturalsize
 from numpy.typing import NDArray
 
 from jobs import encode_texts
-from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.show import accuracy_table
 from pipeline import cluster, neuron_accuracy, neuron_codes, neuron_truth, roles
 from pipeline.accuracy import ChanceWarning
 from pipeline.classes import Classes
 from pipeline.encoding import Encoded, TextEncoder, store_model
+from pipeline.identity import classes_digest, found_before, over, settings, texts_digest
 from pipeline.models import VisionModel
 from pipeline.neuron_codes import Method, Neuron, NeuronCodes
 from pipeline.neuron_rows import pack
@@ -36,12 +38,13 @@ from pipeline.omp import build_dictionary
 from pipeline.plots import png
 from pipeline.provenance import revision, versions
 from pipeline.second_order_maps import SecondOrderMaps, second_order_maps
-from pipeline.texts import class_means, load_classes, load_pool
+from pipeline.texts import Pool, class_means, load_classes, load_pool
 from storage import open_store
 from storage.errors import FacetError, command
 from storage.results import Result, save_result
 from storage.store import Store
 
+JOB = "omp"
 # Neurons without effect that the summary names.
 DEAD_LISTED = 10
 
@@ -113,6 +116,38 @@ def main(config: OmpConfig) -> OmpRun:
     if classes is not None:
         neuron_accuracy.check(store, layers, config.label_column, classes)
     found = second_order_result(store, layers)
+    identity = {
+        "settings": settings(config) | {"mlp_layers": list(layers)},
+        "over": over(store),
+        "pool": texts_digest(pool.texts),
+        "classes": classes_digest(classes),
+        "second_order": found.name,
+        "known": known(store, layers),
+    }
+    result = found_before(store.url, JOB, identity)
+    if result is None:
+        result = find(config, identity, store, layers, pool, classes, found)
+    else:
+        say_found(result.url)
+    run = read(result)
+    show(run, store, time.monotonic() - started)
+    for warning in result.provenance["warnings"]:
+        console.print(f"WARNING: {warning}", style="bold red")
+    coded = run.fits.iloc[0]
+    show_next(next_command(config, int(coded.layer), int(coded.neuron)))
+    return run
+
+
+def find(
+    config: OmpConfig,
+    identity: dict[str, Any],
+    store: Store,
+    layers: tuple[int, ...],
+    pool: Pool,
+    classes: Classes | None,
+    found: Result,
+) -> Result:
+    """Code the neurons of a second-order result, and keep what is found."""
     directions = directions_of(found, layers)
     alive = [(i, int(n)) for i in layers for n in np.flatnonzero(directions[i].any(1))]
     dead = [(i, int(n)) for i in layers for n in np.flatnonzero(~directions[i].any(1))]
@@ -131,21 +166,22 @@ def main(config: OmpConfig) -> OmpRun:
     model = None
     if classes is not None or known(store, layers):
         model = store_model(store, config.pretrained)
-    accuracy, warned = None, set()
+    accuracy, warned = None, []
     if classes is not None and model is not None:
         readout = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
         rows = class_means(readout.embeddings, classes)
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always", ChanceWarning)
             accuracy = accuracies(config, store, model, classes, rows, directions, alive, codes)
-        warned = {str(warning.message) for warning in raised}
+        warned = sorted({str(warning.message) for warning in raised})
     truths = {
         layer: truth(store, model, layer, directions[layer], table, pool.texts)
         for layer in known(store, layers)
         if model is not None
     }
-    result = save(
+    return save(
         config,
+        identity,
         store,
         table,
         fits,
@@ -157,15 +193,39 @@ def main(config: OmpConfig) -> OmpRun:
             "second_order": found.url,
             "texts": encoded.result.url,
             "truth": {str(i): list(neuron_truth.truth_facts(t).items()) for i, t in truths.items()},
+            "measured": {str(i): measured(t) for i, t in truths.items()},
+            "warnings": warned,
         },
     )
-    run = OmpRun(result, table, fits, dead, accuracy, truths)
-    show(run, store, time.monotonic() - started)
-    for warning in warned:
-        console.print(f"WARNING: {warning}", style="bold red")
-    layer, neuron = alive[0]
-    show_next(next_command(config, layer, neuron))
-    return run
+
+
+def read(result: Result) -> OmpRun:
+    """What a finished run found."""
+    known = result.provenance
+    accuracy = None
+    if result.config["classes"] is not None:
+        accuracy = result.table("accuracy").to_pandas()
+    truths = {}
+    if known["measured"]:
+        table = result.table("truth").to_pandas()
+        truths = {
+            int(i): neuron_truth.Truth(
+                table=table[table["layer"] == int(i)].reset_index(drop=True),
+                strength=np.array(facts["strength"], np.float32),
+                draws=np.array(facts["draws"]),
+                **{name: facts[name] for name in ("unnamed", "images", "by")},
+            )
+            for i, facts in known["measured"].items()
+        }
+    codes, fits = (result.table(name).to_pandas() for name in ("codes", "fits"))
+    dead = [(int(layer), int(neuron)) for layer, neuron in known["dead"]]
+    return OmpRun(result, codes, fits, dead, accuracy, truths)
+
+
+def measured(found: neuron_truth.Truth) -> dict[str, Any]:
+    """What is known of a layer's neurons beside the table, JSON-able."""
+    facts = {name: getattr(found, name) for name in ("unnamed", "images", "by")}
+    return {**facts, "strength": found.strength.tolist(), "draws": found.draws.tolist()}
 
 
 def next_command(config: OmpConfig, layer: int, neuron: int) -> str:
@@ -303,6 +363,7 @@ def truth(
 
 def save(
     config: OmpConfig,
+    identity: dict[str, Any],
     store: Store,
     codes: pd.DataFrame,
     fits: pd.DataFrame,
@@ -321,9 +382,10 @@ def save(
         tables["truth"] = pd.concat([t.table for t in truths.values()], ignore_index=True)
     return save_result(
         store.url,
-        "omp",
+        JOB,
         asdict(config),
         {**provenance, "versions": versions(), "revision": revision()},
+        identity=identity,
         tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
         files=files,
     )

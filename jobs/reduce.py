@@ -14,7 +14,7 @@ from typing import Literal
 import tyro
 from humanize import naturalsize
 
-from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from pipeline import cluster
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.reductions import available_components, check, missing_shards, reduce_store
@@ -40,7 +40,11 @@ def main(config: ReduceConfig) -> Reductions:
     """Reduce, say what was counted."""
     started = time.monotonic()
     store = open_store(config.store)
-    found = update(store, config.where, config.components or available_components(store.meta))
+    components = config.components or available_components(store.meta)
+    check(store, config.where, components)
+    if not missing_shards(store, config.where, components):
+        say_found(subset_url(store.url, config.where))
+    found = update(store, config.where, components)
     unfinished = store.meta.shards - len(store.done_shards())
     counts = {r.name: found.count(r.name) for r in TABLE if f"{r.name}_count" in found.data}
     show_table(

@@ -2,9 +2,9 @@
 
     python jobs/run.py runs/nightly.yaml
 
-The same command serves cron, a Kubernetes job and a retry: stages that are finished are skipped,
-images that the source has gained are picked up. Exit status: 0 if every stage is finished, 1 if
-one failed, 2 for a mistake in the run file.
+The same command serves cron, a Kubernetes job and a retry: a stage whose job finds that it was
+done before is skipped, images that the source has gained are picked up. Exit status: 0 if every
+stage is finished, 1 if one failed, 2 for a mistake in the run file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
 
 import ray
 import tyro
@@ -28,14 +27,14 @@ import tyro
 from jobs import cli
 from jobs.console import console, run_job, show_table
 from pipeline import cluster
-from pipeline.runs import LIST_IMAGES, RunFile, Stage, read_run, stage_identity
+from pipeline.runs import RunFile, Stage, read_run
 from storage import urls
 from storage.layout import RESULTS
-from storage.results import find_result, save_result
-from storage.store import find_metadata, open_store
 
 JOB = "run"
 LINES_KEPT = 12
+# In the log line of a job that finds that it was done before: see `jobs.console.say_found`.
+FOUND = '"event": "found"'
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ class Outcome:
     status: str
     seconds: float = 0.0
     message: str = ""
-    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def main(config: RunConfig) -> None:
@@ -75,7 +73,7 @@ def main(config: RunConfig) -> None:
         "ok": not failed,
         "finished": datetime.now(UTC).isoformat(),
         "seconds": round(time.monotonic() - started, 1),
-        "stages": [{k: v for k, v in asdict(o).items() if k != "identity"} for o in outcomes],
+        "stages": [asdict(o) for o in outcomes],
     }
     place = urls.join(urls.absolute(run.store), RESULTS, JOB, f"{run.name}.json")
     urls.put_bytes(place, json.dumps(summary, indent=2).encode())
@@ -140,21 +138,18 @@ class Runner:
         if missing:
             message = f"it needs {', '.join(missing)}"
             return Outcome(stage.name, stage.job, "not run", message=message)
-        store = None if find_metadata(self.url) is None else open_store(self.url)
-        earlier = {name: outcome.identity for name, outcome in before.items()}
-        identity = stage_identity(stage, earlier, store)
-        if stage.job not in LIST_IMAGES and find_result(self.url, JOB, identity) is not None:
-            return Outcome(stage.name, stage.job, "skipped", identity=identity)
-        status, tail = self._process(stage)
-        seconds = time.monotonic() - started
+        status, found, tail = self._process(stage)
+        seconds = round(time.monotonic() - started, 1)
         if status:
             message = f"exit status {status}: " + "\n".join(tail)
             return Outcome(stage.name, stage.job, "failed", seconds, message)
-        save_result(self.url, JOB, identity, {"stage": stage.name, "seconds": round(seconds, 1)})
-        return Outcome(stage.name, stage.job, "done", seconds, identity=identity)
+        return Outcome(stage.name, stage.job, "skipped" if found else "done", seconds)
 
-    def _process(self, stage: Stage) -> tuple[int, list[str]]:
-        """Run one stage; its lines go on, with the stage's name before them."""
+    def _process(self, stage: Stage) -> tuple[int, bool, list[str]]:
+        """Run one stage; its lines go on, with the stage's name before them.
+
+        Returns its exit status, whether it found that it was done before, and its last lines.
+        """
         command = [sys.executable, "-m", "jobs.cli", stage.job, *stage.arguments()]
         child = subprocess.Popen(
             command,
@@ -166,12 +161,14 @@ class Runner:
         )
         self._children.append(child)
         tail: deque[str] = deque(maxlen=LINES_KEPT)
+        found = False
         assert child.stdout is not None  # it is a pipe
         for line in child.stdout:
             tail.append(line.rstrip())
+            found = found or FOUND in line
             with self._printing:
                 print(f"[{stage.name}] {line}", end="", flush=True)
-        return child.wait(), list(tail)
+        return child.wait(), found, list(tail)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import xarray as xr
 from humanize import naturalsize
 
 from jobs import extract
-from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from pipeline import cluster, neuron_plan
 from pipeline.encoding import store_model
 from pipeline.extract import TooManyBadImages, choose_workers
+from pipeline.identity import found_before, over, settings
 from pipeline.models import ModelSpec, VisionModel, check_supported
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.neuron_phases import (
@@ -42,7 +43,7 @@ from pipeline.provenance import revision, versions
 from storage import ledger, neurons, open_store, urls
 from storage.errors import FacetError, StoreError, command
 from storage.metadata import Metadata, require_same
-from storage.results import Result, config_digest, find_result, save_result
+from storage.results import Result, config_digest, save_result
 from storage.store import Store, find_metadata
 
 
@@ -106,12 +107,18 @@ def main(config: SecondOrderConfig) -> SecondOrderRun:
     layers = check(config, url)
     store = open_or_extract(config, url)
     bad = check_images(config, store)
-    cluster.connect()
-    model = load(config, store)
-    run, projection = plan(config, store, model, layers)
-    over = run.over()
-    result = find_result(store.url, JOB, asdict(config))
-    if result is None or result.provenance["over"] != over or missing(run):
+    dtype = dtype_of(config, store, layers)
+    identity = {
+        "settings": settings(config) | {"mlp_layers": list(layers), "store_dtype": dtype},
+        "over": over(store),
+    }
+    result = found_before(store.url, JOB, identity)
+    if result is not None and not missing(config, store, layers):
+        say_found(result.url)
+    else:
+        cluster.connect()
+        model = load(config, store)
+        run, projection = plan(config, store, model, layers)
         show_plan(config, run, projection)
         check_room(run, projection)
         check_memory(projection)
@@ -119,7 +126,7 @@ def main(config: SecondOrderConfig) -> SecondOrderRun:
         provenance = {
             "mlp_layers": list(layers),
             "images": images,
-            "over": over,
+            "over": identity["over"],
             "versions": versions(),
             "revision": revision(),
         }
@@ -128,13 +135,12 @@ def main(config: SecondOrderConfig) -> SecondOrderRun:
             JOB,
             asdict(config),
             provenance,
+            identity=identity,
             tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
             arrays={"components": directions},
         )
         for layer in layers:
             neurons.drop_state(store.url, layer, "top")
-    else:
-        console.print("all is done: this very run was finished before")
     return summary(config, store, result, bad, time.monotonic() - started)
 
 
@@ -243,12 +249,17 @@ def load(config: SecondOrderConfig, store: Store) -> VisionModel:
     return replace(model, module=model.module.cpu(), device=torch.device("cpu"))
 
 
+def dtype_of(config: SecondOrderConfig, store: Store, layers: tuple[int, ...]) -> str:
+    """What is kept is rounded to it: as asked, as what is kept already, or as the store."""
+    kept = {dtype for at in layers for dtype in neurons.kept(store.url, at).values()}
+    return config.store_dtype or (max(kept) if kept else store.meta.store_dtype)
+
+
 def plan(
     config: SecondOrderConfig, store: Store, model: VisionModel, layers: tuple[int, ...]
 ) -> tuple[Effects, neuron_plan.NeuronProjection]:
     """Settings that follow from the store and the cluster, and the bytes they need."""
-    kept = {dtype for at in layers for dtype in neurons.kept(store.url, at).values()}
-    dtype = config.store_dtype or (max(kept) if kept else store.meta.store_dtype)
+    dtype = dtype_of(config, store, layers)
     covariance = neuron_plan.covariance_bytes(store.meta, layers) <= neuron_plan.COVARIANCE_BYTES
     quantities = kept_quantities(config.keep)
     absent = {
@@ -296,12 +307,12 @@ def plan(
     return run, projection
 
 
-def missing(run: Effects) -> bool:
+def missing(config: SecondOrderConfig, store: Store, layers: tuple[int, ...]) -> bool:
     """Whether rows that are to be kept are not there."""
     return any(
         shards
-        for name in kept_quantities(run.keep)
-        for shards in lacking(run.store, run.mlp_layers, name).values()
+        for name in kept_quantities(config.keep)
+        for shards in lacking(store, layers, name).values()
     )
 
 

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from jobs.console import console, run_job, show_table
 from pipeline.findings import signed, top_texts
-from pipeline.neurons import parse_mlp_layers, second_order_result
+from pipeline.identity import over
+from pipeline.neurons import latest_effects, parse_mlp_layers
 from pipeline.plots import png
 from storage import open_store, urls
-from storage.errors import ELIDED, FacetError, command
+from storage.errors import ELIDED, FacetError, StoreError, command
 from storage.results import Result, finished_results, latest_result
 from storage.store import Store
 
@@ -69,8 +70,19 @@ def main(config: ShowConfig) -> Table:
     result = latest_result(store.url, config.what.replace("-", "_"))
     table = TABLES[config.what](store, result, config.top)
     console.print(table)
+    say_older(store, result)
     console.print(result.url)
     return table
+
+
+def say_older(store: Store, result: Result) -> None:
+    """Say so where the store holds other images now than those that a result is over."""
+    then = result.provenance.get("identity", {}).get("over")
+    if then is not None and then != over(store):
+        console.print(
+            "NOTE: this was found over other images than those that are finished now; the same "
+            f"facet {result.job.replace('_', '-')} again counts them in"
+        )
 
 
 def head_table(descriptions: pd.DataFrame, top: int) -> Table:
@@ -127,7 +139,7 @@ def code_table(store: Store, result: Result, top: int) -> Table:
     for layer, facts in result.provenance["truth"].items():
         show_table(f"layer {layer}", dict(facts))
     codes = result.table("codes").to_pandas()
-    neurons = second_order_result(store, result.provenance["mlp_layers"]).table("neurons")
+    neurons = described(store, result).table("neurons")
     title = f"Sparse codes, the first {top} texts of the strongest neurons"
     table = Table("layer.neuron", "texts", title=title, title_justify="left", box=SIMPLE)
     coded = codes[["layer", "neuron"]].drop_duplicates()
@@ -154,8 +166,8 @@ def show_neuron(config: ShowConfig) -> Table:
             f"--neuron {config.neuron}: the layers of this model have neurons 0 to "
             f"{store.meta.mlp_width - 1}"
         )
-    found = second_order_result(store, [config.layer])
-    codes = latest_codes(store, config.layer)
+    found = latest_effects(store, [config.layer])
+    codes = codes_of(store, found, config.layer)
     pictures = NeuronPictures(
         store,
         store_model(store, config.pretrained),
@@ -177,6 +189,7 @@ def show_neuron(config: ShowConfig) -> Table:
     facts = {"top images": images, "histogram over": pictures.norms(config.neuron)[1]}
     for image, why in pictures.unreadable.items():
         facts[f"image {image}"] = f"cannot be read again, drawn grey: {why}"
+    say_older(store, found)
     if codes is None:
         first = command("omp", store=config.store, mlp_layers=config.layer, pool=ELIDED)
         facts["texts"] = f"none: run `{first}`"
@@ -206,12 +219,30 @@ def show_rosetta(url: str, out: str | None = None) -> Table:
     return table
 
 
-def latest_codes(store: Store, layer: int) -> Result | None:
-    """The codes that were found last of a layer's neurons."""
+def codes_of(store: Store, effects: Result, layer: int) -> Result | None:
+    """The codes, asked for last, of a layer's directions in a second-order result."""
     for result in reversed(finished_results(store.url, "omp")):
-        if layer in result.provenance["mlp_layers"]:
+        known = result.provenance
+        if layer in known["mlp_layers"] and coded_name(result) == effects.name:
             return result
     return None
+
+
+def coded_name(codes: Result) -> str:
+    """Name of the second-order result whose directions were coded."""
+    # By its last part: a store may have moved since.
+    return codes.provenance["second_order"].rstrip("/").rpartition("/")[2]
+
+
+def described(store: Store, codes: Result) -> Result:
+    """The second-order result whose directions were coded."""
+    for result in finished_results(store.url, "second_order"):
+        if result.name == coded_name(codes):
+            return result
+    raise StoreError(
+        f"the second-order effects that {codes.url} describes are gone "
+        f"({codes.provenance['second_order']}): run `facet omp` again"
+    )
 
 
 TABLES: dict[str, Callable[[Store, Result, int], Table]] = {

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,12 @@ import tyro
 import xarray as xr
 
 from jobs import encode_texts, reduce
-from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.show import head_table
 from pipeline import cluster, plan, roles
 from pipeline.describe import Head, describe_heads, description_table
-from pipeline.encoding import Encoded, TextEncoder
+from pipeline.encoding import TextEncoder
+from pipeline.identity import found_before, over, settings, texts_digest
 from pipeline.plots import png, roles_figure, textspan_figure
 from pipeline.provenance import revision, versions
 from pipeline.texts import load_pool
@@ -33,6 +35,8 @@ from storage.errors import ELIDED, FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
 from storage.store import Store
+
+JOB = "textspan"
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,33 @@ def main(config: TextSpanConfig) -> TextSpanRun:
     heads = heads_of(config.layers, store)
     reductions = reduce.update(store, config.where, ("heads",))
     refuse_one_image(reductions)
-    encoder = TextEncoder(store, config.pretrained)
-    encoded = encode_texts.encode(encoder, pool.source, pool.texts)
-    found = describe(
-        store, reductions, heads, encoded.embeddings, config.texts_per_head, config.objective
-    )
-    descriptions = description_table(found, heads, pool.texts)
-    truth = known_truth(store, reductions, descriptions)
-    result = save(config, store, reductions, encoded, descriptions, truth)
-    run = TextSpanRun(result, descriptions, *truth)
-    show(run, found, reductions, time.monotonic() - started)
-    show_next(next_command(config, truth[-1]))
+    identity = {
+        "settings": settings(config),
+        "over": over(store, reductions.facts.counted("heads")),
+        "pool": texts_digest(pool.texts),
+    }
+    result = found_before(store.url, JOB, identity)
+    if result is None:
+        encoder = TextEncoder(store, config.pretrained)
+        encoded = encode_texts.encode(encoder, pool.source, pool.texts)
+        found = describe(
+            store, reductions, heads, encoded.embeddings, config.texts_per_head, config.objective
+        )
+        descriptions = description_table(found, heads, pool.texts)
+        truth = known_truth(store, reductions, descriptions)
+        facts = {
+            "images": reductions.count(),
+            "heads": len(heads),
+            "stopped": Counter(reason for reason in found.stopped if reason),
+            "texts": encoded.result.url,
+            "truth": truth[0] is not None,
+        }
+        result = save(config, identity, store, facts, descriptions, truth)
+    else:
+        say_found(result.url)
+    run = read(result)
+    show(run, time.monotonic() - started)
+    show_next(next_command(config, run.attributes))
     return run
 
 
@@ -163,9 +183,9 @@ def known_truth(store: Store, reductions: Reductions, descriptions: pd.DataFrame
 
 def save(
     config: TextSpanConfig,
+    identity: dict[str, Any],
     store: Store,
-    reductions: Reductions,
-    encoded: Encoded,
+    facts: dict[str, Any],
     descriptions: pd.DataFrame,
     truth: Truth,
 ) -> Result:
@@ -181,18 +201,31 @@ def save(
         arrays["shares"] = xr.Dataset({"share": (dims, shares)}, attrs=names)
         described = roles_table[["layer", "head"]].itertuples(index=False, name=None)
         files["roles.png"] = png(roles_figure(shares, attributes, list(described)))
-    provenance = {
-        "images": reductions.count(),
-        "texts": encoded.result.url,
-        "versions": versions(),
-        "revision": revision(),
-    }
     return save_result(
-        store.url, "textspan", asdict(config), provenance, tables=tables, arrays=arrays, files=files
+        store.url,
+        JOB,
+        asdict(config),
+        {**facts, "versions": versions(), "revision": revision()},
+        identity=identity,
+        tables=tables,
+        arrays=arrays,
+        files=files,
     )
 
 
-def show(run: TextSpanRun, found: TextSpanResult, reductions: Reductions, seconds: float) -> None:
+def read(result: Result) -> TextSpanRun:
+    """What a finished run found."""
+    descriptions = result.table("descriptions").to_pandas()
+    if not result.provenance["truth"]:
+        return TextSpanRun(result, descriptions, None, None, ())
+    shares = result.arrays("shares")["share"]
+    attributes = tuple(result.arrays("shares").attrs["attributes"])
+    return TextSpanRun(
+        result, descriptions, result.table("roles").to_pandas(), shares.values, attributes
+    )
+
+
+def show(run: TextSpanRun, seconds: float) -> None:
     """The thesis' table, heads that stopped early, the known truth."""
     console.print(head_table(run.descriptions, 5))
     if run.roles is not None:
@@ -202,13 +235,13 @@ def show(run: TextSpanRun, found: TextSpanResult, reductions: Reductions, second
             for r in run.roles.sort_values("share", ascending=False).itertuples()
         }
         show_table("heads against the truth", facts)
-    stopped = Counter(reason for reason in found.stopped if reason)
+    known = run.result.provenance
     show_table(
         "done",
         {
-            "images": f"{reductions.count():,}",
-            "heads": f"{len(found.picks):,}",
-            **{f"  {n} of them": reason for reason, n in stopped.most_common(5)},
+            "images": f"{known['images']:,}",
+            "heads": f"{known['heads']:,}",
+            **{f"  {n} of them": why for why, n in Counter(known["stopped"]).most_common(5)},
             "this run": f"{seconds:.0f} s",
             "kept in": run.result.url,
         },

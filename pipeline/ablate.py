@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.reductions import runs
+
 from .moments import Moments, chunk, combine, finalize
 
 if TYPE_CHECKING:  # workers that only predict start without torch
@@ -194,12 +196,24 @@ def single_heads(size: Size) -> list[Ablation]:
     ]
 
 
-def class_token(size: Size) -> list[Ablation]:
-    """What heads write from the class token itself, alone and with all MLPs (Table A.1)."""
+def class_token(size: Size, layers: Sequence[int]) -> list[Ablation]:
+    """What heads of some layers write from the class token itself, alone and with all MLPs.
+
+    Table A.1, where ``layers`` are all: the names say which they are.
+    """
+    name = f"class token of {layer_names(layers, size.layers)}"
     return [
-        size.ablation("class token", class_token=True),
-        size.ablation("class token and all MLPs", class_token=True, mlps=True),
+        size.ablation(name, class_token=True),
+        size.ablation(f"{name} and all MLPs", class_token=True, mlps=True),
     ]
+
+
+def layer_names(layers: Sequence[int], of: int) -> str:
+    """Layers in words: ``all layers``, ``layer 3``, ``layers 0, 2-3``."""
+    if sorted(layers) == list(range(of)):
+        return "all layers"
+    names = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(layers))
+    return f"layer{'s' if len(layers) > 1 else ''} {names}"
 
 
 def spans(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store
 
+from .identity import texts_digest
 from .models import ModelSpec, VisionModel, load_model, open_clip
 from .models.spec import WEIGHT_SUFFIXES
 from .provenance import revision, versions
@@ -37,12 +37,15 @@ class Encoded:
     embeddings : (M, E) float32
     too_long : int
         Texts with more tokens than the model reads; the tokenizer cut those off.
+    new : bool
+        Whether they were embedded now.
     """
 
     result: Result
     texts: tuple[str, ...]
     embeddings: np.ndarray
     too_long: int
+    new: bool
 
 
 def model_spec(meta: Metadata, pretrained: str | None = None) -> ModelSpec:
@@ -134,18 +137,17 @@ class TextEncoder:
             Called with the number of texts done so far.
         """
         config = {
-            "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+            "texts": texts_digest(texts),
             "count": len(texts),
             "weights_digest": self.store.meta.weights_digest,
             "normalize": True,
         }
-        result = find_result(self.store.url, JOB, config)
-        if result is None:
-            result = self._encode(source, texts, config, report)
-        else:
+        kept = find_result(self.store.url, JOB, config)
+        result = kept or self._encode(source, texts, config, report)
+        if kept:
             report(len(texts))
         rows = result.arrays("embeddings")["embedding"].values
-        return Encoded(result, tuple(texts), rows, result.provenance["too_long"])
+        return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
 
     def _encode(
         self,

@@ -25,7 +25,7 @@ from .classes import Classes
 from .components import first_components
 from .models import VisionModel
 from .neuron_rows import Pictures, tensor
-from .neuron_sinks import PictureSink, PictureTask
+from .neuron_sinks import PictureSink, PictureTask, subset
 from .neuron_studies import Study, shard_truth
 from .second_order import NeuronPass
 from .second_order_effects import IndirectEffects, direct_map
@@ -93,24 +93,38 @@ class _Probe:
 
 @dataclass(frozen=True)
 class GatherSums(PictureTask):
-    """Means of activations at every token, and of effects of all neurons together."""
+    """Means of activations at every token, and of effects of all neurons together.
+
+    Attributes
+    ----------
+    reference : str or None
+        Which images they are over.
+    """
+
+    reference: str | None
 
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> PictureSink:
-        return _SumSink(store, mlp_layer)
+        chosen = None if self.reference is None else subset(store, shard, self.reference)
+        return _SumSink(store, mlp_layer, chosen)
 
     def merge(self, a: Sums, b: Sums) -> Sums:
-        return Sums(
-            a.images + b.images,
-            a.activations_tn + b.activations_tn,
-            a.first_e + b.first_e,
-            a.second_e + b.second_e,
-        )
+        return add(a, b)
+
+
+def add(a: Sums, b: Sums) -> Sums:
+    """Sums over the images of both."""
+    return Sums(
+        a.images + b.images,
+        a.activations_tn + b.activations_tn,
+        a.first_e + b.first_e,
+        a.second_e + b.second_e,
+    )
 
 
 class _SumSink:
-    def __init__(self, store: Store, mlp_layer: int) -> None:
+    def __init__(self, store: Store, mlp_layer: int, chosen: Tensor | None) -> None:
         meta = store.meta
-        self.layer = mlp_layer
+        self.layer, self.chosen = mlp_layer, chosen
         self.probe: _Probe | None = None
         zeros = [torch.zeros(meta.embed, dtype=torch.float64) for _ in range(2)]
         activations_tn = torch.zeros(meta.tokens, meta.mlp_width, dtype=torch.float64)
@@ -118,15 +132,21 @@ class _SumSink:
 
     def add_pictures(self, pictures: Pictures) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
-        probe.look(pictures.images_bchw)
-        activations_btn = probe.indirect.activations(pictures.images_bchw)
+        images_bchw = pictures.images_bchw
+        if self.chosen is not None:
+            keep = torch.isin(pictures.images_b, self.chosen)
+            images_bchw = images_bchw[keep.to(images_bchw.device)]
+        if not len(images_bchw):
+            return
+        probe.look(images_bchw)
+        activations_btn = probe.indirect.activations(images_bchw)
         new = Sums(
-            len(pictures.images_b),
+            len(images_bchw),
             activations_btn.double().sum(0).cpu(),
             probe.first_be.double().sum(0).cpu(),
             probe.second_be.double().sum(0).cpu(),
         )
-        self.state = GatherSums().merge(self.state, new)
+        self.state = add(self.state, new)
 
     def close(self) -> Sums:
         return self.state
@@ -229,11 +249,17 @@ def compare(
     study: Study,
     mlp_layers: Sequence[int],
     where: str | None,
+    reference: str | None,
     label_column: str,
     classes: Classes,
     readout_ce: NDArray[Any],
 ) -> tuple[Predictions, pd.DataFrame]:
     """The comparison over a store's finished shards.
+
+    Parameters
+    ----------
+    where, reference : str or None
+        Which images are classified, and which the means are over.
 
     Returns
     -------
@@ -242,7 +268,7 @@ def compare(
     explained : DataFrame
         ``ablate/effects`` of ``storage.results.TABLES``.
     """
-    gather, layers = GatherSums(), tuple(mlp_layers)
+    gather, layers = GatherSums(reference), tuple(mlp_layers)
     sums: dict[int, Sums] = {}
     for _, states in study.pictures(gather, layers, "means"):
         for at, new in states.items():

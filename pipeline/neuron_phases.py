@@ -20,11 +20,11 @@ import xarray as xr
 
 from storage import neurons
 from storage.neurons import State
-from storage.reductions import runs
 from storage.store import Store
 
 from .components import TopImages, components, explained_variance
 from .extract import Workers
+from .identity import over
 from .models import VisionModel
 from .moments import Moments, Statistics, finalize
 from .neuron_plan import groups
@@ -86,7 +86,7 @@ class Effects:
 
     def over(self) -> dict[str, Any]:
         """Which images the run is over, JSON-able."""
-        return {"store": self.store.meta.digest(), "shards": [list(r) for r in runs(self.shards)]}
+        return over(self.store)
 
 
 def kept_quantities(keep: Keep) -> tuple[str, ...]:

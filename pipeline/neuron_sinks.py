@@ -24,6 +24,7 @@ from storage.store import Store
 from .components import TopImages, top_chunk, top_combine
 from .moments import Moments, chunk, combine, empty
 from .neuron_rows import Packed, Pictures, Rows, tensor, unpack
+from .subsets import shard_rows
 
 
 class Sink(Protocol):
@@ -146,27 +147,42 @@ class _RowSink:
 
 @dataclass(frozen=True)
 class GatherMoments:
-    """Moments of the published coefficients, of (neuron, path) rows."""
+    """Moments of the published coefficients, of (neuron, path) rows.
+
+    Attributes
+    ----------
+    covariance : bool
+    where : str or None
+        Which images are counted.
+    """
 
     covariance: bool
+    where: str | None = None
 
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> Sink:
         shape = (store.meta.mlp_width, len(neurons.paths_of(store.meta, mlp_layer)))
-        return _MomentSink(empty(shape, self.covariance))
+        chosen = None if self.where is None else subset(store, shard, self.where)
+        return _MomentSink(empty(shape, self.covariance), chosen)
 
     def merge(self, a: Moments, b: Moments) -> Moments:
         return combine([a, b])
 
 
+def subset(store: Store, shard: int, where: str) -> Tensor:
+    """Numbers of a shard's images that are ok and in a subset, int64."""
+    return torch.from_numpy(shard_rows(store, shard, where)[0]["index"].to_numpy().copy())
+
+
 class _MomentSink:
-    def __init__(self, state: Moments) -> None:
-        self.state = state
+    def __init__(self, state: Moments, chosen: Tensor | None) -> None:
+        self.state, self.chosen = state, chosen
 
     def add(self, rows: Rows) -> None:
-        rows_bnp = rows.coefficients_bpn.movedim(1, 2).cpu().numpy()
-        new = chunk(
-            rows_bnp, scale=rows.scale_b.cpu().numpy(), covariance=self.state.has_covariance
-        )
+        rows_bnp, scale_b = rows.coefficients_bpn.movedim(1, 2).cpu(), rows.scale_b.cpu()
+        if self.chosen is not None:
+            keep = torch.isin(rows.images_b, self.chosen)
+            rows_bnp, scale_b = rows_bnp[keep], scale_b[keep]
+        new = chunk(rows_bnp.numpy(), scale=scale_b.numpy(), covariance=self.state.has_covariance)
         self.state = combine([self.state, new])
 
     def close(self) -> Moments:

@@ -26,11 +26,12 @@ from storage.store import Store
 from .classes import Classes
 from .extract import Workers
 from .models import VisionModel
+from .moments import Moments, combine
 from .neuron_phases import Bar, kept_moments
 from .neuron_plan import groups
 from .neuron_rows import Packed, Rows, pack, tensor, unpack
 from .neuron_runs import States, from_model, from_store
-from .neuron_sinks import PictureTask, Sink
+from .neuron_sinks import GatherMoments, PictureTask, Sink, Task
 from .second_order_effects import ablate
 from .second_order_maps import second_order_maps
 from .studies import NamedStep, Predictions, join_ablations, join_images
@@ -63,7 +64,10 @@ class Layer:
     ----------
     maps : packed SecondOrderMaps
     mean_pn : (P, N)
-        Mean coefficients, published.
+        Mean coefficients over all images, published: norms are of what is left of an effect
+        without it.
+    reference_pn : (P, N)
+        Mean coefficients that effects are replaced by.
     large_n : (N,)
         Norm from which on an effect counts as large.
     directions_ne : (N, E)
@@ -71,6 +75,7 @@ class Layer:
 
     maps: Packed
     mean_pn: NDArray[Any]
+    reference_pn: NDArray[Any]
     large_n: NDArray[Any]
     directions_ne: NDArray[Any]
 
@@ -92,11 +97,11 @@ def shard_truth(
     store: Store, shard: int, where: str | None, label_column: str, classes: Classes
 ) -> Truth:
     """What a shard's images show."""
-    table, chosen = shard_rows(store, shard, where)
+    table, _ = shard_rows(store, shard, where)
     groups = None
     if "group" in table.column_names:
         groups = ["none" if g is None else str(g) for g in table["group"].to_pylist()]
-    images_b = torch.from_numpy(np.flatnonzero(chosen) + store.meta.rows(shard)[0])
+    images_b = torch.from_numpy(table["index"].to_numpy().copy())
     return Truth(images_b, classes.truth(table[label_column].to_pylist()), groups)
 
 
@@ -138,17 +143,19 @@ class _Sink:
         if self.device is None:
             self.device = rows.unit_be.device
             self.maps = unpack(self.layer.maps, self.device)
-            self.mean_pn, self.large_n, self.directions_ne, self.readout_ce = (
+            self.mean_pn, self.reference_pn, self.large_n, self.directions_ne, self.readout_ce = (
                 tensor(values, self.device)
                 for values in (
                     self.layer.mean_pn,
+                    self.layer.reference_pn,
                     self.layer.large_n,
                     self.layer.directions_ne,
                     self.task.readout_ce,
                 )
             )
-        deviations_bpn = rows.deviations(self.mean_pn)
-        large_bn = self.maps.norms(deviations_bpn) >= self.large_n * (1 - _ROUNDING)
+        norms_bn = self.maps.norms(rows.deviations(self.mean_pn))
+        large_bn = norms_bn >= self.large_n * (1 - _ROUNDING)
+        deviations_bpn = rows.deviations(self.reference_pn)
         removed = ablate(deviations_bpn, large_bn, self.directions_ne, self.maps)
         taken = [
             torch.zeros_like(rows.unit_be),
@@ -165,8 +172,14 @@ class _Sink:
         return self.truth.predictions(np.concatenate(self.predicted, 1))
 
 
-def layer_of(store: Store, model: VisionModel, result: Result, mlp_layer: int) -> Layer:
-    """What a second-order result says of a layer."""
+def layer_of(
+    store: Store,
+    model: VisionModel,
+    result: Result,
+    mlp_layer: int,
+    reference: Moments | None,
+) -> Layer:
+    """What a second-order result says of a layer, and the moments over the reference images."""
     moments = kept_moments(store, mlp_layer)
     if moments is None:
         again = command("second-order", store=store.url, mlp_layers=mlp_layer)
@@ -178,7 +191,9 @@ def layer_of(store: Store, model: VisionModel, result: Result, mlp_layer: int) -
     norms = table["norm_large"].to_numpy()[table["layer"].to_numpy() == mlp_layer]
     directions = result.arrays("components")["direction"].sel(layer=mlp_layer).values
     maps = pack(second_order_maps(model, mlp_layer))
-    return Layer(maps, moments.mean.T.astype(np.float32), norms, directions)
+    mean_pn = moments.mean.T.astype(np.float32)
+    reference_pn = mean_pn if reference is None else reference.mean.T.astype(np.float32)
+    return Layer(maps, mean_pn, reference_pn, norms, directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,25 +226,58 @@ class Study:
         result: Result,
         mlp_layers: Sequence[int],
         task: Callable[[dict[int, Layer]], Classify],
+        reference: str | None = None,
     ) -> Predictions:
-        """Predictions of all ablations, in the order of `steps`."""
+        """Predictions of all ablations, in the order of `steps`.
+
+        Parameters
+        ----------
+        result : Result
+            Of the second-order job.
+        mlp_layers : sequence of int
+        task : callable
+            What is predicted, from what the ablations of the layers need.
+        reference : str, optional
+            Which images the means are over, by columns of the image table.
+        """
         store, shards = self.store, sorted(self.store.done_shards())
-        kept = [at for at in mlp_layers if not set(shards) - _done(store, at)]
-        anew = [at for at in mlp_layers if at not in kept]
+        means: dict[int, Moments] = {}
+        if reference is not None:
+            gather = GatherMoments(covariance=False, where=reference)
+            for group, source in self._sources(lambda group: gather, mlp_layers):
+                what = f"means of MLP layer {', '.join(map(str, group))}: shards"
+                gathered = self._collect(source, group, len(shards), what)
+                means |= {at: combine(parts) for at, parts in gathered.items()}
         found: dict[int, Predictions] = {}
-        for group in [*((at,) for at in kept), *groups(store.meta, anew, 0)]:
-            layers = {at: layer_of(store, self.model, result, at) for at in group}
-            if group[0] in kept:
-                source = from_store(store, task(layers), group[0], shards)
-            else:
-                pieces = [(shard, group) for shard in shards]
-                source = from_model(
-                    store, task(layers), self.model, self.workers, self.memory, pieces,
-                    lambda images: None, self.say,
-                )  # fmt: skip
-            for layer, states in self._collect(source, group, len(shards)).items():
+
+        def classify(group: Sequence[int]) -> Classify:
+            return task(
+                {at: layer_of(store, self.model, result, at, means.get(at)) for at in group}
+            )
+
+        for group, source in self._sources(classify, mlp_layers):
+            what = f"without neurons of MLP layer {', '.join(map(str, group))}: shards"
+            for layer, states in self._collect(source, group, len(shards), what).items():
                 found[layer] = join_images(states)
         return join_ablations([found[at] for at in mlp_layers])
+
+    def _sources(
+        self, task: Callable[[Sequence[int]], Task], mlp_layers: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Iterator[tuple[int, States]]]]:
+        """Layers that are gone through together, and their states of every finished shard.
+
+        Kept coefficients are read, layer by layer; the others come from passes of the model.
+        """
+        store, shards = self.store, sorted(self.store.done_shards())
+        kept = [at for at in mlp_layers if not set(shards) - _done(store, at)]
+        for at in kept:
+            yield (at,), from_store(store, task((at,)), at, shards)
+        for group in groups(store.meta, [at for at in mlp_layers if at not in kept], 0):
+            pieces = [(shard, group) for shard in shards]
+            yield group, from_model(
+                store, task(group), self.model, self.workers, self.memory, pieces,
+                lambda images: None, self.say,
+            )  # fmt: skip
 
     def pictures(
         self, task: PictureTask, mlp_layers: tuple[int, ...], what: str
@@ -256,11 +304,10 @@ class Study:
         return self.store.meta.images - 1
 
     def _collect(
-        self, source: Iterator[tuple[int, States]], group: Sequence[int], shards: int
-    ) -> dict[int, list[Predictions]]:
-        states: dict[int, list[Predictions]] = {at: [] for at in group}
-        name = f"without neurons of MLP layer {', '.join(map(str, group))}: shards"
-        with self.bar(name, shards) as move:
+        self, source: Iterator[tuple[int, States]], group: Sequence[int], shards: int, what: str
+    ) -> dict[int, list[Any]]:
+        states: dict[int, list[Any]] = {at: [] for at in group}
+        with self.bar(what, shards) as move:
             move(0)
             for done, (_, found) in enumerate(source):
                 for at, state in found.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from storage.errors import FacetError, StoreError, command
 from storage.results import Result, finished_results
 from storage.store import Store
 
+from .identity import over
 from .plan import parse_layers
 
 JOB = "second_order"
@@ -39,8 +40,8 @@ def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
         ) from None
 
 
-def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
-    """The result of the second-order job that finished last, of those with all these layers.
+def latest_effects(store: Store, mlp_layers: Sequence[int]) -> Result:
+    """The result of the second-order job that was asked for last, of those with all these layers.
 
     Raises
     ------
@@ -51,8 +52,33 @@ def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
     for result in reversed(finished_results(store.url, JOB)):
         if wanted <= set(result.provenance["mlp_layers"]):
             return result
-    layers = ",".join(map(str, sorted(wanted)))
     raise StoreError(
-        f"no second-order effects of MLP layers {layers} in {store.url}: run "
-        f"`{command('second-order', store=store.url, mlp_layers=layers)}` first"
+        f"no second-order effects of MLP layers {_listed(wanted)} in {store.url}: run "
+        f"`{_command(store, wanted)}` first"
     )
+
+
+def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
+    """`latest_effects`, which must be over the images that are finished now.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it is over others; the message holds the command.
+    """
+    result = latest_effects(store, mlp_layers)
+    if result.provenance["over"] != over(store):
+        raise StoreError(
+            f"the second-order effects of MLP layers {_listed(mlp_layers)} in {store.url} are over "
+            f"{result.provenance['images']:,} images, and other or more images are finished now: "
+            f"run `{_command(store, mlp_layers)}` again"
+        )
+    return result
+
+
+def _listed(mlp_layers: Collection[int]) -> str:
+    return ",".join(map(str, sorted(mlp_layers)))
+
+
+def _command(store: Store, mlp_layers: Collection[int]) -> str:
+    return command("second-order", store=store.url, mlp_layers=_listed(mlp_layers))

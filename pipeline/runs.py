@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -13,10 +12,6 @@ from typing import Any
 import yaml
 
 from storage.errors import FacetError
-from storage.reductions import runs
-from storage.store import Store
-
-from .provenance import revision
 
 # What a job reads of other jobs' work; a stage waits for the stages of these jobs.
 READS: dict[str, tuple[str, ...]] = {
@@ -29,8 +24,7 @@ READS: dict[str, tuple[str, ...]] = {
     "second-order": ("extract",),
     "omp": ("extract", "encode-texts", "second-order"),
 }
-# Only listing their source tells these whether there is something new: they always run, and do
-# nothing where there is not.
+# Jobs that take images and models; all others find them in the store.
 LIST_IMAGES = ("extract", "rosetta")
 COMMON = ("images", "model", "pretrained", "store")
 
@@ -182,34 +176,3 @@ def _check_names(where: str, given: Collection[str], known: Collection[str]) -> 
 def _near(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def stage_identity(
-    stage: Stage, before: Mapping[str, dict[str, Any]], store: Store | None
-) -> dict[str, Any]:
-    """All that decides what a stage finds: a finished one with the same identity need not run.
-
-    Parameters
-    ----------
-    stage : Stage
-    before : mapping of str to dict
-        Identities of the stages that it waits for.
-    store : Store or None
-        As it is now; None before there is one.
-    """
-    state = None
-    if store is not None and stage.job not in LIST_IMAGES:
-        state = {"store": store.meta.digest(), "shards": runs(store.done_shards())}
-    files = {
-        value: hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        for value in stage.settings.values()
-        if isinstance(value, str) and Path(value).is_file()
-    }
-    return {
-        "job": stage.job,
-        "settings": stage.settings,
-        "files": files,
-        "before": [before[name] for name in stage.after if name in before],
-        "state": state,
-        "revision": revision(),
-    }

@@ -73,6 +73,7 @@ def steps(
     spans: Mapping[str, Mapping[ablate.Head, np.ndarray]] | None = None,
     counts: Sequence[int] = (),
     chosen: Sequence[ablate.Head] = (),
+    token_layers: Sequence[int] = (),
 ) -> list[Step]:
     """The ablations of some studies.
 
@@ -86,6 +87,8 @@ def steps(
         For ``textspan``: how many directions are kept.
     chosen : sequence of (layer, head)
         For ``chosen``: the set; random sets of its size are its baseline.
+    token_layers : sequence of int
+        For ``class-token``: the layers that the store's tokens are summed over.
     """
     found: list[Step] = []
 
@@ -102,8 +105,8 @@ def steps(
         names = [f"{layer}.{head}" for layer, head in np.ndindex(size.layers, size.heads)]
         add("heads", "one head", names, ablate.single_heads(size))
     if "class-token" in studies:
-        made = ablate.class_token(size)
-        add("class-token", "class token", [""] * len(made), made)
+        made = ablate.class_token(size, token_layers)
+        add("class-token", made[0].name, [""] * len(made), made)
     if "textspan" in studies:
         for series, directions in (spans or {}).items():
             add("textspan", series, counts, ablate.spans(size, directions, counts, series))

@@ -1,4 +1,4 @@
-"""Where a job's results go: ``results/<job>/<digest of its configuration>/``."""
+"""Where a job's results go: ``results/<job>/<digest of all that decides them>/``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,6 +192,11 @@ class Result:
     config: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """The digest of all that decided it: by this name other results' identities know it."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
     def table(self, name: str) -> pa.Table:
         """One of its tables."""
         return pq.read_table(io.BytesIO(urls.read_bytes(urls.join(self.url, f"{name}.parquet"))))
@@ -206,19 +211,20 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def result_url(url: str, job: str, config: Mapping[str, Any]) -> str:
-    """Where a run with this configuration stands, or would."""
-    return urls.join(url, RESULTS, job, config_digest(config))
+def result_url(url: str, job: str, identity: Mapping[str, Any]) -> str:
+    """Where the run that has this identity stands, or would."""
+    return urls.join(url, RESULTS, job, config_digest(identity))
 
 
 def start_result(
     url: str, job: str, config: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> str:
-    """Write ``config.json`` and ``provenance.json`` of one run; returns the run's URL."""
+    """Write ``config.json`` and ``provenance.json`` of a run that is known by its configuration
+    alone; returns the run's URL.
+    """
     place = result_url(url, job, config)
-    for name, content in (("config.json", config), ("provenance.json", provenance)):
-        text = json.dumps(content, indent=2, sort_keys=True)
-        urls.put_bytes(urls.join(place, name), text.encode())
+    _put(place, "config", config)
+    _put(place, "provenance", provenance)
     return place
 
 
@@ -228,6 +234,7 @@ def save_result(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
     *,
+    identity: Mapping[str, Any] | None = None,
     tables: Mapping[str, pa.Table] | None = None,
     arrays: Mapping[str, xr.Dataset] | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -238,6 +245,11 @@ def save_result(
     ----------
     url : str
         The store.
+    config : mapping
+        The run's configuration, as it was given.
+    identity : mapping, optional
+        JSON-able: all that decides what is found, the content of what was read included. Runs
+        that differ in it stand apart. By default the configuration.
     tables : mapping of str to pyarrow.Table
         Written as Parquet, cast to ``TABLES``.
     arrays : mapping of str to xarray.Dataset
@@ -245,7 +257,8 @@ def save_result(
     files : mapping of str to bytes
         Whatever else, such as pictures, by file name.
     """
-    place = result_url(url, job, config)
+    identity = dict(config if identity is None else identity)
+    place = result_url(url, job, identity)
     urls.remove(urls.join(place, "provenance.json"))
     for name, table in (tables or {}).items():
         buffer = io.BytesIO()
@@ -256,18 +269,32 @@ def save_result(
         write_dataset(urls.join(place, f"{name}.zarr"), data)
     for name, content in (files or {}).items():
         urls.put_bytes(urls.join(place, name), content)
-    finished = {**provenance, "finished": datetime.now(UTC).isoformat()}
-    start_result(url, job, config, finished)
+    now = datetime.now(UTC).isoformat()
+    finished = {**provenance, "identity": identity, "finished": now, "asked": now}
+    _put(place, "config", config)
+    _put(place, "provenance", finished)
     return Result(place, job, dict(config), finished)
 
 
-def find_result(url: str, job: str, config: Mapping[str, Any]) -> Result | None:
-    """The finished run with this configuration, if there is one."""
-    return _read(result_url(url, job, config), job)
+def _put(place: str, name: str, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True)
+    urls.put_bytes(urls.join(place, f"{name}.json"), text.encode())
+
+
+def find_result(url: str, job: str, identity: Mapping[str, Any]) -> Result | None:
+    """The finished run with this identity, if there is one."""
+    return _read(result_url(url, job, identity), job)
+
+
+def ask_again(result: Result) -> Result:
+    """Note that a finished run was asked for once more: it then counts as the latest of its job."""
+    asked = {**result.provenance, "asked": datetime.now(UTC).isoformat()}
+    _put(result.url, "provenance", asked)
+    return replace(result, provenance=asked)
 
 
 def latest_result(url: str, job: str) -> Result:
-    """The run of a job that finished last."""
+    """The run of a job that was asked for last."""
     found = finished_results(url, job)
     if not found:
         name = job.replace("_", "-")
@@ -276,12 +303,18 @@ def latest_result(url: str, job: str) -> Result:
 
 
 def finished_results(url: str, job: str) -> list[Result]:
-    """All finished runs of a job, the last to finish last."""
+    """All finished runs of a job, the last to be asked for last."""
     places = [
         urls.join(url, RESULTS, job, n) for n in urls.list_names(urls.join(url, RESULTS, job))
     ]
     found = [r for place in places if (r := _read(place, job)) is not None]
-    return sorted(found, key=lambda result: result.provenance.get("finished", ""))
+    return sorted(found, key=_asked)
+
+
+def _asked(result: Result) -> str:
+    # Runs of before this was noted were asked for when they were done.
+    known = result.provenance
+    return known.get("asked") or known.get("finished") or ""
 
 
 def _read(place: str, job: str) -> Result | None:

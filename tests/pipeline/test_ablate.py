@@ -94,7 +94,7 @@ STUDIES = {
     "accumulated": ablate.accumulated_layers(SIZE),
     "layers": ablate.single_layers(SIZE),
     "heads": ablate.single_heads(SIZE),
-    "class-token": ablate.class_token(SIZE),
+    "class-token": ablate.class_token(SIZE, range(SIZE.layers)),
     "spans": ablate.spans(SIZE, directions(4), [1, 2, 4], "TextSpan"),
     "random": ablate.random_heads(SIZE, 3, 4),
     "nothing": [SIZE.ablation("nothing")],

@@ -27,6 +27,7 @@ from tests.pipeline.test_extractor import extract_all, new_store
 from tests.pipeline.test_neuron_phases import TEXT, VISION, effects
 
 LAYERS, K = (0, 2), 10
+ONE = "count == 1"
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +67,24 @@ def no_bar(what, total):
     return nullcontext(lambda n: None)
 
 
-def predictions(store, result, model, classes, readout, where=None):
+def predictions(store, result, model, classes, readout, where=None, reference=None):
     study = Study(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print)
     return study.predict(
-        result, LAYERS, lambda layers: Classify(where, "shape", classes, readout, layers)
+        result, LAYERS, lambda layers: Classify(where, "shape", classes, readout, layers), reference
     )
 
 
-def test_every_ablation_is_that_of_effects_written_out(found, model, classes):
+def chosen_by(store, reference) -> np.ndarray:
+    """Which images a reference of the tests means."""
+    counts = np.array(store.images()["count"].to_pylist())
+    return counts == 1 if reference == ONE else counts > 0
+
+
+@pytest.mark.parametrize("reference", [None, ONE])
+def test_every_ablation_is_that_of_effects_written_out(found, model, classes, reference):
     store, result, directions = found
+    over = torch.from_numpy(chosen_by(store, reference))
+    assert over.all() == (reference is None)
     batch = load_batch(store.url, 0, 40, model.preprocess.resize)
     parts = NeuronPass(model, LAYERS)(
         model.preprocess.to_tensor(torch.from_numpy(batch.loaded.pixels))
@@ -91,8 +101,8 @@ def test_every_ablation_is_that_of_effects_written_out(found, model, classes):
         raw = parts.coefficients[layer].double()
         scaled = published_scale(raw, parts.ln_std_b, parts.embedding_be)
         phi = maps.effects(scaled, range(model.mlp_width))
-        phi = phi - phi.mean(0)
-        norms = phi.norm(dim=2)
+        norms = (phi - phi.mean(0)).norm(dim=2)
+        phi = phi - phi[over].mean(0)
         threshold = norms.sort(0, descending=True).values[K - 1]
         large = norms >= threshold * (1 - 1e-5)
         assert (large.sum(0) >= K).all()
@@ -107,14 +117,14 @@ def test_every_ablation_is_that_of_effects_written_out(found, model, classes):
     logits = torch.stack(expected) @ torch.from_numpy(readout).double().T
     best = logits.topk(2, dim=-1).values
     sure = (best[..., 0] - best[..., 1] > 2e-3).numpy()
-    predicted = predictions(store, result, model, classes, readout)
+    predicted = predictions(store, result, model, classes, readout, reference=reference)
     assert sure.mean() > 0.8
     np.testing.assert_array_equal(predicted.predicted[sure], logits.argmax(-1).numpy()[sure])
     assert len({tuple(row) for row in predicted.predicted.tolist()}) > 2, "nothing was changed"
     shapes = store.images()["shape"].to_pylist()
     assert predicted.truth.tolist() == classes.truth(shapes).tolist()
-    subset = predictions(store, result, model, classes, readout, where="count == 1")
-    chosen = np.array(store.images()["count"].to_pylist()) == 1
+    subset = predictions(store, result, model, classes, readout, ONE, reference)
+    chosen = chosen_by(store, ONE)
     np.testing.assert_array_equal(subset.predicted, predicted.predicted[:, chosen])
 
 
@@ -132,8 +142,12 @@ def test_steps_name_layer_and_series():
     assert len({s.name for s in made}) == 8
 
 
-def test_the_comparison_is_that_of_every_effect_by_itself(found, model, classes, monkeypatch):
+@pytest.mark.parametrize("reference", [None, ONE])
+def test_the_comparison_is_that_of_every_effect_by_itself(
+    found, model, classes, monkeypatch, reference
+):
     store, _, _ = found
+    over = torch.from_numpy(chosen_by(store, reference))
     monkeypatch.setattr(neuron_comparison, "IMAGES", 17)
     monkeypatch.setattr(neuron_comparison, "NEURONS", 5)
     layer, chosen = 1, neuron_comparison.sample(64)
@@ -149,18 +163,18 @@ def test_the_comparison_is_that_of_every_effect_by_itself(found, model, classes,
     direct = parts.class_neurons[layer][:, :, None] * direct_map(model, layer).float()
     scaled = published_scale(parts.coefficients[layer], parts.ln_std_b, parts.embedding_be)
     indirect = IndirectEffects(model, layer)
-    means = indirect.activations(images).mean(0)
+    means = indirect.activations(images)[over].mean(0)
     effects = {
         "first-order": direct / (parts.ln_std_b[:, None, None] * norm[:, None]),
         "indirect": indirect(images, means, range(64))[0] / norm[:, None],
         "second-order": second_order_maps(model, layer).effects(scaled, range(64)),
     }
-    after = {name: unit - (phi - phi.mean(0)).sum(1) for name, phi in effects.items()}
+    after = {name: unit - (phi - phi[over].mean(0)).sum(1) for name, phi in effects.items()}
     ablated = indirect.ablate_all(images, means)
     after["indirect"] = ablated / ablated.norm(dim=1, keepdim=True)
     predicted, explained = neuron_comparison.compare(
         Study(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print),
-        [layer], None, "shape", classes, readout.numpy(),
+        [layer], None, reference, "shape", classes, readout.numpy(),
     )  # fmt: skip
     for row, name in enumerate(("none", *neuron_comparison.EFFECTS)):
         logits = (unit if name == "none" else after[name]) @ readout.T

@@ -2,8 +2,7 @@
 
 import pytest
 
-from pipeline.runs import READS, RunFileError, read_run, stage_identity
-from tests.storage.stores import fill, new_store
+from pipeline.runs import READS, RunFileError, read_run
 
 SETTINGS = {
     "extract": {"images", "model", "pretrained", "store", "components"},
@@ -105,27 +104,3 @@ def test_weights_in_a_file_reach_every_stage(tmp_path):
     settings = {s.name: s.settings.get("pretrained") for s in run.stages}
     assert settings["textspan"] == settings["second-order"] == str(weights)
     assert settings["reduce"] is None
-
-
-def test_a_stage_is_known_by_all_that_decides_it(tmp_path):
-    stages = {s.name: s for s in read(tmp_path, FULL).stages}
-    pool = tmp_path / "pool.txt"
-    pool.write_text("red")
-    stage = stages["textspan"]
-    stage.settings["pool"] = str(pool)
-    store = new_store(str(tmp_path / "store"))
-    fill(store, [0])
-
-    def identity(before=None):
-        return stage_identity(stage, {"reduce": before or {}}, store)
-
-    first = identity()
-    assert identity() == first
-    assert identity({"job": "other"}) != first
-    pool.write_text("blue")
-    second = identity()
-    assert second != first
-    fill(store, [1])
-    assert identity() != second
-    extract = stages["extract"]
-    assert stage_identity(extract, {}, None) == stage_identity(extract, {}, store)

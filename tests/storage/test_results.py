@@ -7,7 +7,7 @@ import xarray as xr
 from storage import urls
 from storage.errors import StoreError
 from storage.reductions import runs
-from storage.results import find_result, latest_result, result_url, save_result
+from storage.results import ask_again, find_result, latest_result, result_url, save_result
 
 TEXTS = pa.table({"text": ["a", "b"]})
 
@@ -30,6 +30,22 @@ def test_a_result_is_found_by_its_configuration_and_the_latest_by_its_job(tmp_pa
     assert urls.read_bytes(urls.join(found.url, "note.txt")) == b"hi"
     assert latest_result(url, "encode_texts") == saved
     assert find_result(url, "encode_texts", {"pool": "three"}) is None
+
+
+def test_what_decides_a_result_tells_it_from_others(tmp_path):
+    url, config = str(tmp_path), {"pool": "pool.txt"}
+    first, second = (
+        save_result(url, "encode_texts", config, {"n": n}, identity={"content": n}) for n in (1, 2)
+    )
+    assert first.url != second.url
+    assert first.config == second.config == config
+    assert first.url.endswith(first.name)
+    assert find_result(url, "encode_texts", {"content": 1}).provenance["n"] == 1
+    assert latest_result(url, "encode_texts") == second
+    again = ask_again(first)
+    assert latest_result(url, "encode_texts") == again
+    assert again.provenance["finished"] == first.provenance["finished"]
+    assert again.provenance["identity"] == {"content": 1}
 
 
 def test_a_result_that_was_cut_short_counts_as_none(tmp_path):

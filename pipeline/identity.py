@@ -1,0 +1,76 @@
+"""What decides a result: settings, and the content of all that a job read.
+
+Two runs with one identity find the same; the second only points to the first. Names of files and
+places are no part of it, what they held is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from storage import ledger
+from storage.reductions import runs
+from storage.results import Result, ask_again, find_result
+from storage.store import Store
+
+from .classes import Classes
+from .provenance import revision
+
+# Settings that say where, by what means and how patiently. The store's own identity stands for
+# its place, images and weights; the content of a pool or of classes for their names.
+MEANS = frozenset(
+    {
+        "store", "images", "model", "pretrained", "pool", "classes",
+        "device", "num_actors", "batch_size", "max_bad",
+    }
+)  # fmt: skip
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A job's settings that decide what is found, JSON-able."""
+    given = {name: value for name, value in asdict(config).items() if name not in MEANS}
+    return json.loads(json.dumps(given))
+
+
+def over(store: Store, shards: Iterable[int] | None = None) -> dict[str, Any]:
+    """Which images of a store: its identity, shards, and what became of every image of these.
+
+    Parameters
+    ----------
+    store : Store
+    shards : iterable of int, optional
+        By default all that are finished.
+    """
+    found = sorted(store.done_shards() if shards is None else shards)
+    facts = json.dumps(list(ledger.read_facts(store.url, found)), sort_keys=True)
+    return {
+        "store": store.meta.digest(),
+        "shards": [list(r) for r in runs(found)],
+        # A shard that was done again after a repair may have other images that are ok.
+        "ledger": hashlib.sha256(facts.encode()).hexdigest(),
+    }
+
+
+def texts_digest(texts: Sequence[str]) -> str:
+    """sha256 of texts in their order, hex; no text holds a line's end."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def classes_digest(classes: Classes | None) -> str | None:
+    """sha256 of classes, their prompts and the labels that mean them, hex; None of none."""
+    if classes is None:
+        return None
+    content = [classes.names, classes.prompts, sorted(classes.index.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def found_before(url: str, job: str, identity: dict[str, Any]) -> Result | None:
+    """The finished run with this identity by this very code, which now counts as asked for last."""
+    result = find_result(url, job, identity)
+    if result is None or result.provenance.get("revision") != revision():
+        return None
+    return ask_again(result)
