@@ -35,6 +35,7 @@ from pipeline.models import (
     model_maps,
 )
 from pipeline.provenance import revision, versions
+from pipeline.reductions import forget_redone
 from storage import urls
 from storage.errors import FacetError, StoreMismatch
 from storage.images import ListDigest, write_images
@@ -92,6 +93,7 @@ def main(config: ExtractConfig) -> Store:
     model = load_model(ModelSpec(config.model, config.pretrained, config.seed))
     describe = partial(describe_store, config, architecture, token_layers, model)
     store, report = open_or_create(config, url, model, describe)
+    forget_redone(store)
     project = partial(
         plan.project,
         store.meta,

@@ -20,7 +20,7 @@ import zarr
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.util.dask import ray_dask_get
 
-from storage import urls
+from storage import neurons, urls
 from storage.errors import FacetError, StoreError, command
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
@@ -34,6 +34,7 @@ from storage.reductions import (
     find_reductions,
     mean_shape,
     runs,
+    subset_url,
     write_reductions,
 )
 from storage.store import Store, open_store
@@ -288,6 +289,15 @@ def forget_shard(store: Store, shard: int) -> None:
         left = {c: runs(found.facts.counted(c) - {shard}) for c in group}
         facts = replace(found.facts, shards=found.facts.shards | left)
         write_reductions(store.url, store.meta, moments(states), facts)
+
+
+def forget_redone(store: Store) -> None:
+    """Drop all that counts shards which the ledger lacks: done again, they may hold others."""
+    lacking = set(range(store.meta.shards)) - store.done_shards()
+    for found in all_reductions(store.url, store.meta):
+        if any(lacking & found.facts.counted(component) for component in found.facts.shards):
+            urls.remove(subset_url(store.url, found.facts.where))
+    neurons.forget_shards(store.url, lacking)
 
 
 def carry_over(store: Store, before: Metadata) -> None:

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pyarrow as pa
 import zarr
 
-from . import urls
+from . import ledger, neurons, urls
 from .arrays import consolidate
 from .images import ListDigest, append_images, read_rows
-from .layout import CONTRIBUTIONS, LEDGER, ROWS_PER_IMAGE_PART
+from .layout import CONTRIBUTIONS, ROWS_PER_IMAGE_PART
 from .metadata import Metadata
 from .store import Store, open_store
 
@@ -48,7 +48,8 @@ def grow(store: Store, tables: Iterable[pa.Table]) -> Store:
     meta = replace(store.meta, images=digest.rows, image_list_digest=digest.hexdigest())
     shard = short_shard(store.meta)
     if shard is not None:
-        _forget(urls.join(store.url, LEDGER), f"part-{shard:08d}.parquet")
+        urls.remove(ledger.part_url(store.url, shard))
+        neurons.forget_shards(store.url, {shard})
     group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
     for array in _image_arrays(group):
         array.resize((meta.images, *array.shape[1:]))
@@ -61,15 +62,6 @@ def _image_tables(url: str, images: int) -> Iterator[pa.Table]:
     """The image table, a part at a time."""
     for start in range(0, images, ROWS_PER_IMAGE_PART):
         yield read_rows(url, start, min(start + ROWS_PER_IMAGE_PART, images))
-
-
-def _forget(place: str, name: str) -> None:
-    """Remove a ledger part, and those of the same shard in the ledgers below."""
-    for entry in urls.list_names(place):
-        if entry == name:
-            urls.remove(urls.join(place, name))
-        elif "." not in entry:
-            _forget(urls.join(place, entry), name)
 
 
 def _image_arrays(group: zarr.Group) -> Iterator[zarr.Array]:

@@ -8,7 +8,7 @@ images: moments for good, other states until the run that needs them has ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +147,20 @@ def forget(url: str, mlp_layer: int, quantity: str) -> None:
     urls.remove(urls.join(url, folder(mlp_layer, quantity)))
 
 
+def forget_shards(url: str, shards: Collection[int]) -> None:
+    """Declare some shards unfinished in all that is kept of neurons, and drop what counts them."""
+    for layer in kept_layers(url):
+        for quantity in kept(url, layer):
+            for shard in done(url, layer, quantity) & set(shards):
+                urls.remove(ledger.part_url(url, shard, folder(layer, quantity)))
+    for name in urls.list_names(urls.join(url, STATES)):
+        if not name.isdecimal():
+            continue
+        for place in _states(url, int(name), None):
+            if _counted(place) & set(shards):
+                urls.remove(place)
+
+
 def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
     """A layer's arrays, lazy, in blocks of whole zarr shards; ``StoreError`` if none is kept."""
     have = kept(url, mlp_layer)
@@ -182,9 +196,22 @@ class State:
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def _states(url: str, mlp_layer: int, kind: str) -> list[str]:
+def _states(url: str, mlp_layer: int, kind: str | None) -> list[str]:
+    """Places of the states of one kind, or of all."""
     place = urls.join(url, STATES, str(mlp_layer))
-    return [urls.join(place, n) for n in urls.list_names(place) if n.split("-")[0] == kind]
+    names = [n for n in urls.list_names(place) if "-" in n]
+    return [urls.join(place, n) for n in names if kind in (None, n.split("-")[0])]
+
+
+def _facts(place: str) -> Any:
+    if not urls.exists(urls.join(place, "zarr.json")):
+        return None
+    return urls.open_group(place, mode="r").attrs.get("facet")
+
+
+def _counted(place: str) -> set[int]:
+    facts = _facts(place)
+    return set() if facts is None else {s for a, b in facts["shards"] for s in range(a, b + 1)}
 
 
 def write_state(
@@ -224,12 +251,10 @@ def read_state(url: str, mlp_layer: int, kind: str, identity: Mapping[str, Any])
     """The state that was kept under this identity; an empty one where there is none."""
     found = State()
     for place in _states(url, mlp_layer, kind):
-        if not urls.exists(urls.join(place, "zarr.json")):
-            continue
-        facts: Any = urls.open_group(place, mode="r").attrs.get("facet")
+        facts = _facts(place)
         if facts is None or facts["identity"] != dict(identity):
             continue
-        shards = {s for a, b in facts["shards"] for s in range(a, b + 1)}
+        shards = _counted(place)
         if len(shards) > len(found.shards):
             data = arrays.open_dataset(place).load()
             found = State(shards, {str(n): v.values for n, v in data.items()})

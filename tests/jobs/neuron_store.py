@@ -10,6 +10,7 @@ import xarray as xr
 
 from jobs import extract, second_order
 from pipeline.encoding import TextEncoder
+from pipeline.identity import over
 from pipeline.omp import build_dictionary
 from pipeline.texts import load_pool
 from storage.results import TABLES, Result, save_result
@@ -68,7 +69,7 @@ def plant(store: Store, codes: dict[int, dict[str, float]]) -> Result:
         store.url,
         "second_order",
         {"mlp_layers": str(PLANTED)},
-        {"mlp_layers": [PLANTED]},
+        {"mlp_layers": [PLANTED], "images": 60, "over": over(store)},
         tables={"neurons": pa.table(table)},
         arrays={"components": directions},
     )

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pipeline import reductions
 from pipeline.reductions import reduce_store
 from pipeline.subsets import SubsetError
-from storage import open_store, urls
+from storage import ledger, open_store, urls
 from storage.errors import StoreError
 from storage.images import write_images
 from storage.layout import CONTRIBUTIONS, model_arrays
-from storage.reductions import TABLE, subset_url
+from storage.reductions import TABLE, find_reductions, subset_url
 from storage.store import Store, create_store
 from tests.storage import stores
 
@@ -292,3 +292,21 @@ def test_on_ray_the_same_as_in_process(filled, ray_cluster, tmp_path):
     urls.remove(urls.join(store.url, "reductions.zarr"))
     with pytest.raises(StoreError, match=r"^mlps: images from 0 on"):
         reduce_store(store, components=["mlps"])
+
+
+def test_a_shard_that_is_done_again_is_counted_as_it_is_now(filled):
+    store, rows, ok, _ = filled
+    whole, train = reduce_store(store, **SYNC), reduce_store(store, "index >= 16", **SYNC)
+    assert (whole.count(), train.count()) == (18, 4)
+    urls.remove(ledger.part_url(store.url, 2))  # of images 8 to 11
+    reductions.forget_redone(store)
+    assert find_reductions(store.url, store.meta, None) is None
+    assert find_reductions(store.url, store.meta, "index >= 16") is None  # read, if none matched
+    ok[9] = True  # what could not be read then is readable by now
+    write(store, rows, ok, [2])
+    found = reduce_store(store, **SYNC)
+    assert found.count() == 19
+    mean = scaled(rows, ok)["embedding"].mean(0)
+    np.testing.assert_allclose(found.array("embedding_mean"), mean.astype(float), rtol=1e-10)
+    reductions.forget_redone(store)  # nothing lacks: nothing is dropped
+    assert find_reductions(store.url, store.meta, None) is not None

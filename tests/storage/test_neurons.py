@@ -120,3 +120,18 @@ def test_states_are_found_under_their_identity_only(store):
     assert read().shards == set()
     neurons.drop_state(store.url, 1, "moments")
     assert [n for n in urls.list_names(place) if n != "zarr.json"] == []
+
+
+def test_shards_that_are_forgotten_are_kept_no_longer_and_counted_nowhere(store):
+    neurons.create(store.url, store.meta, LAYER, QUANTITIES, "float32")
+    for name in QUANTITIES:
+        fill(store, name)
+    for kind, shards in (("moments", {0, 1}), ("top", {2})):
+        values = State(shards, {"mean": np.zeros((2, 3))})
+        dims = {"mean": ("neuron", "path")}
+        neurons.write_state(store.url, LAYER, kind, {}, values, dims)
+    neurons.forget_shards(store.url, {1})
+    for name in QUANTITIES:
+        assert neurons.done(store.url, LAYER, name) == {0, 2}
+    assert neurons.read_state(store.url, LAYER, "moments", {}).shards == set()
+    assert neurons.read_state(store.url, LAYER, "top", {}).shards == {2}
