@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# What Pillow opens and is no picture (data, pages, films), is drawn by another program, or has a
+# suffix that mostly means something else (point clouds, circuit boards, installers).
+NO_PICTURES = frozenset(
+    ["BUFR", "EPS", "FITS", "GBR", "GRIB", "HDF5", "IM", "IPTC", "MPEG", "MSP", "PCD", "WMF"]
+)
 FIXED = pa.schema(
     [
         ("key", pa.string()),
@@ -82,9 +88,18 @@ class ListingReport:
         return [f"{n} x {reason}: {', '.join(self.examples[reason])}" for reason, n in ordered]
 
 
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Suffixes of the pictures that the decoder reads with Pillow as it is installed."""
+    Image.init()
+    formats = {*Image.OPEN, "MPO"} - NO_PICTURES  # MPO is opened as JPEG
+    known = Image.registered_extensions().items()
+    return tuple(s for s, f in known if f in formats and s != ".pfm")  # 32-bit, always refused
+
+
 def is_image_name(name: str) -> bool:
-    """Whether the suffix, in any case, is one of ``IMAGE_SUFFIXES``."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    """Whether the suffix, in any case, is one of ``image_suffixes``."""
+    return name.lower().endswith(image_suffixes())
 
 
 def is_hidden(path: str) -> bool:

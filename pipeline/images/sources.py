@@ -144,8 +144,8 @@ def _refuse(source: str, found: dict[str, list[str]]) -> None:
     if "other" in found:
         names = ", ".join(found["other"][:SHOWN])
         raise SourceError(
-            f"{source}: {names} is neither a folder, .tar, .parquet nor an image. "
-            "A compressed tar has to be unpacked to a plain .tar first."
+            f"{source}: {names} is neither a folder, .tar, .parquet nor an image that Pillow "
+            "reads. A compressed tar has to be unpacked to a plain .tar first."
         )
     if len(found) > 1:
         counts = ", ".join(f"{len(urls)} {kind}" for kind, urls in sorted(found.items()))

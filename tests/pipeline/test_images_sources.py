@@ -1,5 +1,6 @@
 """SOURCE strings, folders and the embedded world."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -9,15 +10,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.images import folders, micro
-from pipeline.images.decode import load_image, read_bytes
+from pipeline.images.decode import decode, load_image, read_bytes
 from pipeline.images.errors import BadImage, SourceError
 from pipeline.images.listing import list_images
-from pipeline.images.rows import ListingReport, conform, unify
+from pipeline.images.rows import NO_PICTURES, ListingReport, conform, is_image_name, unify
 from pipeline.images.sources import list_piece, pieces
 from pipeline.microworld.draw import picture as micro_picture
-from tests.pipeline.images_kit import png, write_tar
+from tests.pipeline.images_kit import picture, png, write_tar
 
 
 def listed(source: object, report: ListingReport | None = None, **options: int) -> pa.Table:
@@ -102,6 +104,42 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path) -> None:
         "not a regular file": 1,
         "file name is not UTF-8": 1,
     }
+
+
+def test_what_the_decoder_reads_is_listed(tmp_path: Path) -> None:
+    suffixes = """
+        .JPEG .apng .avif .bmp .dds .dib .gif .ico .j2k .jfif .jp2 .jpe .jpg .mpo .pbm .pcx .pgm
+        .png .pnm .ppm .psd .qoi .ras .sgi .tga .tif .tiff .webp .xbm
+    """
+    names = [f"a{suffix}" for suffix in suffixes.split()]
+    assert listed(fill(tmp_path, names))["key"].to_pylist() == names
+    assert listed(tmp_path / "a.jfif")["key"].to_pylist() == ["a.jfif"]
+
+
+def test_every_format_that_pillow_writes_and_the_decoder_reads_is_listed() -> None:
+    Image.init()
+    suffixes = {f: s for s, f in reversed(Image.registered_extensions().items())}
+    read = []
+    for kind in sorted(set(Image.SAVE) & set(suffixes)):
+        mode = "1" if kind in ("MSP", "XBM") else "RGB"
+        data = io.BytesIO()
+        try:
+            picture(0, 32, 32).convert(mode).save(data, kind)
+            decode(data.getvalue())
+        except (BadImage, OSError, ValueError):
+            continue
+        read.append(kind)
+        assert is_image_name(f"a{suffixes[kind]}") == (kind not in NO_PICTURES)
+    assert {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"} <= set(read)
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.mpg", "a.h5", "a.pcd", "a.pfm", "a.heic", "jpg"])
+def test_what_is_no_picture_is_named(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, [name])
+    with pytest.raises(SourceError, match=f"Left out: 1 x not an image file: {name}"):
+        listed(tmp_path)
+    with pytest.raises(SourceError, match=f"{name} is neither a folder.*image that Pillow reads"):
+        listed(tmp_path / name)
 
 
 def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
