@@ -1,17 +1,24 @@
 """WebDataset tars, as img2dataset and LAION write them.
 
-Members that share a stem are one sample: images, ``.txt`` (caption), ``.cls`` (label) and
-``.json`` (metadata; its ``label`` and ``caption`` serve where there is no file for them).
-The stem is the member's name up to its last dot. A suffix that a sample already has begins
-another sample of the same stem. Keys are ``<tar stem>/<member stem>``; ``offset`` and
-``length`` give an image's bytes in the tar, so that any image can be read alone.
-Names inside a tar are only ever text: nothing is opened or written under them.
+A member's base name up to its **first** dot, with the folders before it, is the key of its
+sample; what follows the dot is a field of it. The image is the field ``jpg`` (then ``png``,
+``jpeg``, ``webp``, any other suffix of a picture), else ``image.jpg``, ``img.jpg`` or
+``input.jpg`` and so on, else the only picture. Other pictures (masks, depths, targets) are
+reported and not listed. Texts in the same way: ``txt`` is the caption, ``cls`` the label, ``json``
+metadata (its ``label`` and ``caption`` serve where there is no file for them), or the only field
+that ends so. A field that a sample already has begins another sample of the same key.
+
+Keys in the image list are ``<tar stem>/<key of the sample>``; ``offset`` and ``length`` give an
+image's bytes in the tar, so that any image can be read alone. Names inside a tar are only ever
+text: nothing is opened or written under them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -32,7 +39,9 @@ from .rows import (
     is_image_name,
 )
 
-SIDECARS = (".txt", ".cls", ".json")
+SIDECARS = ("txt", "cls", "json")
+PLAIN = ("jpg", "png", "jpeg", "webp")  # in the order in which OpenCLIP takes them
+NAMED = ("", "image", "img", "input")
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 CUT_INSIDE = "tar is cut inside a member"
 DAMAGED = "tar is damaged: what follows is not listed"
@@ -41,8 +50,8 @@ TAIL = 1 << 20  # bytes after the end marker that are looked at
 
 @dataclass
 class _Sample:
-    stem: str
-    suffixes: set[str] = field(default_factory=set)
+    key: str
+    pictures: dict[str, tarfile.TarInfo] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,47 +63,107 @@ def tar_piece(url: str) -> Piece:
 def list_tar(piece: Piece) -> tuple[pa.Table, ListingReport]:
     """Rows in the order of the images in the tar."""
     report = ListingReport()
-    samples: dict[str, _Sample] = {}
-    images: list[tuple[_Sample, tarfile.TarInfo]] = []
-    file, size = _open(piece.url)
-    with file, _open_tar(piece.url, file) as tar:
-        while member := _next(tar, piece.url, size, report):
+    samples = _samples(piece.url, report)
+    images = sorted(_images(samples, report), key=lambda image: image[1].offset_data)
+    rows, metadata = [], []
+    for sample, member in images:
+        row, more = _row(piece, sample, member, report)
+        rows.append(row)
+        metadata.append(more)
+    return image_table(rows, metadata, report), report
+
+
+def _samples(url: str, report: ListingReport) -> list[_Sample]:
+    """All samples, with the members that can be the image or tell something of it."""
+    samples: list[_Sample] = []
+    latest: dict[str, _Sample] = {}
+    file, size = _open(url)
+    with file, _open_tar(url, file) as tar:
+        while member := _next(tar, url, size, report):
             if not member.isfile() or member.issparse():
                 report.add("tar member that is no plain file", member.name)
                 continue
             name = member.name.removeprefix("./")
-            stem, dot, suffix = name.rpartition(".")
-            suffix = dot + suffix.lower()
-            if is_hidden(name.rsplit("/", 1)[-1]):
+            folder, slash, base = name.rpartition("/")
+            if is_hidden(base):
                 report.add("hidden tar member", name)
                 continue
-            if not is_image_name(name) and suffix not in SIDECARS:
+            stem, _, field_name = base.partition(".")
+            key, field_name = f"{folder}{slash}{stem}", field_name.lower()
+            is_text = field_name.rpartition(".")[2] in SIDECARS
+            if not is_image_name(base) and not is_text:
                 report.add("tar member that is neither image, .txt, .json nor .cls", name)
                 continue
-            sample = samples.get(stem)
-            if sample is None or suffix in sample.suffixes:
-                _report_orphan(sample, images, report)
-                sample = samples[stem] = _Sample(stem)
-            sample.suffixes.add(suffix)
-            if is_image_name(name):
-                images.append((sample, member))
-            elif member.offset_data + member.size <= size:
+            sample = latest.get(key)
+            if sample is None or field_name in sample.pictures or field_name in sample.texts:
+                sample = latest[key] = _Sample(key)
+                samples.append(sample)
+            if not is_text:
+                sample.pictures[field_name] = member
+                continue
+            sample.texts[field_name] = ""
+            if member.offset_data + member.size <= size:
                 file.seek(member.offset_data)
-                sample.texts[suffix], undecodable = decode_text(file.read(member.size))
+                sample.texts[field_name], undecodable = decode_text(file.read(member.size))
                 if undecodable:
                     report.add("text with bytes that are not UTF-8, replaced", name)
-    for sample in samples.values():
-        _report_orphan(sample, images, report)
-    rows, metadata = [], []
-    for sample, member in images:
-        row, further = _row(piece, sample, member, report)
-        rows.append(row)
-        metadata.append(further)
-    return image_table(rows, metadata, report), report
+    return samples
+
+
+def _images(
+    samples: list[_Sample], report: ListingReport
+) -> Iterator[tuple[_Sample, tarfile.TarInfo]]:
+    """Every sample that has an image, and the image; pictures that are none are reported."""
+    chosen = [_image_field(list(sample.pictures)) for sample in samples]
+    # What is a mask in one sample is no image in another, where the image is missing.
+    beside = {
+        name
+        for sample, image in zip(samples, chosen, strict=True)
+        for name in sample.pictures
+        if image not in (None, name) and "." in name
+    }
+    for sample, image in zip(samples, chosen, strict=True):
+        if not sample.pictures:
+            reason = "tar member without an image"
+        elif image is None:
+            reason = "picture of a sample (its key ends at the first dot) without a plain KEY.jpg"
+        elif image in beside:
+            image, reason = None, "picture of a sample whose image is missing"
+        else:
+            reason = "further picture of a sample, not an image of its own"
+        for name in sample.pictures:
+            if name != image:
+                report.add(reason, f"{sample.key}.{name}")
+        if image is not None:
+            yield sample, sample.pictures[image]
+        else:
+            for name in sample.texts:
+                report.add("tar member without an image", f"{sample.key}.{name}")
+
+
+def _image_field(names: list[str]) -> str | None:
+    """Which of a sample's pictures is the image; None where that cannot be told."""
+    ranked = []
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if stem in NAMED:
+            ranked.append((NAMED.index(stem), (*PLAIN, suffix).index(suffix), name))
+    only = names[0] if len(names) == 1 else None
+    return min(ranked, key=lambda found: found[:2])[2] if ranked else only
+
+
+def _text(sample: _Sample, suffix: str, report: ListingReport) -> str | None:
+    """The text of a kind: ``txt`` itself, or the only field that ends so."""
+    names = [name for name in sample.texts if name.rpartition(".")[2] == suffix]
+    chosen = suffix if suffix in names else names[0] if len(names) == 1 else None
+    for name in names:
+        if name != chosen:
+            report.add("further text of a sample, not read", f"{sample.key}.{name}")
+    return None if chosen is None else sample.texts[chosen]
 
 
 def _stem(url: str) -> str:
-    return url.rsplit("/", 1)[-1].removesuffix(".tar")
+    return re.sub(r"\.tar$", "", url.rsplit("/", 1)[-1], flags=re.IGNORECASE)
 
 
 def _open(url: str) -> tuple[IO[bytes], int]:
@@ -153,23 +222,13 @@ def _trouble_at_end(file: Any, offset: int) -> str:
     return ""
 
 
-def _report_orphan(
-    sample: _Sample | None,
-    images: list[tuple[_Sample, tarfile.TarInfo]],
-    report: ListingReport,
-) -> None:
-    if sample and not any(is_image_name(s) for s in sample.suffixes):
-        for suffix in sorted(sample.suffixes):
-            report.add("tar member without an image", sample.stem + suffix)
-
-
 def _row(
     piece: Piece, sample: _Sample, member: tarfile.TarInfo, report: ListingReport
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    said = _parse_json(sample, report)
-    cls, txt = sample.texts.get(".cls"), sample.texts.get(".txt")
+    txt, cls, json_text = (_text(sample, suffix, report) for suffix in SIDECARS)
+    said = _parse_json(json_text, f"{sample.key}.json", report)
     row = {
-        "key": piece.space + clean(sample.stem),
+        "key": piece.space + clean(sample.key),
         "uri": piece.url,
         "offset": member.offset_data,
         "length": member.size,
@@ -180,7 +239,7 @@ def _row(
     for name, value in said.items():
         name = clean(name)
         if name in RESERVED:
-            same = sample.stem.rsplit("/", 1)[-1] if name == "key" else row.get(name)
+            same = sample.key.rsplit("/", 1)[-1] if name == "key" else row.get(name)
             if value is None or as_text(value) == same:
                 continue
             name = f"meta_{name}"
@@ -188,8 +247,7 @@ def _row(
     return row, metadata
 
 
-def _parse_json(sample: _Sample, report: ListingReport) -> dict[str, Any]:
-    text = sample.texts.get(".json")
+def _parse_json(text: str | None, name: str, report: ListingReport) -> dict[str, Any]:
     if text is None:
         return {}
     try:
@@ -197,6 +255,6 @@ def _parse_json(sample: _Sample, report: ListingReport) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        report.add("metadata is no JSON object", f"{sample.stem}.json")
+        report.add("metadata is no JSON object", name)
         return {}
     return said

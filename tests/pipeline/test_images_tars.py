@@ -111,11 +111,73 @@ def test_duplicate_keys_are_kept_and_counted(tmp_path: Path) -> None:
     write_tar(tmp_path / "z" / "t.tar", [("a.png", png(3))])
     report = ListingReport()
     table = listed(f"{tmp_path}/{{,z/}}t.tar", report)
-    assert table["key"].to_pylist() == ["t/a", "t/a~2", "t/b", "t/b~2", "t/a~3"]
-    assert table["caption"].to_pylist() == ["one", "two", "b", "b", None]
-    assert report.counts == {"duplicate key, kept under a new one": 3}
-    assert report.lines()[0].endswith("t/a -> t/a~2, t/b -> t/b~2, t/a -> t/a~3")
-    assert report.images == 5
+    assert table["key"].to_pylist() == ["t/a", "t/a~2", "t/b", "t/a~3"]
+    assert table["caption"].to_pylist() == ["one", "two", "b", None]
+    assert report.counts == {
+        "duplicate key, kept under a new one": 2,
+        "further picture of a sample, not an image of its own": 1,
+    }
+    assert report.lines()[0].endswith("t/a -> t/a~2, t/a -> t/a~3")
+    assert report.images == 4
+
+
+# What follows a name's first dot is a field of its sample, as in WebDataset.
+FURTHER = "further picture of a sample, not an image of its own"
+NONE = "picture of a sample (its key ends at the first dot) without a plain KEY.jpg"
+MISSING = "picture of a sample whose image is missing"
+
+
+@pytest.mark.parametrize(
+    ("names", "images", "counts"),
+    [
+        ("0.jpg 0.seg.png 1.jpg 1.seg.png", {"0": "0.jpg", "1": "1.jpg"}, {FURTHER: 2}),
+        ("0.seg.png 0.jpg 1.seg.png", {"0": "0.jpg"}, {FURTHER: 1, MISSING: 1}),
+        ("0.png 0.jpg 1.PNG", {"0": "0.jpg", "1": "1.PNG"}, {FURTHER: 1}),
+        ("0.pgm 0.webp", {"0": "0.webp"}, {FURTHER: 1}),
+        ("0.output.jpg 0.input.png", {"0": "0.input.png"}, {FURTHER: 1}),
+        ("0.v2.jpg 1.v3.jpg", {"0": "0.v2.jpg", "1": "1.v3.jpg"}, {}),
+        ("0.left.jpg 0.right.jpg 1.jpg", {"1": "1.jpg"}, {NONE: 2}),
+        ("v1.0/0.jpg v1.0/0.b.c.png", {"v1.0/0": "v1.0/0.jpg"}, {FURTHER: 1}),
+        ("0.jpg 0.seg.png 0.jpg 0.seg.png", {"0": "0.jpg", "0~2": "0.jpg"},
+         {FURTHER: 2, "duplicate key, kept under a new one": 1}),
+    ],
+)  # fmt: skip
+def test_a_sample_has_one_image(
+    tmp_path: Path, names: str, images: dict[str, str], counts: dict[str, int]
+) -> None:
+    path = write_tar(tmp_path / "t.tar", [(n, png(i)) for i, n in enumerate(names.split())])
+    report = ListingReport()
+    table = listed(path, report)
+    assert table["key"].to_pylist() == [f"t/{key}" for key in images]
+    with tarfile.open(path) as tar:
+        places = [(m.name, m.offset_data) for m in tar]
+    assert [next(n for n, at in places if at == offset) for offset in table["offset"].to_pylist()] \
+        == list(images.values())  # fmt: skip
+    assert report.counts == counts
+
+
+def test_texts_of_a_sample(tmp_path: Path) -> None:
+    members = [
+        ("s0.input.jpg", png(0)), ("s0.outputs.txt", b"a red square"), ("s0.cls", b"7"),
+        ("s0.meta.JSON", b'{"by": "me"}'),
+        ("s1.jpg", png(1)), ("s1.ocr.txt", b"STOP"), ("s1.txt", b"a sign"),
+        ("s2.jpg", png(2)), ("s2.de.txt", b"Haus"), ("s2.en.txt", b"house"), ("s2.mytxt", b"?"),
+    ]  # fmt: skip
+    report = ListingReport()
+    table = listed(write_tar(tmp_path / "t.tar", members), report)
+    assert table["caption"].to_pylist() == ["a red square", "a sign", None]
+    assert table["label"].to_pylist() == ["7", None, None]
+    assert table["by"].to_pylist() == ["me", None, None]
+    assert report.counts == {
+        "further text of a sample, not read": 3,
+        "tar member that is neither image, .txt, .json nor .cls": 1,
+    }
+
+
+def test_names_with_many_dots_say_what_is_wrong(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [(f"frame.{i:04d}.jpg", png(i)) for i in range(9)])
+    with pytest.raises(SourceError, match=r"Left out: 9 x .*key ends at the first dot.*frame.0000"):
+        listed(path)
 
 
 def test_members_that_are_no_images_are_counted(tmp_path: Path) -> None:
