@@ -1,4 +1,4 @@
-"""Throughput of the decomposition beside plain open_clip: ``python benchmarks/decompose.py``.
+"""Throughput of the decomposition beside plain open_clip: ``python -m benchmarks.decompose``.
 
 The ways are timed in turn, batch by batch, on the same images and threads. What counts is the
 median over rounds of the ratio to plain within the round, so that a busy machine slows both.

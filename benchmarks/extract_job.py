@@ -1,7 +1,7 @@
 """The whole extraction job beside its forward pass alone, and an actor's memory by set size.
 
-python benchmarks/extract_job.py speed --photos ../shared/data/imagenet_sample
-python benchmarks/extract_job.py memory
+python -m benchmarks.extract_job speed --photos ../shared/data/imagenet_sample
+python -m benchmarks.extract_job memory
 """
 
 from __future__ import annotations

@@ -98,6 +98,7 @@ class AblateRun:
 def main(config: AblateConfig) -> AblateRun:
     """Make what is missing, classify with every ablation, compare."""
     started = time.monotonic()
+    check_settings(config)
     classes = load_classes(config.classes)
     store = open_store(config.store)
     chosen = check(config, store)
@@ -291,15 +292,10 @@ def neuron_parts(
     return made, parts, explained
 
 
-def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
-    """Refuse what cannot work before anything is read; returns the chosen heads."""
+def check_settings(config: AblateConfig) -> None:
+    """Refuse settings that do not go together, before a store is looked for."""
     if not config.study:
         raise FacetError("--study: name at least one study")
-    studies.check(store, direct_studies(config), config.label_column)
-    if "neurons" in config.study:
-        second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
-    for subset in (config.where, config.reference):
-        check_where(store, subset)
     if "textspan" in config.study:
         if config.pool is None:
             raise FacetError("--study textspan needs --pool: which texts may describe the heads")
@@ -307,6 +303,15 @@ def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
             raise FacetError(f"--texts-per-head {config.texts_per_head}: give numbers from 1")
     if ("chosen" in config.study) != bool(config.heads):
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
+
+
+def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
+    """Refuse what cannot work before anything is read; returns the chosen heads."""
+    studies.check(store, direct_studies(config), config.label_column)
+    if "neurons" in config.study:
+        second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
+    for subset in (config.where, config.reference):
+        check_where(store, subset)
     return [head(text, store) for text in dict.fromkeys(config.heads)]
 
 

@@ -63,7 +63,7 @@ def main(config: ShowConfig) -> Table:
     own = ("layer", "neuron", "pretrained") + (() if config.what == "rosetta" else ("out",))
     given = [n for n in own if getattr(config, n) is not None]
     if given:
-        raise FacetError(f"--{given[0]} belongs to `facet show neuron`, not to {config.what}")
+        raise FacetError(f"--{given[0]} belongs to `facet show neuron …`, not to {config.what}")
     if config.what == "rosetta":
         return show_rosetta(config.store, config.out)
     store = open_store(config.store)
@@ -158,7 +158,7 @@ def show_neuron(config: ShowConfig) -> Table:
     from pipeline.neuron_pictures import NeuronPictures
 
     if config.layer is None or config.neuron is None:
-        raise FacetError("`facet show neuron` needs --layer and --neuron")
+        raise FacetError("`facet show neuron …` needs --layer and --neuron")
     store = open_store(config.store)
     parse_mlp_layers(str(config.layer), store.meta.layers)
     if not 0 <= config.neuron < store.meta.mlp_width:

@@ -132,7 +132,11 @@ def test_second_order_effects_are_printed(store, coded, capsys):
         ({"layer": 2, "neuron": 48}, FacetError, "neurons 0 to 47"),
         ({"layer": 2, "neuron": -1}, FacetError, "neurons 0 to 47"),
         ({"layer": 0, "neuron": 0}, StoreError, "run `facet second-order"),
-        ({"what": "textspan", "neuron": 1}, FacetError, "--neuron belongs to `facet show neuron`"),
+        (
+            {"what": "textspan", "neuron": 1},
+            FacetError,
+            "--neuron belongs to `facet show neuron …`",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_refused(store, changes, error, message):

@@ -1,0 +1,152 @@
+"""Every command of pages, docstrings and messages is one that its job understands."""
+
+import dataclasses
+import shlex
+from importlib import import_module
+
+import pytest
+import tyro
+
+from jobs import cli, encode_texts, extract, omp, plan, reduce, rosetta, second_order, textspan
+from pipeline.models import ModelSpec, check_supported
+from storage.errors import FacetError
+from tests import commands_kit as kit
+from tests.storage.stores import new_store
+
+FOUND = {
+    **{p.relative_to(kit.ROOT).as_posix(): kit.of_page for p in kit.PAGES},
+    **{p.relative_to(kit.ROOT).as_posix(): kit.of_lines for p in kit.OTHERS},
+    **{p.relative_to(kit.ROOT).as_posix(): kit.of_source for p in kit.SOURCES},
+}
+# What a job says of a store that is not there: it is reached only if the settings go together.
+NOWHERE = r"no store at|there is no store at|no results of rosetta in|no mining with a generator"
+
+
+def commands(place: str) -> list[kit.Command]:
+    return list(dict.fromkeys(FOUND[place]((kit.ROOT / place).read_text())))
+
+
+@pytest.mark.parametrize("place", [p for p in FOUND if "facet " in (kit.ROOT / p).read_text()
+                                   or "python -m" in (kit.ROOT / p).read_text()])  # fmt: skip
+def test_commands_are_understood_and_their_settings_go_together(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in commands(place):
+        config = kit.parse(command)
+        if config is None or kit.ELIDED in command.words or kit.UNKNOWN in command.words:
+            continue  # a mention; or the rest is not known here
+        if isinstance(config, plan.PlanConfig):
+            plan.check(config)
+        elif isinstance(config, rosetta.RosettaConfig):
+            rosetta.check(config, str(tmp_path / "out"))
+        elif isinstance(config, extract.ExtractConfig):
+            check_supported(ModelSpec(config.model, config.pretrained))
+        elif command.name not in ("run", "demo"):  # these need nothing but their settings
+            field = "rosetta" if command.name == "invert" else "store"
+            config = dataclasses.replace(config, **{field: str(tmp_path / "nowhere")})
+            with pytest.raises(FacetError, match=NOWHERE):
+                cli.job_module(command.name).main(config)
+
+
+def test_commands_are_found_wherever_they_stand():
+    assert {c.name for p in FOUND for c in commands(p) if c.kind == "job"} >= set(cli.JOBS)
+    page = (
+        "Do `facet reduce`.\n```bash\nfoo && facet status \\\n  --store s | jq 'a | b' # why\n```\n"
+    )
+    assert [(c.name, c.words) for c in kit.of_page(page)] == [
+        ("status", ("--store", "s")), ("reduce", ()),
+    ]  # fmt: skip
+    ray = "ray submit c.yaml jobs/encode_texts.py -- --store 'a b' --pool … 2> log"
+    assert list(kit.of_lines(ray)) == [
+        kit.Command("job", "encode-texts", ("--store", "a b", "--pool", "…"))
+    ]
+    source = 'def f(s):\n  a = command("omp", store=s)\n  raise E(f"run `{a} …`, or `facet x {s}`")'
+    assert [(c.name, c.words) for c in dict.fromkeys(kit.of_source(source))] == [
+        ("omp", ("--store", kit.UNKNOWN, "…")), ("x", (kit.UNKNOWN,)),
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match="put `…` around facet omp --t"):
+        list(kit.of_source('x = "try facet omp --terms 3"'))
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("facet ablate --study neurons", "cannot be parsed"),  # --store and --classes are lacking
+        ("facet ablate --store s --clases x", "cannot be parsed"),
+        ("facet redcue --store s", "no job 'redcue'"),
+        ("facet extract --stoer s …", "cannot be parsed"),
+        ("python -m benchmarks.omp --atom 3", "cannot be parsed"),
+        ("python -m benchmarks.second_order sped", "cannot be parsed"),
+        ("python -m benchmarks.nothing", "no module"),
+    ],
+)
+def test_what_cannot_be_parsed_fails(line, fault):
+    (command,) = kit.of_lines(line)
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=fault):
+        kit.parse(command)
+
+
+# -- what to type next ---------------------------------------------------------------------
+
+ODD = "out [1]/it's"
+WHERE = "label in ('a b', \"it's\") and count > 1"
+
+
+def understood(line: str):
+    """The configuration that a shell and the job make of a line."""
+    words = shlex.split(line)
+    assert words[0] == "facet"
+    config = cli.config_of(words[1])
+    return tyro.cli(config, args=kit.completed(words[2:], config))
+
+
+def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
+    store = new_store(str(tmp_path / "s"))
+    found = understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
+    assert (found.store, found.where, found.pretrained) == (ODD, WHERE, None)
+    found = understood(
+        encode_texts.next_command(encode_texts.EncodeTextsConfig(ODD, "my pool.txt", "w x.pt"))
+    )
+    assert (found.store, found.pool, found.pretrained) == (ODD, "my pool.txt", "w x.pt")
+    spans = textspan.TextSpanConfig(
+        ODD, "my pool.txt", layers="0,2", where=WHERE, pretrained="w.pt"
+    )
+    found = understood(textspan.next_command(spans, ("shape",)))
+    assert (found.store, found.pool, found.layers) == (ODD, "my pool.txt", "0,2")
+    assert (found.reference, found.pretrained, found.study) == (WHERE, "w.pt", ("textspan",))
+    assert found.classes == "microworld:shape"
+    assert "--classes …" in textspan.next_command(spans, ())
+    effects = second_order.SecondOrderConfig(ODD, pretrained="w.pt", mlp_layers="0,2")
+    found = understood(second_order.next_command(effects))
+    assert (found.store, found.mlp_layers, found.pretrained) == (ODD, "0,2", "w.pt")
+    tagged = dataclasses.replace(effects, pretrained="openai")
+    assert understood(second_order.next_command(tagged)).pretrained is None
+    codes = omp.OmpConfig(ODD, "0,2", "p", pretrained="w.pt")
+    found = understood(omp.next_command(codes, 2, 17))
+    assert (found.what, found.store, found.layer, found.neuron) == ("neuron", ODD, 2, 17)
+    assert found.pretrained == "w.pt"
+
+
+def test_a_store_of_a_weights_file_asks_for_the_file(tmp_path):
+    store = new_store(str(tmp_path / "s"))
+    store.meta = dataclasses.replace(store.meta, weights="mine.safetensors")
+    assert "--pretrained …" in reduce.next_command(reduce.ReduceConfig("s"), store)
+
+
+def test_the_store_opens_as_extract_says(tmp_path):
+    url = str(tmp_path / "it's [1] é😀")
+    new_store(url)
+    python, option, code = shlex.split(extract.next_command(url))
+    assert (python, option) == ("python", "-c")
+    said: list[object] = []
+    exec(code, {"print": said.append})
+    assert "embedding" in said[0]
+
+
+def test_the_terminal_leaves_paths_and_conditions_as_they_are(capsys):
+    console = import_module("jobs.console")
+    console.show_next("facet reduce --store 'a[b]/:cat:' --where \"tag == '[red]'\"")
+    console.show_table("[x]", {"a": "out[1]/:cat:"})
+    said = capsys.readouterr().out
+    assert "next: facet reduce --store 'a[b]/:cat:' --where \"tag == '[red]'\"" in said
+    assert "[x]" in said
+    assert "out[1]/:cat:" in said
