@@ -1,5 +1,6 @@
 """`SCHEMA.md` is the law: the code must say the same."""
 
+import hashlib
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from storage.layout import (
 from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
 from storage.neurons import MOMENT_DIMS, QUANTITIES, neuron_arrays
-from storage.reductions import TABLE, array_dims, axis_sizes
+from storage.reductions import TABLE, array_dims, axis_sizes, subset_name
 from storage.results import TABLES
 from tests.storage import stores
 
@@ -70,6 +71,17 @@ def test_reductions():
     assert {d for r in TABLE for dims in array_dims(r).values() for d in dims} <= set(
         axis_sizes(stores.metadata())
     )
+
+
+def test_the_group_of_a_subset():
+    said = LAW.replace("\n", " ")
+    ((shape, where, digest),) = re.findall(
+        r"the JSON object `(.+?)`, in ASCII .+?: of `(.+?)` it is `(\w+)`", said
+    )
+    text = shape.replace("…", where.replace("é", r"\u00e9"))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+    assert subset_name(where) == digest
+    assert subset_name(None) == "all"
 
 
 def test_result_tables():
