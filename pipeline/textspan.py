@@ -32,6 +32,9 @@ RANK_TOLERANCE = 1e-12
 # Scores this close (relative) are one and the same, so that the lowest index wins whatever
 # the order in which a processor adds.
 _TIE = 1e-10
+# Updates leave an error of this share of what a score or a squared length began with, at most:
+# texts that it may have put behind others are looked at once more, from their own rows.
+_ROUNDING = 64 * np.finfo(np.float64).eps
 # A text that has less than this share of its squared length left lies in the span already.
 _SPENT = 1e-10
 
@@ -133,22 +136,36 @@ def _span(
     basis = np.zeros((rounds, len(variances_k)))
     picks: list[int] = []
     scores, gains = np.zeros(rounds), np.zeros(rounds)
-    noise = RANK_TOLERANCE * score.max()
+    # A text's direction has some variance as long as any of it is left.
+    largest = score if objective == "projection" else score / np.where(length > 0, length, 1.0)
+    noise = RANK_TOLERANCE * largest.max()
+    error = _ROUNDING * variances_k[0] * length
     for i in range(rounds):
-        open_ = (left > spent) & (score > noise)
+        open_ = left > spent
         if not open_.any():
             break
-        value = score if objective == "projection" else score / np.where(open_, left, 1.0)
+        value, slack = score, error
+        if objective == "explained-variance":
+            divisor = np.where(open_, left, 1.0)
+            value = score / divisor
+            slack = (error + np.abs(value) * _ROUNDING * length) / divisor
         value = np.where(open_, value, -np.inf)
-        best = int(np.flatnonzero(value >= value.max() * (1 - _TIE))[0])
-        v = texts_mk[best]
+        near = np.flatnonzero(value + slack >= (value - slack).max())
+        rest = texts_mk[near]
         for _ in range(2):  # the second pass restores what rounding cost the first
-            v = v - (basis[:i] @ v) @ basis[:i]
-        v /= np.linalg.norm(v)
+            rest = rest - (rest @ basis[:i].T) @ basis[:i]
+        exact = ((rest @ s) * rest).sum(1)
+        if objective == "explained-variance":
+            exact /= (rest * rest).sum(1)
+        if exact.max() <= noise:
+            break
+        at = int(np.flatnonzero(exact >= exact.max() * (1 - _TIE))[0])
+        best = int(near[at])
+        v = rest[at] / np.linalg.norm(rest[at])
         g = s @ v
         a = float(v @ g)
         picks.append(best)
-        scores[i], gains[i], basis[i] = value[best], a, v
+        scores[i], gains[i], basis[i] = exact[at], a, v
         y, z = (texts_mk @ np.stack([v, g], 1)).T
         score += y * (a * y - 2 * z)
         left -= y * y
