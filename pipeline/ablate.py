@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storage.errors import NotFinite
 from storage.reductions import runs
 
 from .moments import Moments, chunk, combine, finalize
@@ -50,7 +51,10 @@ class StoredParts:
     def __post_init__(self) -> None:
         if not np.isfinite(self.scale_b).all():
             row = int(np.flatnonzero(~np.isfinite(self.scale_b))[0])
-            raise ValueError(f"row {row} has no embedding: leave out images that are not ok first")
+            raise NotFinite(
+                f"row {row} has no embedding: its image is not ok, or the store was made from "
+                "weights that hold NaN; leave it out, or extract a new store"
+            )
 
     @cached_property
     def norm_b(self) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.second_order_maps import SecondOrderMaps
+from storage.errors import NotFinite
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def top_chunk(norms_bn: Tensor, deviations_bpn: Tensor, images_b: Tensor, k: int
     if k < 1:
         raise ValueError(f"the top {k} images asked for; ask for 1 or more")
     if bad := int((~norms_bn.isfinite()).any(1).sum()):
-        raise ValueError(
+        raise NotFinite(
             f"{bad} of {len(norms_bn)} images have NaN or infinite effects: leave out the rows "
             "that are not ok"
         )

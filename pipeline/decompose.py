@@ -39,7 +39,7 @@ class Parts:
     residual_b: Tensor
     """‖sum of contributions − embedding‖ / ‖embedding‖."""
     rounding_b: Tensor
-    """The same with heads and mlps rounded to the dtype that a store keeps them in."""
+    """The same with heads and mlps, those that are returned, rounded to the dtype of the store."""
     tokens_bte: Tensor | None
     """Contributions of each image token, summed over the chosen layers and all heads."""
 
@@ -115,8 +115,10 @@ class Decomposer:
             total_be = self._maps.sum_of_contributions(heads, mlps, ln_std_b)
             return (total_be - embedding_be).norm(dim=1) / norm_b
 
-        wide_dtype = heads_blhk.dtype
-        rounded = [x.to(self.stored).to(wide_dtype) for x in (heads_blhk, mlps_bsd)]
+        rounded = [
+            x.to(self.stored).to(x.dtype) if name in self.components else x
+            for name, x in (("heads", heads_blhk), ("mlps", mlps_bsd))
+        ]
         return Parts(
             heads_blhk=heads_blhk if "heads" in self.components else None,
             mlps_bsd=mlps_bsd if "mlps" in self.components else None,

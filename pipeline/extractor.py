@@ -21,6 +21,7 @@ from storage.ledger import SCHEMA
 from storage.store import open_store
 
 from .decompose import Decomposer
+from .finite import finite_rows, refuse_pass
 from .images.batches import Batch
 from .images.load import Loaded
 from .models import VisionModel
@@ -136,24 +137,18 @@ class Extractor:
             row = slice(batch.start - start, batch.start - start + n)
             values["key"][row], values["label"][row] = batch.keys, batch.labels
             ok = torch.from_numpy(loaded.ok)
-            for name, tensor in self._parts(loaded).items():
-                if torch.isinf(tensor[ok]).any():
-                    raise StoreDtypeError(
-                        f"{name}: a value of images {batch.start}-{batch.start + n - 1} does not "
-                        f"fit {tensor.dtype}; run again into a new store with "
-                        "--store-dtype float32"
-                    )
-                values[name][row][loaded.ok] = tensor[ok].numpy()  # bad images keep their NaN
             index = np.arange(batch.start, batch.start + n)
+            for name, tensor in self._parts(loaded, index).items():
+                values[name][row][loaded.ok] = tensor[ok].numpy()  # bad images keep their NaN
             columns = [index, loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
             ledger.append(pa.table(columns, schema=SCHEMA))
             self._seen += n
         return values, pa.concat_tables(ledger)
 
-    def _parts(self, loaded: Loaded) -> dict[str, torch.Tensor]:
+    def _parts(self, loaded: Loaded, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """The stored arrays of one batch, on the CPU, in their stored dtypes."""
-        pixels = torch.from_numpy(loaded.pixels).to(self.device)
-        parts = self.decomposer(self.preprocess.to_tensor(pixels))
+        images_bchw = self.preprocess.to_tensor(torch.from_numpy(loaded.pixels).to(self.device))
+        parts = self.decomposer(images_bchw)
         arrays = {
             "heads": parts.heads_blhk,
             "mlps": parts.mlps_bsd,
@@ -164,5 +159,19 @@ class Extractor:
             "rounding": parts.rounding_b,
         }
         kept = {n: a for n, a in arrays.items() if a is not None and n in self.store.arrays}
-        narrow = {n: self.stored if n in COMPONENTS else torch.float32 for n in kept}
-        return {n: a.to(narrow[n]).cpu() for n, a in kept.items()}
+        narrow = {
+            n: a.to(self.stored if n in COMPONENTS else torch.float32) for n, a in kept.items()
+        }
+        numbers, bad = torch.from_numpy(index), torch.from_numpy(~loaded.ok).to(self.device)
+        for name, values in kept.items():
+            if name != "rounding":  # the store's part in it is told below
+                finite = finite_rows(values) | bad
+                refuse_pass(self.decomposer.model, name, images_bchw, numbers, finite)
+        for name, values in narrow.items():
+            if not (finite_rows(values) | bad).all():
+                raise StoreDtypeError(
+                    f"{name}: a value of images {index[0]}-{index[-1]} does not fit "
+                    f"{self.store.meta.store_dtype}; run again into a new store with "
+                    "--store-dtype float32"
+                )
+        return {n: a.cpu() for n, a in narrow.items()}

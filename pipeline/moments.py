@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from storage.errors import NotFinite
+
 # Rows converted to float64 at once (values): one component's block stays in cache.
 _BLOCK_VALUES = 1 << 19
 # Spread, as a share of the mean, that rounding alone can make.
@@ -132,10 +134,11 @@ def chunk(
             block_pnk /= divisor
         means_pk[part], squares = _centred_squares(block_pnk, covariance)
         m2s[part] = squares.reshape(len(squares), width, -1)
-    if not np.isfinite(state.mean).all():
+    if not (np.isfinite(state.mean).all() and np.isfinite(state.m2).all()):
         faulty = ~np.isfinite(flat_npk).all((1, 2))
-        raise ValueError(
-            f"a row that is ok holds NaN or infinite values (row {_row_of(usable, faulty)}): the "
+        where = f"row {_row_of(usable, faulty)}" if faulty.any() else "their squares overflow"
+        raise NotFinite(
+            f"a row that is ok holds NaN or infinite values ({where}): the "
             "store is damaged there or its dtype overflowed; mask the row or extract it again"
         )
     return Moments(len(kept), state.mean, state.m2)
@@ -144,7 +147,7 @@ def chunk(
 def _centred_squares(block_pnk: np.ndarray, covariance: bool) -> tuple[np.ndarray, np.ndarray]:
     """Means (p, k) of the rows, and the sums of squares about them; overwrites the block."""
     mean_pk = block_pnk.mean(1)
-    with np.errstate(invalid="ignore"):  # infinite rows are reported by the caller
+    with np.errstate(invalid="ignore", over="ignore"):  # the caller reports what is not finite
         block_pnk -= mean_pk[:, None]
         slip_pk = block_pnk.mean(1)  # what rounding left of the mean: the corrected two-pass rule
         block_pnk -= slip_pk[:, None]
@@ -160,7 +163,7 @@ def _divisor(scale: np.ndarray, usable: np.ndarray) -> np.ndarray:
         raise ValueError(f"scale has shape {scale.shape}; give one value a row: {usable.shape}")
     faulty = ~((scale > 0) & np.isfinite(scale))[usable]
     if faulty.any():
-        raise ValueError(
+        raise NotFinite(
             f"scale is {scale[_row_of(usable, faulty)]} in row {_row_of(usable, faulty)}, which is "
             "ok; it must be finite and above 0: check ln_std and embedding there, or mask the row"
         )

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import ledger, neurons, urls
-from storage.errors import FacetError, StoreError
+from storage.errors import FacetError, NotFinite
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store
 
+from .finite import finite_rows, refuse_pass
 from .images.batches import Batch
 from .models import VisionModel
 from .second_order import NeuronPass
@@ -75,14 +76,20 @@ def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
             return torch.from_numpy(np.asarray(array[at])[keep].astype(np.float32))
 
         images_b = torch.arange(at.start, at.stop)[torch.from_numpy(keep)]
-        yield _rows(
-            mlp_layer,
-            images_b,
-            read(group["coefficients"]),
-            read(group["peaks"]),
-            read(data["ln_std"]),
-            read(data["embedding"]),
-        )
+        rows = {
+            "coefficients": read(group["coefficients"]),
+            "peaks": read(group["peaks"]),
+            "ln_std": read(data["ln_std"]),
+            "embedding": read(data["embedding"]),
+        }
+        for name, values in rows.items():
+            if not (finite := finite_rows(values)).all():
+                raise NotFinite(
+                    f"{store.url}, MLP layer {mlp_layer}: images {images_b[~finite][:5].tolist()} "
+                    f"are ok in the ledger and their {name} hold NaN or infinite numbers "
+                    f"({int((~finite).sum())} images): the store is damaged there, extract it anew"
+                )
+        yield _rows(mlp_layer, images_b, *rows.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +148,13 @@ def ok_pictures(
 def passed_rows(run: NeuronPass, pictures: Pictures) -> Iterator[Rows]:
     """Rows by the model, one for each layer of a pass of coefficients and peaks."""
     parts = run(pictures.images_bchw)
+    found = {"ln_std": parts.ln_std_b, "embedding": parts.embedding_be}
+    for layer, coefficients_bpn in parts.coefficients.items():
+        found[f"coefficients of MLP layer {layer}"] = coefficients_bpn
+        found[f"peaks of MLP layer {layer}"] = parts.peaks[layer]
+    for name, values in found.items():
+        finite = finite_rows(values)
+        refuse_pass(run.model, name, pictures.images_bchw, pictures.images_b, finite)
     for layer, coefficients_bpn in parts.coefficients.items():
         yield _rows(
             layer,
@@ -161,14 +175,6 @@ def _rows(
     embedding_be: Tensor,
 ) -> Rows:
     norm_b = embedding_be.norm(dim=1)
-    finite_b = coefficients_bpn.isfinite().flatten(1).all(1) & (ln_std_b * norm_b).isfinite()
-    if not finite_b.all():
-        bad = images_b[~finite_b.cpu()]
-        raise StoreError(
-            f"MLP layer {mlp_layer}: images {bad[:5].tolist()} are ok in the ledger and their "
-            f"coefficients are not finite ({len(bad)} images): the store is damaged there, or the "
-            "precision of its model too low"
-        )
     return Rows(
         mlp_layer,
         images_b,

@@ -75,12 +75,17 @@ class _Writer:
     def _new(self) -> None:
         size = min(self.piece, self.stop - self.start)
         self.rows = np.full((size, *self.sizes), np.nan, self.dtype)
+        self.ok = np.zeros(size, bool)
 
     def add(self, images_b: Tensor, values: Tensor) -> None:
         with np.errstate(over="ignore"):  # looked for below
             found = values.cpu().numpy().astype(self.dtype, copy=False)
         if not np.isfinite(found).all():
             first, last = int(images_b[0]), int(images_b[-1])
+            arrays.refuse_not_finite(
+                f"{self.name} of MLP layer {self.layer}, images {first}-{last}",
+                values.cpu().numpy(),
+            )
             raise StoreDtypeError(
                 f"{self.name} of MLP layer {self.layer}: a value of images {first}-{last} does "
                 f"not fit {self.dtype}; run again with --store-dtype float32"
@@ -91,10 +96,11 @@ class _Writer:
                 self._flush()
             inside = numbers < self.start + len(self.rows)
             self.rows[numbers[inside] - self.start] = found[inside]
+            self.ok[numbers[inside] - self.start] = True
             numbers, found = numbers[~inside], found[~inside]
 
     def _flush(self) -> None:
-        arrays.write_rows(self.group, self.name, self.start, self.rows)
+        arrays.write_rows(self.group, self.name, self.start, self.rows, self.ok)
         self.start += len(self.rows)
         self._new()
 

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from storage.errors import NotFinite
+
 # Atoms whose largest correlation is found together; two small searches beat one long one.
 _GROUP = 256
 # Values that a block of targets may hold: cache and memory on a CPU, launches on a GPU.
@@ -144,7 +146,7 @@ def check_pursuit(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> None
 def _refuse_faults(rows: Tensor, what: str) -> None:
     if not (finite := rows.isfinite().all(1)).all():
         faulty = (~finite).nonzero().flatten()
-        raise ValueError(
+        raise NotFinite(
             f"{what} hold NaN or infinite values in {len(faulty)} of {len(rows)} rows, the first "
             f"being row {int(faulty[0])}: remove them or compute them again"
         )

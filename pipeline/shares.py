@@ -39,8 +39,9 @@ def shares(store: Store) -> Shares:
     constants, images = 0.0, 0
     head_map, mlp_map = model["head_map"].values, model["mlp_map"].values
     attention_bias, bias = model["attention_bias"].values.sum(0), model["bias"].values
+    data = store.contributions()[["heads", "mlps", "embedding", "ln_std"]]
     for shard in range(meta.shards):
-        part: xr.Dataset = store.contributions().isel(image=slice(*meta.rows(shard))).load()
+        part: xr.Dataset = data.isel(image=slice(*meta.rows(shard))).load()
         part = part.isel(image=np.isfinite(part["ln_std"].values))
         e = part["embedding"].values.astype(float)
         e /= (e**2).sum(1, keepdims=True)

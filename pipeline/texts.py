@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import torch
 import wordfreq
 
+from storage.errors import NotFinite
+
 from .classes import Classes, PoolError, nearest
 from .columns import is_text
 from .lines import decode_text, lines
@@ -260,7 +262,14 @@ def encode_texts(
         encode(tokenizer(list(part), context_length=length).to(device), normalize=normalize)
         for part in (texts[i : i + batch] for i in range(0, len(texts), batch))
     ]
-    return torch.cat(rows).float().cpu().numpy()
+    found = torch.cat(rows).float().cpu().numpy()
+    if lost := np.flatnonzero(~np.isfinite(found).all(1)).tolist():
+        raise NotFinite(
+            f"the embeddings of {len(lost)} of {len(texts)} texts hold NaN or infinite numbers, "
+            f"the first is that of {texts[lost[0]]!r}: the text tower's weights are finite and "
+            "its numbers are not. Give other weights"
+        )
+    return found
 
 
 def encode_classes(

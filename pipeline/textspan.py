@@ -22,6 +22,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from storage.errors import NotFinite
+
 from .pca import factored_pca
 
 Objective = Literal["projection", "explained-variance"]
@@ -207,4 +209,4 @@ def _check(
         raise ValueError("the pool is empty: give at least one text")
     for name, values in (("covariance", covariance), ("head_map", head_map), ("texts", texts)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds NaN or infinite values; compute it again")
+            raise NotFinite(f"{name} holds NaN or infinite values; compute it again")

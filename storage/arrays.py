@@ -15,7 +15,12 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from . import urls
+from .errors import NotFinite
 from .layout import ArraySpec
+
+# Sums of float16 in float16 drift and overflow. By this attribute of the CF conventions, which
+# changes no number, xarray reads an array as float64.
+WIDER: dict[str, Any] = {"scale_factor": 1.0}
 
 
 def create_group(url: str, specs: list[ArraySpec], attributes: Mapping[str, Any]) -> None:
@@ -61,6 +66,7 @@ def create_arrays(
                 Crc32cCodec(),
             ],
             dimension_names=spec.dims,
+            attributes=WIDER if spec.dtype == "float16" else {},
             overwrite=overwrite,
         )
 
@@ -73,13 +79,57 @@ def consolidate(group: zarr.Group) -> zarr.Group:
         return zarr.consolidate_metadata(group.store, path=group.path, zarr_format=3)
 
 
+def refuse_not_finite(
+    what: str, values: NDArray, first: int = 0, ok: NDArray[np.bool_] | None = None
+) -> None:
+    """Refuse NaN and infinite numbers, which nothing that is written may hold unnoticed.
+
+    Parameters
+    ----------
+    what : str
+        Of what, for the message.
+    values : (N, ...) ndarray
+        Of any dtype; one that is not of floating point is finite.
+    first : int
+        Number of the first row.
+    ok : (N,) bool, optional
+        Rows that are meant; the others hold nothing and are NaN.
+
+    Raises
+    ------
+    NotFinite
+        Naming the first row.
+    """
+    if values.dtype.kind != "f":
+        return
+    rows = np.atleast_1d(values)
+    finite = np.isfinite(rows)
+    if finite.all():
+        return
+    lost = ~finite.reshape(len(rows), -1).all(1) & (True if ok is None else ok)
+    if lost.any():
+        raise NotFinite(
+            f"{what}: NaN or infinite numbers in {int(lost.sum()):,} of {len(rows):,} rows, the "
+            f"first is {first + int(np.flatnonzero(lost)[0])}: what they were computed from is "
+            "damaged, or too large for the precision"
+        )
+
+
 def write_dataset(
     url: str,
     data: xr.Dataset,
     attributes: Mapping[str, Any] | None = None,
     chunks: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
-    """Write a small dataset whole, in place of what was there; the attributes come last."""
+    """Write a small dataset whole, in place of what was there; the attributes come last.
+
+    Raises
+    ------
+    NotFinite
+        If it holds a NaN or an infinite number; nothing is written then.
+    """
+    for name, values in data.data_vars.items():
+        refuse_not_finite(f"{name} of {url}", values.values)
     data.to_zarr(
         urls.zarr_store(url, read_only=False),
         mode="w",
@@ -91,21 +141,69 @@ def write_dataset(
     group.attrs.update(dict(attributes or {}))
 
 
-def write_rows(group: zarr.Group, name: str, start: int, values: NDArray) -> None:
-    """Write a shard's rows of one array whole, read them back, and compare bit for bit."""
+def write_rows(
+    group: zarr.Group,
+    name: str,
+    start: int,
+    values: NDArray,
+    ok: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write a shard's rows of one array whole, read them back, and compare.
+
+    Parameters
+    ----------
+    ok : (N,) bool, optional
+        Rows that hold values; the others are fill value. All hold values unless given.
+
+    Raises
+    ------
+    NotFinite
+        If a value is NaN or infinite; nothing is written then.
+    OSError
+        If other values are read back.
+    """
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
+    refuse_not_finite(array.path, values, start, ok)
     window = slice(start, start + len(values))
     array[window] = values
     back = np.asarray(array[window])
-    same = (back == values).all() if back.dtype.kind in "OT" else back.tobytes() == values.tobytes()
-    if not same:
+    # A NaN need not come back in the bits that it went in: a chunk of fill value is not kept.
+    if not np.array_equal(back, values, equal_nan=back.dtype.kind == "f"):
         raise OSError(f"rows {window.start}-{window.stop - 1} of {array.path} read back otherwise")
 
 
-def open_dataset(url: str, images_per_block: int | None = None) -> xr.Dataset:
-    """A zarr group as a lazy ``xarray.Dataset``, in blocks of whole shards."""
-    chunks: Any = {} if images_per_block is None else {"image": images_per_block}
+def open_dataset(url: str) -> xr.Dataset:
+    """A zarr group as a lazy ``xarray.Dataset``, in blocks of its chunks."""
     store = urls.zarr_store(url, read_only=True)
-    return xr.open_zarr(store, chunks=chunks, consolidated=True, zarr_format=3)
+    return xr.open_zarr(store, chunks={}, consolidated=True, zarr_format=3)
+
+
+def open_images(url: str, images_per_block: int, consolidated: bool = True) -> xr.Dataset:
+    """Arrays along the images as a lazy ``xarray.Dataset``, float16 read as float32.
+
+    Parameters
+    ----------
+    url : str
+        Of a zarr group.
+    images_per_block : int
+        Images of one dask block, which is one chunk along the other axes.
+    consolidated : bool
+        Whether the group holds the metadata of its arrays.
+    """
+    data = xr.open_zarr(
+        urls.zarr_store(url, read_only=True),
+        chunks=None,
+        mask_and_scale=False,
+        consolidated=consolidated,
+        zarr_format=3,
+    )
+    blocks: dict[Any, int] = {}
+    for variable in data.variables.values():
+        for axis, size in variable.encoding.get("preferred_chunks", {}).items():
+            blocks[axis] = min(size, blocks.get(axis, size))
+        if variable.dtype == np.float16:
+            # xarray decodes to the type of the factor, and no more than is then read.
+            variable.attrs["scale_factor"] = np.float32(1)
+    return xr.decode_cf(data).chunk({**blocks, "image": images_per_block})

@@ -22,6 +22,10 @@ class StoreDtypeError(StoreError):
     """A value does not fit the store's dtype."""
 
 
+class NotFinite(FacetError):
+    """A number is NaN or infinite where none may be."""
+
+
 def command(job: str, *words: object, **settings: object) -> str:
     """A command that a message tells the user to type: ``facet JOB --name value``, for a shell.
 

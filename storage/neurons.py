@@ -162,17 +162,22 @@ def forget_shards(url: str, shards: Collection[int]) -> None:
 
 
 def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
-    """A layer's arrays, lazy, in blocks of whole zarr shards; ``StoreError`` if none is kept."""
+    """A layer's arrays, lazy, float32, in blocks of whole zarr shards.
+
+    Raises
+    ------
+    StoreError
+        If none is kept.
+    """
     have = kept(url, mlp_layer)
     if not have:
         raise StoreError(
             f"the store at {url} keeps no neurons of MLP layer {mlp_layer}: run `facet "
             f"second-order --store {url} --mlp-layers {mlp_layer}`"
         )
-    place = urls.zarr_store(group_url(url, mlp_layer), read_only=True)
     group: Any = urls.open_group(group_url(url, mlp_layer), mode="r")
     pieces = [group[name].shards[0] for name in have]
-    data = xr.open_zarr(place, chunks={"image": max(pieces)}, consolidated=False)
+    data = arrays.open_images(group_url(url, mlp_layer), max(pieces), consolidated=False)
     for name in ("path_layer", "path_head"):
         data[name].load()  # conditions on a path can then be written down directly
     return data[list(have)]

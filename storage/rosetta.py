@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import urls
-from .arrays import consolidate, open_dataset, write_dataset
+from .arrays import consolidate, open_dataset, refuse_not_finite, write_dataset
 from .errors import StoreError, StoreMismatch
 
 SCHEMA_VERSION = 1
@@ -263,9 +263,12 @@ def write_sums(url: str, tile: Tile, span: Span, values: Mapping[str, NDArray[An
 
 
 def read_sums(url: str, tile: Tile, span: Span) -> dict[str, NDArray[Any]]:
-    """The sums of shards ``first … last`` of a tile."""
-    data = open_dataset(f"{_span_url(url, tile, span)}.zarr")
-    return {str(name): np.asarray(array.values) for name, array in data.items()}
+    """The sums of shards ``first … last`` of a tile; ``NotFinite`` if they are spoilt."""
+    place = f"{_span_url(url, tile, span)}.zarr"
+    values = {str(name): np.asarray(array.values) for name, array in open_dataset(place).items()}
+    for name, array in values.items():
+        refuse_not_finite(f"{name} of {place}", array)
+    return values
 
 
 def done_spans(url: str, tile: Tile) -> set[Span]:

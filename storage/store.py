@@ -105,14 +105,14 @@ class Store:
 
     @cached_property
     def _contributions(self) -> xr.Dataset:
-        return arrays.open_dataset(urls.join(self.url, CONTRIBUTIONS), self.meta.shard_size)
+        return arrays.open_images(urls.join(self.url, CONTRIBUTIONS), self.meta.shard_size)
 
     @cached_property
     def _model(self) -> xr.Dataset:
         return arrays.open_dataset(urls.join(self.url, MODEL)).load()
 
     def contributions(self) -> xr.Dataset:
-        """Everything in ``contributions.zarr``, lazy, in dask blocks of one shard."""
+        """Everything in ``contributions.zarr``, lazy, in dask blocks of one shard; float32."""
         return self._contributions
 
     def model(self) -> xr.Dataset:
@@ -128,7 +128,7 @@ class Store:
         for name, value, size in (("layer", layer, m.layers), ("head", head, m.heads)):
             if not -size <= value < size:
                 raise IndexError(f"{name} {value} is out of range: the model has {size}")
-        data = self._component("heads").isel(layer=layer, head=head).astype("float32")
+        data = self._component("heads").isel(layer=layer, head=head)
         head_map = self.model()["head_map"].isel(layer=layer, head=head)
         contribution = data @ head_map / self.contributions()["ln_std"]
         return contribution.transpose("image", "embed").rename("heads")
@@ -141,7 +141,7 @@ class Store:
         blocks = self.meta.layers + 1
         if not -blocks <= block < blocks:
             raise IndexError(f"block {block} is out of range: the model has {blocks}")
-        data = self._component("mlps").isel(block=block).astype("float32")
+        data = self._component("mlps").isel(block=block)
         contribution = data @ self.model()["mlp_map"] / self.contributions()["ln_std"]
         return contribution.transpose("image", "embed").rename("mlps")
 
@@ -153,7 +153,10 @@ class Store:
         return constants.transpose("image", "embed").rename("constants")
 
     def tokens(self) -> xr.DataArray:
-        """Contributions of image tokens, (image, token, embed), summed over ``token_layers``."""
+        """Contributions of image tokens, (image, token, embed) float32, lazy.
+
+        Summed over ``token_layers``.
+        """
         return self._component("tokens")
 
     def embeddings(self) -> xr.DataArray:
@@ -177,7 +180,7 @@ class Store:
         return found
 
     def neurons(self, mlp_layer: int) -> xr.Dataset:
-        """What is kept of one MLP layer's neurons, lazy: see ``SCHEMA.md``.
+        """What is kept of one MLP layer's neurons, lazy, float32: see ``SCHEMA.md``.
 
         ``coefficients`` (image, path, neuron), ``peaks`` and ``norms`` (image, neuron), as far as
         `facet second-order` was asked to keep them; a path's ``path_layer`` and ``path_head`` are
@@ -242,6 +245,13 @@ class Store:
         -------
         dict of str to int
             ``bytes``: bytes handed to zarr, before compression.
+
+        Raises
+        ------
+        NotFinite
+            If an image that is ok has a NaN or an infinite number.
+        StoreError
+            If the place cannot be written to.
         """
         if self.mode != "r+":
             raise StoreError(f"the store at {self.url} was opened read-only")
@@ -253,9 +263,10 @@ class Store:
             raise ValueError(f"shard {shard}: arrays {sorted(values)} with wrong shapes {wrong}")
         if self._group is None:
             self._group = urls.open_group(urls.join(self.url, CONTRIBUTIONS), mode="r+")
+        ok = np.asarray(rows["ok"], bool)
         try:
             for name, data in values.items():
-                arrays.write_rows(self._group, name, start, data)
+                arrays.write_rows(self._group, name, start, data, ok)
             ledger.write_part(self.url, shard, rows, facts)
         except OSError as error:
             raise StoreError(

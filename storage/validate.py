@@ -30,6 +30,10 @@ def faults(url: str, meta: Metadata) -> list[str]:
         found += _group_faults(url, name, list(specs.values()))
     if found:
         return found  # the shards cannot be read without their frame
+    group = urls.open_group(urls.join(url, MODEL), mode="r")
+    for spec in model_arrays(meta):
+        yes = np.ones(spec.shape[0], bool)
+        found += _row_faults(group, spec.name, 0, len(yes), yes, MODEL, "rows")
     group = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
     for shard in range(meta.shards):
         start, stop = meta.rows(shard)
@@ -108,7 +112,13 @@ def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> It
 
 
 def _row_faults(
-    group: zarr.Group, name: str, start: int, stop: int, ok: np.ndarray | None, where: str
+    group: zarr.Group,
+    name: str,
+    start: int,
+    stop: int,
+    ok: np.ndarray | None,
+    where: str,
+    what: str = "images",
 ) -> Iterator[str]:
     """Rows that cannot be read or, unless they are texts, are not there just where ok."""
     array: Any = group[name]
@@ -127,6 +137,6 @@ def _row_faults(
         if not finite[good].all():
             lost = np.arange(at.start, at.stop)[good][~finite[good].all(1)]
             some = f"{lost[:5].tolist()} ({len(lost)} in all)"
-            yield f"{where}: {name} has no values for images {some}"
+            yield f"{where}: {name} has no values for {what} {some}"
         if finite[~good].any():
             yield f"{where}: {name} has values for images that the ledger calls bad"

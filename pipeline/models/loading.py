@@ -16,6 +16,7 @@ from open_clip.pretrained import download_pretrained
 from safetensors import SafetensorError
 from torch import nn
 
+from .finite import refuse_weights
 from .spec import Architecture, ModelError, ModelSpec, check_supported
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -58,7 +59,7 @@ def load_model(
     Raises
     ------
     ModelError
-        As `check_supported`, and if weights cannot be read or do not fit the model.
+        As `check_supported`, and if weights cannot be read, do not fit the model or hold NaN.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
@@ -66,6 +67,7 @@ def load_model(
     module = _build(architecture, spec.seed)
     if architecture.checkpoint is not None:
         _load(module, architecture)
+    refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
     digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     _fold_layer_scale(module.visual.transformer.resblocks)

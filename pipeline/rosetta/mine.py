@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from storage import ledger
-from storage.errors import FacetError
+from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, write_sums
 
 from .models import UnitModel, latents, pictures
@@ -122,7 +122,7 @@ class Miner:
         generator = next(m for m in self.models.values() if m.card.latent is not None)
         assert generator.card.latent is not None
         output, maps = generator.maps(latents(seeds, generator.card.latent).to(self.device))
-        refuse_not_finite(generator.card, maps)
+        refuse_not_finite(generator.card, maps, output)
         others = (self.models[slug].preprocess for slug in slugs)
         pixels = pictures(output)
         n, height, width = pixels.shape[:3]
@@ -141,11 +141,16 @@ class Miner:
         return Pictures(seeds.start, resized(pixels, sizes), rows), {generator.card.slug: maps}
 
 
-def refuse_not_finite(card: Card, maps: list[torch.Tensor]) -> None:
-    """NaN or infinity in a map would spoil every sum of its unit."""
-    for layer, values in zip(card.layers, maps, strict=True):
+def refuse_not_finite(
+    card: Card, maps: list[torch.Tensor], pictures: torch.Tensor | None = None
+) -> None:
+    """NaN or infinity in a map would spoil every sum of its unit; in pictures, what others see."""
+    named = {f"layer {layer.name}": m for layer, m in zip(card.layers, maps, strict=True)}
+    named |= {} if pictures is None else {"the picture": pictures}
+    for name, values in named.items():
         if not torch.isfinite(values.sum()):
-            raise FacetError(
-                f"model {card.name}: layer {layer.name} gives values that are not finite: its "
-                "weights are damaged, or it cannot be run in float32"
+            raise NotFinite(
+                f"model {card.name}: {name} is the first of those read that holds NaN or infinite "
+                "numbers: its weights are finite and their numbers are not; it cannot be run in "
+                "float32. Give other weights"
             )

@@ -28,6 +28,7 @@ from pipeline.images.resize import FILTER
 from pipeline.microworld.world import SIDE
 from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
+from pipeline.models.finite import refuse_weights
 from pipeline.models.lean import open_clip, timm, torchvision
 from pipeline.models.loading import digest_of
 from pipeline.models.spec import WEIGHT_SUFFIXES, ModelError
@@ -192,6 +193,7 @@ def load_units(text: str, *, generator: bool = False) -> UnitModel:
 
 def _probe(text: str, loaded: Loaded, wanted: str) -> UnitModel:
     module = loaded.module.eval().requires_grad_(False)
+    refuse_weights(f"model {text}", module)
     layers = _chosen_layers(text, module, wanted) if wanted else usual_layers(module)
     if loaded.latent is not None:
         inputs = latents([0, 1], loaded.latent)

@@ -23,7 +23,7 @@ from pipeline.neuron_sinks import KeepRows
 from pipeline.second_order import NeuronPass
 from pipeline.second_order_maps import published_scale, second_order_maps
 from storage import neurons, open_store, urls
-from storage.errors import FacetError, StoreDtypeError, StoreError
+from storage.errors import FacetError, NotFinite, StoreDtypeError, StoreError
 from tests.pipeline import neurons_kit
 from tests.pipeline.images_kit import picture
 from tests.pipeline.test_extractor import extract_all, new_store
@@ -292,7 +292,7 @@ def test_rows_that_are_ok_and_empty_are_refused(extracted, model, tmp_path):
     find_effects(run)
     urls.open_group(neurons.group_url(run.store.url, 2), mode="r+")["coefficients"][17] = np.nan
     shutil.rmtree(Path(run.store.url) / "neurons.zarr")
-    with pytest.raises(StoreError, match=r"MLP layer 2: images \[17\] are ok in the ledger"):
+    with pytest.raises(NotFinite, match=r"MLP layer 2: images \[17\].*their coefficients hold NaN"):
         find_effects(run)
 
 

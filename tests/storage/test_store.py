@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import open_store, urls
-from storage.errors import StoreError, StoreMismatch
-from storage.layout import CONTRIBUTIONS
+from storage import arrays, open_store, urls
+from storage.errors import NotFinite, StoreError, StoreMismatch
+from storage.layout import CONTRIBUTIONS, MODEL, model_arrays
 from storage.metadata import parse, require_same
-from storage.store import find_metadata
+from storage.store import create_store, find_metadata
 from tests.storage import stores
 
 
@@ -139,6 +140,45 @@ def test_validate_holds_bad_images_and_ledger_together(tmp_path):
     assert store.validate() == [
         "shard 1 (images 4-7): ln_std has values for images that the ledger calls bad"
     ]
+
+
+def test_no_number_that_is_not_finite_is_written(tmp_path):
+    store = stores.new_store(str(tmp_path / "s"))
+    bad, facts = {5: "empty file"}, {"bad": {"empty file": 1}}
+    rows = stores.ledger_rows(store, 1, bad)
+    numbers = [n for n, spec in store.arrays.items() if spec.dtype != "str"]
+    for name, value in zip(numbers, cycle([np.nan, np.inf, -np.inf]), strict=False):
+        values = stores.values(store, 1)
+        values[name].reshape(4, -1)[2, -1] = value
+        with pytest.raises(NotFinite, match=rf"{name}: NaN .* in 1 of 4 rows, the first is 6"):
+            store.write_shard(1, values, rows, facts)
+    assert store.done_shards() == set()
+    values = stores.values(store, 1)
+    for name in numbers:  # a bad image's NaN may be any NaN, and comes back as the fill value
+        values[name][1] = -np.float32(np.nan)
+    store.write_shard(1, values, rows, facts)
+    assert store.done_shards() == {1}
+
+
+def test_nor_in_model_maps_and_datasets(tmp_path):
+    meta = stores.metadata()
+    maps = {s.name: np.ones(s.shape) for s in model_arrays(meta)}
+    maps["mlp_map"][2, 1] = 1e39  # infinite in float32
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(NotFinite, match=r"mlp_map: NaN .* in 1 of 6 rows, the first is 2"),
+    ):
+        create_store(str(tmp_path / "s"), meta, maps)
+    data = xr.Dataset({"mean": ("k", np.array([1.0, np.nan])), "n": ((), 3)})
+    with pytest.raises(NotFinite, match="mean of .*d.zarr: NaN"):
+        arrays.write_dataset(str(tmp_path / "d.zarr"), data)
+    assert not (tmp_path / "d.zarr").exists()
+
+
+def test_validate_names_maps_that_are_not_finite(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    urls.open_group(str(tmp_path / "s" / MODEL), mode="r+")["bias"][3] = np.inf
+    assert store.validate() == ["model.zarr: bias has no values for rows [3] (1 in all)"]
 
 
 def test_a_ledger_part_of_no_shard_and_a_short_image_table(tmp_path):

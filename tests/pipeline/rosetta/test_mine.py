@@ -13,7 +13,7 @@ from pipeline.rosetta.mine import Miner
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures, unit_maps
 from pipeline.rosetta.pictures import load_pictures
 from pipeline.rosetta.plan import Item
-from storage.errors import FacetError
+from storage.errors import NotFinite
 from storage.images import write_images
 from storage.ledger import read_part
 from storage.rosetta import create_correlations, done_spans, open_correlations, pair_of, tiles
@@ -219,8 +219,11 @@ def test_a_latent_of_the_wrong_size_is_refused():
 
 
 def test_values_that_are_not_finite_are_refused(listed):
-    model = toy("broken")
+    with pytest.raises(ModelError, match=r"hold NaN.*: conv2.weight \(216 of 216\)"):
+        toy("broken")
+    model = toy("plain")
+    model.module.conv2.weight.data[:] = 3e38  # finite, and what it gives is not
     (tile,) = tiles(model.card, model.card)
     batch = load_pictures(listed, 0, 2, (model.preprocess.resize,))
-    with pytest.raises(FacetError, match="layer act3 gives values that are not finite"):
+    with pytest.raises(NotFinite, match="layer act3 is the first of those read that holds NaN"):
         Miner(listed, {model.card.slug: model}, "cpu", 1).mine(Item(0, (tile,)), [batch])
