@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,7 +75,12 @@ def object_store(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
     options = {"use_listings_cache": False, **options}
     if scheme in S3:
         options["config_kwargs"] = _s3_config()
-    fs, path = fsspec.core.url_to_fs(url, **options)
+    if "::" in url.partition("://")[0]:
+        fs, path = fsspec.core.url_to_fs(url, **options)
+    else:  # not by the call above, which takes "::" in a name for a chain of file systems
+        kind = fsspec.get_filesystem_class(scheme)
+        fs = kind(**{**kind._get_kwargs_from_urls(url), **options})
+        path = fs._strip_protocol(url)
     if scheme in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs, path
@@ -132,6 +137,11 @@ def naming(url: str, done: str, *, missing: bool = False) -> Iterator[None]:
         ) from error
 
 
+def is_pattern(path: str) -> bool:
+    """Whether fsspec, asked to remove a path, would remove all that it matches."""
+    return any(c in path for c in "*?[")
+
+
 class ObjectStore(FsspecStore):
     """zarr's store over fsspec, whose errors name the object.
 
@@ -173,13 +183,20 @@ class ObjectStore(FsspecStore):
         with naming(self._url(key), "written", missing=True):
             await super().set(key, value, byte_range)
 
+    # fsspec takes names that are to be removed for patterns; files it removes as they are named.
     async def delete(self, key: str) -> None:
-        with naming(self._url(key), "removed"):
-            await super().delete(key)
+        self._check_writable()
+        with naming(self._url(key), "removed"), suppress(FileNotFoundError):
+            await self.fs._rm_file(f"{self.path}/{key}")
 
     async def delete_dir(self, prefix: str) -> None:
         with naming(self._url(prefix), "removed"):
-            await super().delete_dir(prefix)
+            if not is_pattern(self.path):
+                await super().delete_dir(prefix)
+                return
+            self._check_writable()
+            for path in await self.fs._find(f"{self.path}/{prefix}".rstrip("/")):
+                await self.fs._rm_file(path)
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         with naming(self._url(prefix), "listed"):

@@ -19,7 +19,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
 from .errors import StoreError
-from .objects import ObjectStore, naming, object_store, refuse_credentials
+from .objects import ObjectStore, is_pattern, naming, object_store, refuse_credentials
 
 
 def is_local(url: str) -> bool:
@@ -149,7 +149,11 @@ def remove(url: str) -> None:
     """Remove whatever is under a URL; nothing there is fine."""
     fs, path = filesystem(url)
     with naming(url, "removed"), contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+        if is_local(url) or not is_pattern(path):
+            fs.rm(path, recursive=True)
+            return
+        for name in fs.find(path):
+            fs.rm_file(name)
 
 
 def sweep_partial(url: str) -> int:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import s3fs
 import xarray as xr
+import zarr
 from moto.s3.models import s3_backends
 
 from storage import arrays, ledger, open_store, urls
 from storage.errors import StoreError, StoreMismatch
-from storage.layout import CONTRIBUTIONS, contribution_arrays
+from storage.layout import CONTRIBUTIONS, LEDGER, contribution_arrays
 from storage.objects import S3FS_ATTEMPTS, ObjectError, ObjectStore
 from storage.results import latest_result, save_result
 from storage.store import create_store, find_metadata
@@ -74,6 +75,21 @@ def test_a_store_on_s3_is_the_store_on_a_disk(place, tmp_path):
     result = save_result(far.url, "j", {"a": 1}, {}, arrays={"x": xr.Dataset({"y": ("z", [1.0])})})
     assert latest_result(far.url, "j").config == result.config
     assert float(latest_result(far.url, "j").arrays("x")["y"][0]) == 1
+
+
+def test_a_name_with_wildcards_is_only_a_name(place):
+    odd, other = (stores.fill(stores.new_store(f"{place}/{n}")) for n in ("s[1]::*?", "s1::xx"))
+    assert odd.validate() == []
+    group = zarr.open_group(ObjectStore.at(odd.url, read_only=False), mode="a")
+    group.create_array("x", shape=(4,), chunks=(1,), dtype="f4", fill_value=0)[:] = 1
+    group["x"][0] = 0  # a chunk of nothing but the fill value is removed
+    group.create_array("x", shape=(4,), dtype="f4", overwrite=True)
+    urls.remove(urls.join(odd.url, LEDGER, "part-00000000.parquet"))
+    assert odd.done_shards() == {1, 2}
+    urls.remove(odd.url)
+    assert urls.list_names(odd.url) == []
+    assert other.validate() == []
+    assert other.done_shards() == {0, 1, 2}
 
 
 def test_plain_xarray_reads_it_over_s3(place, proxy):
