@@ -106,19 +106,66 @@ def kind_of(url: str) -> str | None:
     return with_retries(ask, url)
 
 
-def glob(pattern: str) -> list[str]:
-    """URLs that match, sorted by code point, so that the order is every machine's."""
-    if is_local(pattern):
-        return sorted(local_glob.glob(pattern, recursive=True))
-    fs, path = filesystem(pattern)
-    return sorted(fs.unstrip_protocol(p) for p in with_retries(lambda: fs.glob(path), pattern))
+def has_wildcard(name: str) -> bool:
+    """Whether a name is a pattern, where it does not exist as it stands."""
+    return any(c in name for c in GLOB_CHARACTERS)
 
 
-def glob_root(pattern: str) -> str:
-    """The leading folders of a pattern that hold no wildcard."""
-    parts = pattern.split("/")
-    first = next(i for i, part in enumerate(parts) if any(c in part for c in GLOB_CHARACTERS))
-    return "/".join(parts[:first]) or "/"
+def holds_files(url: str) -> bool:
+    """Whether objects lie below a name that is an object itself."""
+    if is_local(url):
+        return False
+    fs, path = filesystem(url)
+    return bool(with_retries(lambda: fs.isdir(path), url))
+
+
+def standing(source: str) -> int:
+    """How many characters of a source, up to a slash or its end, are a name that exists as it is.
+
+    Only names with wildcards or braces in them are looked up.
+    """
+    length, bucket = 0, 0 if is_local(source) else 3
+    for i, part in enumerate(source.split("/")):
+        stop = length + len(part)
+        if has_wildcard(part) or "{" in part or "}" in part:
+            if i < bucket:
+                return 0
+            kind = _kind_or_none(absolute(source[:stop]))
+            if kind is None or (kind == "file" and stop < len(source)):
+                return length
+        length = min(stop + 1, len(source))
+    return length
+
+
+def _kind_or_none(url: str) -> str | None:
+    # Who may not list a bucket is refused, where there is no such object.
+    try:
+        return kind_of(url)
+    except SourceUnavailable:
+        return None
+
+
+def glob(head: str, pattern: str) -> dict[str, bool]:
+    """URLs below a folder that match, and whether each is a folder.
+
+    Wildcards in ``head`` are characters of the folder's name.
+    """
+    whole = inside(local_glob.escape(head), pattern)
+    if is_local(whole):
+        return {name: os.path.isdir(name) for name in local_glob.glob(whole, recursive=True)}
+    fs, path = filesystem(whole)
+    matches = with_retries(lambda: fs.glob(path, detail=True), whole)
+    return {fs.unstrip_protocol(p): info["type"] == "directory" for p, info in matches.items()}
+
+
+def inside(folder: str, path: str) -> str:
+    """``path`` below a folder; an object's path may begin with a slash of its own."""
+    return f"{'' if folder == '/' else folder}/{path}"
+
+
+def below(folder: str, url: str) -> str:
+    """The path of ``url`` below a folder that it lies in: what ``inside`` joined."""
+    return url[len(inside(folder, "")) :]
 
 
 def read_whole(url: str) -> bytes:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from .errors import SourceError
-from .files import filesystem, is_local, with_retries
+from .files import below, filesystem, inside, is_local, with_retries
 from .rows import ListingReport, Piece, clean, image_table, is_hidden, is_image_name
 
 Found = tuple[str, int | None]  # path relative to the piece's root, bytes if known
@@ -31,22 +32,18 @@ def folder_pieces(root: str) -> list[Piece]:
         folders = [e.name for e in entries if not is_hidden(e.name) and _is_folder(e)]
         empty = not entries
     else:
-        fs, path = filesystem(root)
-        found = with_retries(lambda: fs.ls(path, detail=True), root)
-        inside = [e for e in found if e["name"].rstrip("/") != path.rstrip("/")]
-        names = [
-            e["name"].rstrip("/").rsplit("/", 1)[-1] for e in inside if e["type"] == "directory"
-        ]
-        folders, empty = sorted(n for n in names if not is_hidden(n)), not inside
+        found = list(_ls_remote(root))
+        names = {name for name, info in found if info["type"] == "directory"}
+        folders, empty = sorted(n for n in names if not is_hidden(n)), not found
     if empty:
         raise SourceError(f"{root} is an empty folder: there is no image to list.")
     own = Piece("folder", root, "", root)
-    return [own] + [Piece("folder", f"{root}/{name}", f"{name}/", root) for name in folders]
+    return [own] + [Piece("folder", inside(root, name), f"{name}/", root) for name in folders]
 
 
 def file_pieces(urls: list[str], root: str) -> list[Piece]:
     """Image files named one by one, keyed by their paths below ``root``."""
-    names = [url.removeprefix(root).lstrip("/") for url in urls]
+    names = [below(root, url) for url in urls]
     runs = [names[i : i + NAMES_PER_PIECE] for i in range(0, len(names), NAMES_PER_PIECE)]
     return [Piece("folder", root, f"{root}/{i}", root, tuple(r)) for i, r in enumerate(runs)]
 
@@ -62,26 +59,29 @@ def list_folder(piece: Piece) -> tuple[pa.Table, ListingReport]:
         above = frozenset([os.path.realpath(piece.root)]) if deep else frozenset()
         found = _walk_local(piece.url, piece.root, deep, above, report)
     else:
-        found = _walk_remote(piece, deep)
+        found = _walk_remote(piece) if deep else _files_remote(piece, report)
     rows = []
     for path, size in found:
+        uri = inside(piece.root, path)
         if not _encodable(path):
             report.add("file name is not UTF-8", path)
         elif is_hidden(path):
             report.add("hidden file or folder", path)
+        elif path.endswith("/") or not path:
+            report.add("object whose name ends in /, as those that stand for folders", uri)
         elif path.lower().endswith((".tar", ".parquet")):
             report.add("tar or Parquet file in a folder (name such files, as in DIR/*.tar)", path)
         elif not is_image_name(path):
             report.add("not an image file", path)
         else:
-            label = path.split("/")[0] if "/" in path else None
+            label = path.split("/")[0] if "/" in path else ""
             rows.append(
                 {
                     "key": path,
-                    "uri": f"{piece.root.rstrip('/')}/{path}",
+                    "uri": uri,
                     "offset": None,
                     "length": size,
-                    "label": label,
+                    "label": label or None,  # object stores have folders without a name
                     "caption": None,
                 }
             )
@@ -119,16 +119,38 @@ def _walk_local(
             report.add("not a regular file", clean(path))
 
 
-def _walk_remote(piece: Piece, deep: bool) -> Iterator[Found]:
-    fs, path = filesystem(piece.url)
+def _ls_remote(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What lies directly below a prefix; the same name may be an object and a folder."""
+    fs, path = filesystem(root)
     fs.invalidate_cache()  # a Ray worker may have listed it before
-    depth = None if deep else 1
-    found = with_retries(lambda: fs.find(path, maxdepth=depth, detail=True), piece.url)
-    _, root = filesystem(piece.root)
+    for info in with_retries(lambda: fs.ls(path, detail=True), root):
+        name = below(path.rstrip("/"), info["name"])
+        yield name.rstrip("/") if info["type"] == "directory" else name, info
+
+
+def _files_remote(piece: Piece, report: ListingReport) -> Iterator[Found]:
+    """Objects directly below the root."""
+    for name, info in sorted(_ls_remote(piece.url), key=lambda found: found[0]):
+        if info["type"] == "file":
+            yield name, info["size"]
+        elif is_hidden(name):
+            report.add("hidden file or folder", name)
+
+
+def _walk_remote(piece: Piece) -> Iterator[Found]:
+    """Objects below a folder, however deep."""
+    fs, root = filesystem(piece.root)
+    fs.invalidate_cache()
+    root, name = root.rstrip("/"), below(piece.root, piece.url)
+    if name:
+        found = with_retries(lambda: fs.find(inside(root, name), detail=True), piece.url)
+    else:  # a folder without a name, which no path but only a prefix can say
+        found = with_retries(lambda: fs.find(root, prefix="/", detail=True), piece.url)
+    start = inside(root, f"{name}/")
     files = {
-        name[len(root.rstrip("/")) :].lstrip("/"): info["size"]
-        for name, info in found.items()
-        if info["type"] == "file" and not name.endswith("/")
+        below(root, path): info["size"]
+        for path, info in found.items()
+        if info["type"] == "file" and path.startswith(start)
     }
     yield from sorted(files.items(), key=lambda item: item[0].split("/"))
 

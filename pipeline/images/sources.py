@@ -8,13 +8,12 @@
 ``microworld:n=2000,seed=7``        the embedded world
 ==================================  ===================================================
 
-Order is by URL, code point by code point, whatever the machine. A path that exists is
-taken as it stands, even if it holds wildcards or braces.
+Order is by URL, code point by code point, whatever the machine. A path that exists, and a
+folder on the way to it, is taken as it stands, even if it holds wildcards or braces.
 """
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,13 +22,16 @@ from braceexpand import braceexpand
 
 from .errors import SourceError
 from .files import (
-    GLOB_CHARACTERS,
     absolute,
+    below,
     filesystem,
     glob,
-    glob_root,
+    has_wildcard,
+    holds_files,
+    inside,
     is_local,
     kind_of,
+    standing,
     with_retries,
 )
 from .folders import file_pieces, folder_pieces, list_folder
@@ -61,8 +63,8 @@ def pieces(source: str) -> list[Piece]:
         raise SourceError("The image source is empty: name a folder, tars, Parquet files or URLs.")
     found: dict[str, list[str]] = defaultdict(list)
     roots: dict[str, str] = {}
-    for url, root in _expand(source).items():
-        found[_kind(url)].append(url)
+    for url, (root, is_folder) in _expand(source).items():
+        found["folder" if is_folder else _kind(url)].append(url)
         roots[url] = root
     _refuse(source, found)
     if "tar" in found:
@@ -79,8 +81,7 @@ def pieces(source: str) -> list[Piece]:
         if roots[url] == url:
             result += folder_pieces(url)
         else:  # matched by a wildcard: its own name is part of the keys, and of the labels
-            below = url.removeprefix(roots[url]).strip("/")
-            result.append(Piece("folder", url, f"{below}/", roots[url]))
+            result.append(Piece("folder", url, f"{below(roots[url], url)}/", roots[url]))
     return result
 
 
@@ -89,55 +90,66 @@ def list_piece(piece: Piece) -> tuple[pa.Table, ListingReport]:
     return with_retries(lambda: LISTERS[piece.kind](piece), piece.url)
 
 
-def _expand(source: str) -> dict[str, str]:
-    """Every URL that the source names, sorted, with the root that its keys are relative to."""
-    whole = absolute(source)
-    if is_local(whole) and kind_of(whole):
-        return {whole: _root(whole)}
-    if not is_local(whole):
-        filesystem(whole)[0].invalidate_cache()  # what an earlier listing saw may be gone
-    try:
-        names = sorted({absolute(name) for name in braceexpand(source)})
-    except ValueError as error:
-        raise SourceError(f"{source}: unbalanced braces ({error}).") from error
-    result: dict[str, str] = {}
-    plain = [n for n in names if not any(c in n for c in GLOB_CHARACTERS)]
+def _expand(source: str) -> dict[str, tuple[str, bool]]:
+    """Every URL that the source names, sorted: the root of its keys, and whether it is a folder."""
+    if not is_local(absolute(source)):
+        filesystem(source)[0].invalidate_cache()  # what an earlier listing saw may be gone
+    plain, patterns = _names(source.removeprefix("file://"))
+    result: dict[str, tuple[str, bool]] = {}
     with ThreadPoolExecutor(32) as pool:
         kinds = dict(zip(plain, pool.map(kind_of, plain), strict=True))
     missing = [name for name, kind in kinds.items() if kind is None]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise SourceError(
-            f"{source}: {len(missing)} of {len(names)} paths do not exist: {shown}. "
-            "Check the spelling, or leave them out."
+            f"{source}: {len(missing)} of {len(plain) + len(patterns)} paths do not exist: "
+            f"{shown}. Check the spelling, or leave them out."
         )
-    for name in names:
-        matches = [name] if name in kinds else glob(name)
+    for name, kind in kinds.items():
+        # A prefix of objects may be the name of an object, too.
+        is_folder = kind == "directory" or (_kind(name) == "other" and holds_files(name))
+        result[name] = (name if is_folder else name.rpartition("/")[0] or "/", is_folder)
+    for folder, pattern in patterns:
+        matches = glob(folder, pattern)
         if not matches:
-            raise SourceError(f"{source}: nothing matches {name}.")
-        for url in matches:
-            result[url] = _root(url) if name in kinds else glob_root(name)
+            raise SourceError(f"{source}: nothing matches {inside(folder, pattern)}.")
+        parts = pattern.split("/")
+        first = next(i for i, part in enumerate(parts) if has_wildcard(part))
+        root = inside(folder, "/".join(parts[:first])) if first else folder
+        result |= {url: (root, is_folder) for url, is_folder in matches.items()}
     return dict(sorted(result.items()))
 
 
-def _root(url: str) -> str:
-    return url if _kind(url) == "folder" else url.rpartition("/")[0] or "/"
+def _names(source: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """URLs, and patterns below folders: braces expanded, but not those of names that exist."""
+    stands = standing(source)
+    rest = source[stands:]
+    try:
+        expanded = list(braceexpand(rest)) if rest else [""]
+    except ValueError as error:
+        raise SourceError(f"{source}: unbalanced braces ({error}).") from error
+    plain, patterns = [], []
+    for end in expanded:
+        name = source[:stands] + end
+        cut = stands if end == rest else standing(name)
+        if not has_wildcard(name[cut:]):
+            plain.append(absolute(name))
+        elif cut or is_local(name):
+            patterns.append((absolute(name[:cut] or "."), name[cut:].rstrip("/")))
+        else:  # a wildcard in the bucket
+            scheme, _, path = name.partition("://")
+            patterns.append((f"{scheme}:/", path.rstrip("/")))
+    return sorted(set(plain)), patterns
 
 
 def _kind(url: str) -> str:
+    """What the name of a file says that it is."""
     lower = url.lower()
     if lower.endswith(".tar"):
-        kind = "tar"
-    elif lower.endswith((".parquet", ".pq")):
-        kind = "parquet"
-    elif is_image_name(lower):
-        kind = "image"
-    else:
-        kind = "other"
-    if is_local(url):
-        return "folder" if os.path.isdir(url) else kind
-    # Asking an object store about each of 40,000 tars would take minutes.
-    return "folder" if kind == "other" and kind_of(url) == "directory" else kind
+        return "tar"
+    if lower.endswith((".parquet", ".pq")):
+        return "parquet"
+    return "image" if is_image_name(lower) else "other"
 
 
 def _refuse(source: str, found: dict[str, list[str]]) -> None:

@@ -15,6 +15,7 @@ from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.load import load_rows
+from pipeline.images.rows import ListingReport
 from storage.errors import FacetError
 from tests import s3_kit
 from tests.pipeline.images_kit import png, write_tar
@@ -71,6 +72,50 @@ def test_folders_on_s3(s3: str) -> None:
     gone = table.slice(0, 1).set_column(2, "uri", pa.array(["s3://bucket/train/gone.png"]))
     (error,) = load_rows(gone, transform, (4, 4)).error
     assert "does not exist" in str(error)
+
+
+ODD = ["x[1].png", "{a,b}.png", "a*b?.png", "a::b.png", "50%#.png", "s//two.png", "s/one.png",
+       "/lead.png", "s"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def odd(s3: str) -> str:
+    """Objects whose names are odd, each its own picture."""
+    client = boto3.client("s3")
+    for i, name in enumerate(ODD):
+        client.put_object(Bucket="bucket", Key=f"odd/{name}", Body=png(i))
+    for name, body in [("t/", b""), ("d.png/", png(0)), (".hid/z.png", png(0)), ("n.txt", b"")]:
+        client.put_object(Bucket="bucket", Key=f"odd/{name}", Body=body)
+    return f"{s3}/odd"
+
+
+def test_every_object_below_a_prefix_is_listed_or_named(odd: str) -> None:
+    report = ListingReport()
+    table = pa.concat_tables(list_images(odd, report=report))
+    assert sorted(table["key"].to_pylist()) == sorted(set(ODD) - {"s"})
+    for row in table.to_pylist():
+        assert read_bytes(row) == png(ODD.index(row["key"]))
+        assert row["label"] == ("s" if row["key"].startswith("s/") else None)
+    assert report.counts == {
+        "object whose name ends in /, as those that stand for folders": 2,
+        "hidden file or folder": 1,
+        "not an image file": 2,
+    }
+    report = ListingReport()
+    table = pa.concat_tables(list_images(f"{odd}/s", report=report))  # an object and a folder
+    assert table["key"].to_pylist() == ["one.png", "/two.png"]
+    assert [read_bytes(row) for row in table.to_pylist()] == [png(6), png(5)]
+
+
+@pytest.mark.parametrize("name", ["x[1].png", "{a,b}.png", "a*b?.png", "a::b.png", "s//two.png"])
+def test_an_object_is_taken_as_it_is_named(odd: str, name: str) -> None:
+    (row,) = pa.concat_tables(list_images(f"{odd}/{name}")).to_pylist()
+    assert (row["uri"], read_bytes(row)) == (f"{odd}/{name}", png(ODD.index(name)))
+
+
+def test_braces_around_names_with_wildcards(odd: str) -> None:
+    table = pa.concat_tables(list_images(odd + "/{x[1],5?%#,s/*}.png"))
+    assert table["uri"].to_pylist() == [f"{odd}/{n}" for n in ("50%#.png", "x[1].png", "s/one.png")]
 
 
 def test_what_is_missing_on_s3_is_refused(s3: str) -> None:

@@ -69,6 +69,27 @@ def test_globs_braces_and_single_files(tmp_path: Path) -> None:
     assert listed(f"{tmp_path}/0000[12].tar")["key"].to_pylist() == ["00001/1", "00002/2"]
 
 
+def test_folders_on_the_way_are_taken_as_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["d [2020]/{a,b}/x[1].png", "d [2020]/{a,b}/y.png", "d 2/a/z.png", "d 2/b/z.png"]
+    fill(tmp_path, names)
+    write_tar(tmp_path / "d [2020]" / "t{1..2}.tar", [("a.png", png(0))])
+    for source, keys in {
+        "d [2020]/*/*.png": ["{a,b}/x[1].png", "{a,b}/y.png"],
+        "d [2020]/{a,b}/*.png": ["x[1].png", "y.png"],
+        "d [2020]/{a,b}/{x[1],y}.png": ["x[1].png", "y.png"],
+        "d [2020]/{a,b}": ["x[1].png", "y.png"],
+        "d [2]/{a,b}/*.png": ["d 2/a/z.png", "d 2/b/z.png"],
+        "d [2020]/t{1..2}.tar": ["t{1..2}/a"],
+    }.items():
+        for name in (source, f"{tmp_path}/{source}", f"file://{tmp_path}/{source}"):
+            monkeypatch.chdir(tmp_path)
+            assert listed(name)["key"].to_pylist() == keys, name
+    monkeypatch.chdir(tmp_path / "d [2020]")
+    assert listed("{a,b}/y*")["key"].to_pylist() == ["y.png"]
+
+
 def test_links(tmp_path: Path) -> None:
     root = fill(tmp_path / "root", ["a/x.png"])
     fill(tmp_path / "elsewhere", ["far.png"])
