@@ -197,10 +197,11 @@ def load_classes(source: str | Path) -> Classes:
     rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
     labels = [row[0].strip() for row in rows]
     names = tuple(" ".join(row[-1].split()) for row in rows)
-    if not rows or len(set(labels)) < len(labels) or not all(names) or not all(labels):
+    whole = all(names) and all(labels) and all(len(row) <= 2 for row in rows)
+    if not rows or len(set(labels)) < len(labels) or not whole:
         raise PoolError(
-            f"{name} is empty, gives a label twice, or a label without a name: write one class a "
-            "line, or label<TAB>name"
+            f"{name} is empty, gives a label twice, a label without a name, or more than these: "
+            "write one class a line, or label<TAB>name"
         )
     return Classes(names, _templated(names), {label: i for i, label in enumerate(labels)})
 

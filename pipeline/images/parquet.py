@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
 from typing import IO, Any
 
 import pyarrow as pa
@@ -69,13 +70,18 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
     ]
     result = pa.table(fixed, schema=FIXED)
     for name, values in columns.items():
-        name = clean(f"meta_{name}" if name in RESERVED else name)
+        name = clean(name)
+        while name in RESERVED or name in result.column_names:
+            name = f"meta_{name}"
         result = result.append_column(name, values)
     return result, report
 
 
 def _columns(url: str, schema: pa.Schema, report: ListingReport) -> tuple[str, list[str]]:
     """The image column and the columns to keep."""
+    twice = sorted(name for name, n in Counter(schema.names).items() if n > 1)
+    if twice:
+        raise SourceError(f"{url} has several columns called {twice[0]!r}: give each its own name.")
     image = _image_column(url, schema)
     kept = []
     for column in schema:

@@ -243,6 +243,8 @@ def _row(
             if value is None or as_text(value) == same:
                 continue
             name = f"meta_{name}"
+        while name in metadata:
+            name = f"meta_{name}"
         metadata[name] = value
     return row, metadata
 

@@ -151,6 +151,17 @@ def test_pieces_may_differ_in_columns(tmp_path: Path) -> None:
     assert table["b"].to_pylist() == [None, 2.5]
 
 
+def test_columns_of_the_same_name(tmp_path: Path) -> None:
+    columns = {"image": [png(0)], "length": [1], "meta_length": [2]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (row,) = listed(tmp_path / "p.parquet").to_pylist()
+    assert (row["meta_length"], row["meta_meta_length"]) == (1, 2)
+    table = pa.Table.from_arrays([pa.array([png(0)]), pa.array([1]), pa.array([2])], ["jpg", *"aa"])
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(SourceError, match="p.parquet has several columns called 'a'"):
+        listed(tmp_path / "p.parquet")
+
+
 def test_files_without_images_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1], "image": [3]}), tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("hello " * 50)

@@ -137,9 +137,10 @@ def test_classes_from_a_file(tmp_path: Path) -> None:
     assert classes.names == ("airplane", "automobile")
     assert classes.truth(["1", "airplane"]).tolist() == [1, 0]
     assert len(classes.prompts[0]) == len(open_clip.OPENAI_IMAGENET_TEMPLATES)
-    file.write_text("a\na\n")
-    with pytest.raises(PoolError, match="label twice"):
-        load_classes(file)
+    for text in ("a\na\n", "\ta\n", "a\t\n", "0\ta\tb\n", "\ufeff"):
+        file.write_text(text)
+        with pytest.raises(PoolError, match="label twice, a label without a name, or more"):
+            load_classes(file)
     with pytest.raises(PoolError, match="did you mean 'imagenet'"):
         load_classes("imagnet")
     with pytest.raises(PoolError, match="did you mean 'colour'"):
