@@ -54,7 +54,8 @@ def load_model(
 ) -> VisionModel:
     """Build the model that `spec` means and load its weights.
 
-    LayerScale, where a model has it, is folded into the projections before it, which is exact.
+    LayerScale, where a model has it, is folded into the projections before it, and LayerNorms
+    without weights or biases are given ones and zeros, which is exact.
 
     Raises
     ------
@@ -71,6 +72,7 @@ def load_model(
     digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     _fold_layer_scale(module.visual.transformer.resblocks)
+    _fill_norms(module.visual)
     module.visual.output_tokens = False  # encode_image must give the embedding alone
     return VisionModel(
         **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
@@ -102,7 +104,13 @@ def _build(architecture: Architecture, seed: int) -> Any:
     family = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return family(**config)
+        try:
+            return family(**config)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            raise ModelError(
+                f"open_clip {open_clip.__version__} cannot build model {architecture.name} from "
+                f"its configuration: {_brief(error)}"
+            ) from error
 
 
 def _load(module: nn.Module, architecture: Architecture) -> None:
@@ -150,3 +158,14 @@ def _fold_layer_scale(blocks: Any) -> None:
                     projection.weight.mul_(scale.gamma[:, None])
                     projection.bias.mul_(scale.gamma)
                 setattr(block, name, nn.Identity())
+
+
+def _fill_norms(visual: Any) -> None:
+    """A LayerNorm that was built without weight or bias multiplies by 1 and adds 0."""
+    for norm in visual.modules():
+        if isinstance(norm, nn.LayerNorm):
+            like = visual.proj.new_ones(norm.normalized_shape)
+            if norm.weight is None:
+                norm.weight = nn.Parameter(like)
+            if norm.bias is None:
+                norm.bias = nn.Parameter(torch.zeros_like(like))

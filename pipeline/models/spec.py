@@ -184,6 +184,8 @@ def _faults(config: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     if custom:
         faults.append(f"its blocks are custom ({', '.join(custom)})")
+    if config.get("quick_gelu") and (vision.get("act_kwargs") or text.get("act_kwargs")):
+        faults.append("it runs QuickGELU, which takes no act_kwargs")
     if text.get("hf_model_name"):
         faults.append(f"its text tower is Hugging Face's {text['hf_model_name']}")
     elif not faults and _activation(config, "vision_cfg") != _activation(config, "text_cfg"):

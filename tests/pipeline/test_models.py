@@ -13,6 +13,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 from safetensors.torch import save_file
 
+from pipeline.decompose import Decomposer
 from pipeline.models import (
     ModelSpec,
     Preprocess,
@@ -22,6 +23,10 @@ from pipeline.models import (
     model_maps,
     supported_models,
 )
+from pipeline.models.loading import digest_of
+from pipeline.models.spec import ModelError
+from pipeline.second_order import NeuronPass
+from pipeline.second_order_maps import second_order_maps
 
 CONFIG = {
     "embed_dim": 12,
@@ -243,6 +248,41 @@ def test_layer_scale_is_folded_exactly(tmp_path):
         got = model.module.encode_image(images)
     torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
     assert not any("ls_" in name for name in model.visual.state_dict())
+
+
+@pytest.mark.parametrize("norm", [{"bias": False}, {"elementwise_affine": False, "eps": 1e-3}])
+def test_layer_norms_without_weights_or_biases_are_taken_apart(tmp_path, norm):
+    path = write_config(tmp_path, {"norm_kwargs": norm}, {"norm_kwargs": norm})
+    plain = open_clip.CLIP(**json.loads(Path(path).read_text())).eval()
+    with torch.no_grad():
+        for name, value in plain.named_parameters():
+            value.add_(torch.randn_like(value) * 0.1 * ("logit" not in name))
+    save_file(plain.state_dict(), tmp_path / "w.safetensors")
+    model = load_model(ModelSpec(path, str(tmp_path / "w.safetensors")), dtype=torch.float64)
+    assert model.weights_digest == digest_of(plain.state_dict())
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    parts = Decomposer(model, ("heads", "mlps", "tokens"), (0, 1))(images)
+    with torch.inference_mode():
+        wanted = plain.double().encode_image(images)
+    torch.testing.assert_close(parts.embedding_be, wanted, rtol=1e-10, atol=1e-10)
+    assert float(parts.residual_b.max()) < 1e-12
+    found = NeuronPass(model, (0,), ("coefficients", "totals"))(images)
+    total = second_order_maps(model, 0, torch.float64).total(found.coefficients[0])
+    torch.testing.assert_close(total / found.ln_std_b[:, None], found.totals[0])
+
+
+@pytest.mark.parametrize(
+    ("vision", "top", "words"),
+    [
+        ({"act_kwargs": {"approximate": "tanh"}}, {"quick_gelu": True}, "takes no act_kwargs"),
+        ({"norm_kwargs": {"epsilon": 1}}, {}, "open_clip .* cannot build .*'epsilon'"),
+        ({"act_kwargs": {"inplace": True}}, {}, "open_clip .* cannot build .*'inplace'"),
+        ({"norm_kwargs": {"dtype": "float64"}}, {}, "open_clip .* cannot build "),
+    ],
+)
+def test_what_open_clip_cannot_build_is_refused_with_the_reason(tmp_path, vision, top, words):
+    with pytest.raises(ModelError, match=words):
+        load_model(ModelSpec(write_config(tmp_path, vision, **top), "none"))
 
 
 def test_maps_are_the_matrices_of_the_equations(tmp_path):
