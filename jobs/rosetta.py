@@ -27,7 +27,7 @@ from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import FIXED, ListingReport
 from pipeline.provenance import revision, versions
 from pipeline.rosetta import matching, plan, run
-from pipeline.rosetta.models import UnitModel, load_units
+from pipeline.rosetta.models import UnitModel, left_out_words, load_units
 from storage import urls
 from storage.errors import FacetError, command
 from storage.images import ListDigest, write_images
@@ -109,7 +109,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     wanted = plan.wanted_tiles(cards.values(), hub)
     workers, hold = choose(config, setup, models)
     work = plan.items(run.left_over(url, wanted), setup, cards, hold)
-    show_plan(url, setup, cards, wanted, work, workers, run.need_bytes(models, workers, hold))
+    show_plan(url, setup, models, wanted, work, workers, run.need_bytes(models, workers, hold))
     total = sum(stop - start for item in work for start, stop in [setup.rows(item.shard)])
     with progress_bar("images", total) as move:
         bad = run.mine(
@@ -119,9 +119,9 @@ def main(config: RosettaConfig) -> RosettaRun:
     with progress_bar("correlations: tiles", len(wanted)) as move:
         run.correlate(url, cards, wanted, move)
     found = match(url, cards, hub, config.neighbours)
-    result = save(config, url, setup, hub, found)
+    result = save(config, url, setup, models, hub, found)
     outcome = RosettaRun(result, *found)
-    show_summary(outcome, cards, hub, setup, report, bad, time.monotonic() - started)
+    show_summary(outcome, models, hub, setup, report, bad, time.monotonic() - started)
     show_next(command("show", "rosetta", store=url))
     return outcome
 
@@ -265,13 +265,14 @@ def choose(
 def show_plan(
     url: str,
     setup: Setup,
-    cards: dict[str, Card],
+    models: dict[str, UnitModel],
     wanted: list[Tile],
     work: list[plan.Item],
     workers: Workers,
     need: int,
 ) -> None:
     """Models, bytes and workers, before anything long starts."""
+    cards = {slug: model.card for slug, model in models.items()}
     size = plan.pass_bytes(wanted, cards)
     pairs = {(t.a, t.b) for t in wanted}
     kept = sum(3 * 4 * cards[a].units * cards[b].units for a, b in pairs)
@@ -283,6 +284,11 @@ def show_plan(
                 card.name: f"{card.units:,} units in {len(card.layers)} layers, maps "
                 + ", ".join(f"{h}×{w}" for h, w in card.sizes)
                 for card in cards.values()
+            },
+            **{
+                f"  left out of {model.card.name}": "; ".join(left_out_words(model.left_out))
+                for model in models.values()
+                if model.left_out
             },
             "images": f"{setup.images:,} in {setup.shards:,} shards of {setup.shard_size:,}",
             "pairs": f"{len(pairs):,} in {len(wanted):,} tiles",
@@ -330,11 +336,19 @@ def match(url: str, cards: dict[str, Card], hub: Card, k: int) -> Found:
     return concepts, matches, units
 
 
-def save(config: RosettaConfig, url: str, setup: Setup, hub: Card, found: Found) -> Result:
+def save(
+    config: RosettaConfig,
+    url: str,
+    setup: Setup,
+    models: dict[str, UnitModel],
+    hub: Card,
+    found: Found,
+) -> Result:
     """The three tables, and how they came about."""
     provenance = {
         "images": setup.images,
         "hub": hub.name,
+        "layers_left_out": {m.card.name: m.left_out for m in models.values() if m.left_out},
         "versions": versions(),
         "revision": revision(),
     }
@@ -348,14 +362,14 @@ def save(config: RosettaConfig, url: str, setup: Setup, hub: Card, found: Found)
 
 def show_summary(
     outcome: RosettaRun,
-    cards: dict[str, Card],
+    models: dict[str, UnitModel],
     hub: Card,
     setup: Setup,
     report: ListingReport,
     bad: run.Bad,
     seconds: float,
 ) -> None:
-    """Concepts, units that say nothing, images left out, time, and where it is."""
+    """Concepts, units that say nothing, layers and images left out, time, and where it is."""
     concepts, buddies, units = outcome.concepts, outcome.buddies, outcome.units
     reasons = bad.total()
     lost = units[units["state"] != "alive"].groupby("model")["state"].value_counts()
@@ -366,13 +380,17 @@ def show_summary(
         **{f"  not listed: {reason}": n for reason, n in report.counts.items()},
         "best buddies": f"{len(pairs):,} over all pairs of models, "
         f"{int(pairs['replicates'].sum()):,} of them in both halves, too",
-        "concepts": f"{concepts['concept'].nunique():,} shared by all {len(cards)} models "
-        f"(through {hub.name}), {replicated(concepts, len(cards) - 1):,} of them in both halves",
+        "concepts": f"{concepts['concept'].nunique():,} shared by all {len(models)} models "
+        f"(through {hub.name}), {replicated(concepts, len(models) - 1):,} of them in both halves",
     }
-    for card in cards.values():
+    for model in models.values():
+        card = model.card
         kinds = {k: int(lost.get((card.name, k), 0)) for k in ("dead", "constant")}
-        facts[f"  {card.name}"] = f"{card.units:,} units, " + ", ".join(
-            f"{n:,} {kind}" for kind, n in kinds.items()
+        facts[f"  {card.name}"] = "; ".join(
+            [
+                f"{card.units:,} units, " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()),
+                *left_out_words(model.left_out),
+            ]
         )
     facts |= {"this run": f"{seconds:.0f} s", "kept in": outcome.result.url}
     show_table("done", facts)

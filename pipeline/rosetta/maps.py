@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,8 +80,8 @@ def tokens_of(module: nn.Module) -> Tokens | None:
     return None
 
 
-def reader_of(module: nn.Module, layer: str, output: object, batch: int) -> Reader:
-    """How a layer's output becomes maps.
+def readers_of(module: nn.Module, output: object, batch: int) -> list[Reader]:
+    """How a layer's output may become maps, the likeliest first: a shape alone does not tell.
 
     Raises
     ------
@@ -90,46 +89,37 @@ def reader_of(module: nn.Module, layer: str, output: object, batch: int) -> Read
         If it does not.
     """
     if not isinstance(output, torch.Tensor):
-        raise MapError(f"layer {layer} gives {type(output).__name__}, not one tensor")
+        raise MapError(f"gives {type(output).__name__}, not one tensor")
     shape = tuple(output.shape)
     if shape[:1] != (batch,):
-        raise MapError(f"layer {layer} gives {shape} for {batch} images: parts of images, no maps")
+        raise MapError(f"gives {shape} for {batch} images: parts of images, no maps")
     if output.ndim == 3:
-        return Reader("tokens", _tokens(tokens_of(module), layer, shape))
+        return [Reader("tokens", _tokens(tokens_of(module), shape))]
     if output.ndim != 4:
-        raise MapError(f"layer {layer} gives {shape}: no positions, so no maps")
-    return Reader("last" if _channels_last(module, layer, shape) else "first")
+        raise MapError(f"gives {shape}: no positions, so no maps")
+    _, p, q, r = shape
+    first, last = Reader("first"), Reader("last")
+    return [last, first] if p == q != r else [first, last]
 
 
-def _tokens(declared: Tokens | None, layer: str, shape: tuple[int, ...]) -> Tokens:
+def _tokens(declared: Tokens | None, shape: tuple[int, ...]) -> Tokens:
     count = shape[1]
     if declared is None:
         prefix = next((p for p in (0, 1) if round((count - p) ** 0.5) ** 2 == count - p > 0), None)
         if prefix is None:
             raise MapError(
-                f"layer {layer} gives {count} tokens, which with or without a class token are no "
-                "square, and the model declares no grid: they cannot be laid out as a map"
+                f"gives {count} tokens, which with or without a class token are no square, and "
+                "the model declares no grid: they cannot be laid out as a map"
             )
         side = round((count - prefix) ** 0.5)
         return Tokens((side, side), prefix)
     height, width = declared.grid
     if count != declared.prefix + height * width:
         raise MapError(
-            f"layer {layer} gives {count} tokens (output {shape}), and the model declares "
+            f"gives {count} tokens (output {shape}), and the model declares "
             f"{declared.prefix} + {height} × {width}: they cannot be laid out as a map"
         )
     return declared
-
-
-def _channels_last(module: nn.Module, layer: str, shape: tuple[int, ...]) -> bool:
-    """Whether channels come last: told by the activation's neighbours, else by a square map."""
-    parent = module.get_submodule(layer.rpartition(".")[0])
-    if type(module.get_submodule(layer)).__name__ in ACTIVATIONS:
-        kinds = [type(child) for child in parent.children()]
-        if nn.Linear in kinds and nn.Conv2d not in kinds:
-            return True
-    _, p, q, r = shape
-    return p == q != r
 
 
 def usual_layers(module: nn.Module) -> list[str]:
@@ -160,64 +150,3 @@ def recording(module: nn.Module, readers: dict[str, Reader]) -> Iterator[dict[st
     finally:
         for handle in handles:
             handle.remove()
-
-
-def probe(
-    module: nn.Module, inputs: torch.Tensor, layers: Sequence[str], chosen: bool
-) -> tuple[torch.Tensor, dict[str, Reader], dict[str, tuple[int, int, int]]]:
-    """Run a model once to learn which layers give maps.
-
-    Parameters
-    ----------
-    inputs : tensor
-        A batch of two.
-    layers : sequence of str
-    chosen : bool
-        The user named them: one that gives no maps is an error, else it is left out.
-
-    Returns
-    -------
-    output : tensor
-        The model's own.
-    readers : dict of str to Reader
-    shapes : dict of str to (units, height, width)
-    """
-    seen: dict[str, object] = {}
-    calls: Counter[str] = Counter()
-
-    def hook(name: str) -> object:
-        def note(_module: nn.Module, _inputs: object, output: object) -> None:
-            # The shape is what matters; the values may be changed in place later.
-            seen[name] = output
-            calls[name] += 1
-
-        return note
-
-    handles = [
-        module.get_submodule(name).register_forward_hook(hook(name))  # type: ignore[arg-type]
-        for name in layers
-    ]
-    try:
-        with torch.inference_mode():
-            output = module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    readers: dict[str, Reader] = {}
-    shapes: dict[str, tuple[int, int, int]] = {}
-    for name in layers:
-        try:
-            if calls[name] != 1:
-                raise MapError(
-                    f"layer {name} runs {calls[name]} times in one pass: choose the block around it"
-                )
-            reader = reader_of(module, name, seen[name], len(inputs))
-            _, height, width, units = reader(seen[name]).shape  # type: ignore[arg-type]
-            if height * width == 1 and not chosen:
-                raise MapError(f"layer {name} has one position")
-        except MapError:
-            if chosen:
-                raise
-            continue
-        readers[name], shapes[name] = reader, (units, height, width)
-    return output, readers, shapes

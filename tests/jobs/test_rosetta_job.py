@@ -92,6 +92,16 @@ def test_three_models_share_concepts_and_all_is_kept(found):
         assert back.equals(table[back.columns].astype(back.dtypes))
 
 
+def test_layers_that_give_no_maps_are_listed(found, capsys):
+    left_out = {"act4": "has one position"}
+    assert found.result.provenance["layers_left_out"] == dict.fromkeys(
+        (PLAIN, OTHER, DEAD), left_out
+    )
+    rosetta.main(config(place(found)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 layer(s) left out (act4): has one position" in said
+
+
 def test_dead_units_are_listed(found):
     lost = found.units[found.units["state"] == "dead"]
     assert (DEAD, "act1", 2) in set(lost[["model", "layer", "unit"]].itertuples(False, None))

@@ -82,16 +82,21 @@ class Painter(nn.Module):
 
 
 class Plain(nn.Module):
-    """Convolutions for small pictures; the second activation changes its input in place."""
+    """Convolutions for small pictures; the second activation changes its input in place.
+
+    The last has one position.
+    """
 
     def __init__(self, sides: int = 3) -> None:
         super().__init__()
         self.conv1, self.act1 = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU()
         self.act2 = nn.Hardswish(inplace=True)
         self.conv2, self.act3 = nn.Conv2d(6, 4, sides, stride=2, padding=1), nn.ReLU(inplace=True)
+        self.act4 = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act3(self.conv2(self.act2(self.act1(self.conv1(x))))).mean((2, 3))
+        maps = self.act3(self.conv2(self.act2(self.act1(self.conv1(x)))))
+        return self.act4(maps.mean((2, 3), keepdim=True)).flatten(1)
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
