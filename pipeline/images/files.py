@@ -138,10 +138,11 @@ def standing(source: str) -> int:
 
 
 def _kind_or_none(url: str) -> str | None:
-    # Who may not list a bucket is refused, where there is no such object.
+    # Who may not list a bucket is refused, where there is no such object; a long list in braces
+    # is no name that could be asked for.
     try:
         return kind_of(url)
-    except SourceUnavailable:
+    except (SourceError, SourceUnavailable):
         return None
 
 
@@ -155,7 +156,11 @@ def glob(head: str, pattern: str) -> dict[str, bool]:
         return {name: os.path.isdir(name) for name in local_glob.glob(whole, recursive=True)}
     fs, path = filesystem(whole)
     matches = with_retries(lambda: fs.glob(path, detail=True), whole)
-    return {fs.unstrip_protocol(p): info["type"] == "directory" for p, info in matches.items()}
+    start = filesystem(head)[1].rstrip("/")
+    return {
+        inside(head, below(start, name)): info["type"] == "directory"
+        for name, info in matches.items()
+    }
 
 
 def inside(folder: str, path: str) -> str:

@@ -136,9 +136,8 @@ def _names(source: str) -> tuple[list[str], list[tuple[str, str]]]:
             plain.append(absolute(name))
         elif cut or is_local(name):
             patterns.append((absolute(name[:cut] or "."), name[cut:].rstrip("/")))
-        else:  # a wildcard in the bucket
-            scheme, _, path = name.partition("://")
-            patterns.append((f"{scheme}:/", path.rstrip("/")))
+        else:
+            raise SourceError(f"{name}: name the bucket; wildcards may stand after it.")
     return sorted(set(plain)), patterns
 
 

@@ -123,6 +123,14 @@ def test_what_is_missing_on_s3_is_refused(s3: str) -> None:
         list_images(f"{s3}/laion/{{00001..00002}}.tar")
     with pytest.raises(SourceError, match=r"nothing matches s3://bucket/laion/\*.parquet"):
         list_images(f"{s3}/laion/*.parquet")
+    with pytest.raises(SourceError, match=r"name the bucket; wildcards may stand after it"):
+        list_images("s3://buck*/laion")
+
+
+def test_a_scheme_of_another_name(s3: str) -> None:
+    table = pa.concat_tables(list_images("s3a://bucket/train/n*/*.png"))
+    assert table["key"].to_pylist() == ["n1/a.png", "n2/c.png"]
+    assert read_bytes(table.to_pylist()[1]) == png(len("n2/c.png"))
 
 
 def test_a_store_that_refuses_is_no_bad_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

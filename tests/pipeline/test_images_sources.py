@@ -86,6 +86,8 @@ def test_folders_on_the_way_are_taken_as_they_are_named(
         for name in (source, f"{tmp_path}/{source}", f"file://{tmp_path}/{source}"):
             monkeypatch.chdir(tmp_path)
             assert listed(name)["key"].to_pylist() == keys, name
+    many = ",".join(["y.png"] * 99)  # longer than a name can be
+    assert listed(f"{tmp_path}/d [2020]/{{a,b}}/{{{many}}}")["key"].to_pylist() == ["y.png"]
     monkeypatch.chdir(tmp_path / "d [2020]")
     assert listed("{a,b}/y*")["key"].to_pylist() == ["y.png"]
 
