@@ -282,7 +282,7 @@ def show_summary(
     facts: dict[str, object] = {
         "images": f"{store.meta.images - bad:,} ok, {bad:,} bad",
         **{f"  bad: {reason}": n for reason, n in progress.bad.most_common(10)},
-        **{f"  not listed: {reason}": n for reason, n in report.counts.items()},
+        **report.facts(),
         "this run": f"{progress.images:,} images in {seconds:.0f} s",
     }
     for name, largest in sorted(progress.largest.items()):

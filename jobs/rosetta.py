@@ -377,7 +377,7 @@ def show_summary(
     facts: dict[str, object] = {
         "images": f"{setup.images - reasons.total():,} ok, {reasons.total():,} bad",
         **{f"  bad: {reason}": n for reason, n in reasons.most_common(10)},
-        **{f"  not listed: {reason}": n for reason, n in report.counts.items()},
+        **report.facts(),
         "best buddies": f"{len(pairs):,} over all pairs of models, "
         f"{int(pairs['replicates'].sum()):,} of them in both halves, too",
         "concepts": f"{concepts['concept'].nunique():,} shared by all {len(models)} models "

@@ -84,8 +84,17 @@ class ListingReport:
 
     def lines(self) -> list[str]:
         """One line a reason, the most frequent first."""
-        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        return [f"{n} x {reason}: {', '.join(self.examples[reason])}" for reason, n in ordered]
+        return [f"{n} x {reason}: {', '.join(self.examples[reason])}" for reason, n in self._most()]
+
+    def facts(self) -> dict[str, str]:
+        """The same for a job's summary: how many and which, by reason."""
+        return {
+            f"  listing: {reason}": f"{n:,}, such as {', '.join(self.examples[reason])}"
+            for reason, n in self._most()
+        }
+
+    def _most(self) -> list[tuple[str, int]]:
+        return sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 @cache

@@ -118,6 +118,7 @@ def test_duplicate_keys_are_kept_and_counted(tmp_path: Path) -> None:
         "further picture of a sample, not an image of its own": 1,
     }
     assert report.lines()[0].endswith("t/a -> t/a~2, t/a -> t/a~3")
+    assert report.facts()[f"  listing: {FURTHER}"] == "1, such as b.png"
     assert report.images == 4
 
 
