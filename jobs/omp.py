@@ -61,7 +61,7 @@ class OmpConfig:
     """A text file (one a line), a Parquet file, or general, imagenet-classes, common-words:N,
     microworld."""
     terms: int = 128
-    """Texts in a neuron's code; fits are also reported for 4, 8, 16, … up to these."""
+    """Texts that a neuron's code may have; fits are also reported for 4, 8, 16, … up to these."""
     method: Method = "omp"
     """Orthogonal matching pursuit; the same with coefficients that are never negative; or the
     lasso's path, which takes seconds a neuron where the pool is large."""
@@ -393,8 +393,10 @@ def save(
 
 def show(run: OmpRun, store: Store, seconds: float) -> None:
     """How well the codes fit, how they classify, and what is known of them."""
-    fit = run.fits.groupby("terms")["residual"].median()
-    facts = {f"{terms} texts": f"{left:.3f} of a direction is left" for terms, left in fit.items()}
+    facts = {}
+    for most, fits in run.fits.groupby("most"):
+        texts = f"{most} texts" if (fits["terms"] == most).all() else f"up to {most} texts"
+        facts[texts] = f"{fits['residual'].median():.3f} of a direction is left"
     show_table("median fit", facts)
     if run.accuracy is not None:
         console.print(accuracy_table(run.accuracy))

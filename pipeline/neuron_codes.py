@@ -43,6 +43,8 @@ class NeuronCodes:
     coefficients : (N, m) float32
     sizes : tuple of int
         How many texts a code may have; the last is m.
+    texts : (N, sizes) int64
+        How many they have: fewer where a code stops sooner, or lets go of texts.
     residuals : (N, sizes) float32
         ‖r − r̂‖ of codes of these sizes.
     written : (sizes, N, E) float32 or None
@@ -52,6 +54,7 @@ class NeuronCodes:
     supports: NDArray[np.int64]
     coefficients: NDArray[np.float32]
     sizes: tuple[int, ...]
+    texts: NDArray[np.int64]
     residuals: NDArray[np.float32]
     written: NDArray[np.float32] | None
 
@@ -122,6 +125,7 @@ def code_block(
         found.supports.gather(1, order).cpu().numpy(),
         found.coefficients.gather(1, order).cpu().numpy(),
         tuple(sizes),
+        found.held[:, at].cpu().numpy(),
         found.residual_norms[:, at].cpu().numpy(),
         None if rows is None else np.stack(rows),
     )
@@ -177,6 +181,7 @@ def code_neurons(
         np.concatenate([p.supports for p in parts]),
         np.concatenate([p.coefficients for p in parts]),
         tuple(sizes),
+        np.concatenate([p.texts for p in parts]),
         np.concatenate([p.residuals for p in parts]),
         np.concatenate([p.written for p in parts if p.written is not None], axis=1)
         if written
@@ -200,13 +205,14 @@ def code_table(codes: NeuronCodes, neurons: Sequence[Neuron], texts: Sequence[st
 
 
 def fit_table(codes: NeuronCodes, neurons: Sequence[Neuron]) -> pd.DataFrame:
-    """A row a neuron and size: layer, neuron, terms, residual."""
+    """A row a neuron and size: layer, neuron, most, terms, residual."""
     layer, neuron = np.repeat(np.array(neurons, int).reshape(-1, 2), len(codes.sizes), axis=0).T
     return pd.DataFrame(
         {
             "layer": layer,
             "neuron": neuron,
-            "terms": np.tile(codes.sizes, len(neurons)),
+            "most": np.tile(codes.sizes, len(neurons)),
+            "terms": codes.texts.ravel(),
             "residual": codes.residuals.astype(float).ravel(),
         }
     )

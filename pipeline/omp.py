@@ -41,7 +41,9 @@ class SparseCodes:
     coefficients : (N, m)
         What the picked atoms are multiplied by; 0 where there is none.
     residual_norms : (N, m)
-        ‖y − ŷ‖ with the first 1, 2, … m atoms.
+        ‖y − ŷ‖ of a code that may have 1, 2, … m atoms.
+    held : (N, m) int64
+        How many such a code has.
     prefixes : dict of int to (N, size)
         Coefficients of the best fit with the first `size` atoms alone, by size.
     """
@@ -49,6 +51,7 @@ class SparseCodes:
     supports: Tensor
     coefficients: Tensor
     residual_norms: Tensor
+    held: Tensor
     prefixes: dict[int, Tensor]
 
 
@@ -112,6 +115,7 @@ def omp(
         torch.cat([part.supports for part in parts]),
         torch.cat([part.coefficients for part in parts]),
         torch.cat([part.residual_norms for part in parts]),
+        torch.cat([part.held for part in parts]),
         {size: torch.cat([part.prefixes[size] for part in parts]) for size in prefixes},
     )
 
@@ -216,7 +220,11 @@ def _pursue(
         return torch.linalg.solve_triangular(upper, right, upper=True).squeeze(2)
 
     return SparseCodes(
-        supports_nk, solved(terms), norms_nk, {size: solved(size) for size in prefixes}
+        supports_nk,
+        solved(terms),
+        norms_nk,
+        (supports_nk >= 0).cumsum(1),
+        {size: solved(size) for size in prefixes},
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .omp import ROUNDING, SparseCodes, blocks_of_targets, check_pursuit, largest
@@ -30,11 +33,11 @@ def nonneg_omp(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseC
     check_pursuit(dictionary_me, targets_ne, terms)
     blocks = blocks_of_targets(dictionary_me, targets_ne, terms)
     parts = [_pursue(padded_me, block_ne, terms) for padded_me, block_ne in blocks]
-    supports, coefficients, norms = (torch.cat(column) for column in zip(*parts, strict=True))
-    return SparseCodes(supports, coefficients, norms, {})
+    supports, coefficients, norms, held = map(torch.cat, zip(*parts, strict=True))
+    return SparseCodes(supports, coefficients, norms, held, {})
 
 
-def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tensor, Tensor, Tensor]:
+def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tensor, ...]:
     count, embed = targets_ne.shape
     atoms_nke = targets_ne.new_zeros(count, terms, embed)
     gram_nkk = torch.eye(terms).to(targets_ne).repeat(count, 1, 1)
@@ -42,6 +45,7 @@ def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tens
     code_nk, norms_nk = torch.zeros_like(right_nk), torch.zeros_like(right_nk)
     supports_nk = torch.full((count, terms), -1, device=targets_ne.device)
     active_nk = torch.zeros_like(supports_nk, dtype=torch.bool)
+    held_nk = torch.zeros_like(supports_nk)
     floor_n = ROUNDING * torch.finfo(targets_ne.dtype).eps * targets_ne.norm(dim=1)
     residual_ne = targets_ne.clone()
     for k in range(terms):
@@ -62,10 +66,10 @@ def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tens
             gram_nkk[:, now, now], right_nk[:, now], code_nk[:, now], active_nk[:, now]
         )
         residual_ne = targets_ne - torch.bmm(code_nk[:, None], atoms_nke).squeeze(1)
-        norms_nk[:, k] = residual_ne.norm(dim=1)
+        norms_nk[:, k], held_nk[:, k] = residual_ne.norm(dim=1), active_nk.sum(1)
     order_nk = (~active_nk).to(torch.uint8).argsort(dim=1, stable=True)  # what is held comes first
     supports_nk = torch.where(active_nk, supports_nk, -1)
-    return supports_nk.gather(1, order_nk), code_nk.gather(1, order_nk), norms_nk
+    return supports_nk.gather(1, order_nk), code_nk.gather(1, order_nk), norms_nk, held_nk
 
 
 def _solved(
@@ -96,28 +100,44 @@ def _solved(
 
 
 def lasso(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseCodes:
-    """The lasso's path (scikit-learn's LARS), followed until `terms` atoms have entered.
+    """The lasso's path (scikit-learn's LARS), followed until it holds `terms` atoms at once.
 
     Parameters and result as `nonneg_omp`; the coefficients have any sign, and atoms come by
-    falling magnitude. A target takes seconds where the dictionary is large.
+    falling magnitude. Atoms leave a path, too, and one may end before it holds so many. A target
+    takes seconds where the dictionary is large.
     """
-    from sklearn.linear_model import lars_path  # seconds to import, seldom needed
-
     check_pursuit(dictionary_me, targets_ne, terms)
     atoms = np.asfortranarray(dictionary_me.cpu().double().numpy().T)
     supports = np.full((len(targets_ne), terms), -1)
     coefficients, norms = np.zeros(supports.shape), np.zeros(supports.shape)
+    held = np.zeros(supports.shape, int)
     for n, target in enumerate(targets_ne.cpu().double().numpy()):
-        _, _, path = lars_path(atoms, target, method="lasso", max_iter=terms)
-        code = path[:, -1]
-        order = np.argsort(-np.abs(code), kind="stable")[: np.count_nonzero(code)]
+        path = _path(atoms, target, terms)
+        counts = np.count_nonzero(path, axis=0)
+        # Where the path first holds 1, 2, … atoms, or ends.
+        reached = counts[:, None] >= np.arange(1, terms + 1)
+        at = np.where(reached.any(0), reached.argmax(0), len(counts) - 1)
+        norms[n] = np.linalg.norm(target[:, None] - atoms @ path[:, at], axis=0)
+        held[n] = counts[at]
+        code = path[:, at[-1]]
+        order = np.argsort(-np.abs(code), kind="stable")[: held[n, -1]]
         supports[n, : len(order)], coefficients[n, : len(order)] = order, code[order]
-        ends = np.linalg.norm(target[:, None] - atoms @ path, axis=0)[1:]
-        norms[n, : len(ends)] = ends
-        norms[n, len(ends) :] = ends[-1] if len(ends) else np.linalg.norm(target)
     return SparseCodes(
         torch.from_numpy(supports).to(targets_ne.device),
         torch.from_numpy(coefficients).to(targets_ne),
         torch.from_numpy(norms).to(targets_ne),
+        torch.from_numpy(held).to(targets_ne.device),
         {},
     )
+
+
+def _path(atoms_em: NDArray[np.float64], target_e: NDArray[np.float64], terms: int) -> Any:
+    """Codes (M, steps) along a path, to its end or past where it holds `terms` atoms."""
+    from sklearn.linear_model import lars_path  # seconds to import, seldom needed
+
+    steps = terms
+    while True:
+        penalties, _, path = lars_path(atoms_em, target_e, method="lasso", max_iter=steps)
+        if len(penalties) <= steps or np.count_nonzero(path, axis=0).max() >= terms:
+            return path
+        steps *= 2

@@ -106,6 +106,7 @@ TABLES = {
         {
             "layer": pa.int64(),
             "neuron": pa.int64(),
+            "most": pa.int64(),
             "terms": pa.int64(),
             "residual": pa.float64(),
         }

@@ -78,7 +78,7 @@ def test_codes_are_those_of_the_algorithm(store, coded, dictionary):
         assert rows["text"].tolist() == [texts[i] for i in support[order]]
         np.testing.assert_allclose(rows["coefficient"], values[order], rtol=1e-4, atol=1e-6)
         assert rows["rank"].tolist() == list(range(6))
-    fits = coded.fits.pivot(index="neuron", columns="terms", values="residual")
+    fits = coded.fits.pivot(index="neuron", columns="most", values="residual")
     assert fits.columns.tolist() == [4, 6]
     np.testing.assert_allclose(fits, direct.residual_norms[:, [3, 5]], rtol=1e-4, atol=1e-6)
     kept = coded.result.table("codes").to_pandas()

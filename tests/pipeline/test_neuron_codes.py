@@ -37,6 +37,7 @@ def test_codes_reconstructions_and_fits_are_those_of_every_size_alone(dictionary
         np.testing.assert_allclose(found.written[place], dense @ dictionary, atol=1e-5)
         left = np.linalg.norm(targets - found.written[place], axis=1)
         np.testing.assert_allclose(found.residuals[:, place], left, atol=1e-5)
+        assert found.texts[:, place].tolist() == np.count_nonzero(dense, axis=1).tolist()
     np.testing.assert_array_equal(np.sort(found.supports, 1), np.sort(alone.supports.numpy(), 1))
     assert (np.diff(np.abs(found.coefficients), axis=1) <= 0).all()
 
@@ -59,7 +60,8 @@ def test_a_planted_direction_gives_its_texts_with_their_signs(dictionary):
     assert real["neuron"].tolist() == [9, 9, 30]
     assert real["rank"].tolist() == [0, 1, 0]
     fits = fit_table(found, [(2, 9), (2, 30)])
-    assert fits["terms"].tolist() == [2, 5, 2, 5]
+    assert fits["most"].tolist() == [2, 5, 2, 5]
+    assert fits["terms"].tolist() == found.texts.ravel().tolist()
     assert (fits["residual"] < 1e-5).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import orthogonal_mp
+from sklearn.linear_model import lars_path, orthogonal_mp
 
 import pipeline.omp
 from pipeline.omp import build_dictionary, omp
@@ -178,7 +178,7 @@ def test_non_negative_pursuit_equals_lawson_and_hanson(seed, atoms, embed):
 def test_lasso_follows_the_path_to_the_number_of_terms():
     dictionary, targets = problem(8, 80, 15, 4)
     codes = lasso(dictionary, targets, 5)
-    assert ((codes.supports >= 0).sum(1) <= 5).all()
+    assert ((codes.supports >= 0).sum(1) == 5).all()
     full = torch.from_numpy(dense(codes, 80))
     for code, target, support in zip(full, targets, codes.supports, strict=True):
         # On the path, all atoms held have the same correlation, and no other has more.
@@ -187,6 +187,23 @@ def test_lasso_follows_the_path_to_the_number_of_terms():
         top = correlation.abs().max()
         torch.testing.assert_close(correlation[held].abs(), top.expand(len(held)))
         assert (correlation[held].sign() == code[held].sign()).all()
+
+
+def test_a_lasso_path_that_lets_go_of_atoms_goes_on_to_the_number_of_terms():
+    dictionary, targets = problem(11, 300, 30, 12)
+    codes = lasso(dictionary, targets, 20)
+    atoms = np.asfortranarray(dictionary.numpy().T)
+    left = 0
+    for target, support, held in zip(targets.numpy(), codes.supports, codes.held, strict=True):
+        path = lars_path(atoms, target, method="lasso", max_iter=20)[2]
+        left += np.count_nonzero(path[:, -1]) < 20
+        assert (support >= 0).sum() == 20
+        assert held.tolist() == list(range(1, 21))
+    assert left  # twenty steps would not have been enough
+    short = lasso(dictionary[:9], dictionary[:2], 9)  # these are atoms themselves
+    assert (short.supports >= 0).sum(1).tolist() == [1, 1]
+    assert short.held.tolist() == [[1] * 9] * 2
+    assert (short.residual_norms[:, -1] < 1e-10).all()
 
 
 @pytest.mark.parametrize("pursuit", [omp, nonneg_omp, lasso])
