@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, ledger, urls
-from .errors import StoreError, StoreMismatch
+from .errors import StoreError, StoreMismatch, command
 from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk
 from .metadata import Metadata
 from .reductions import runs
@@ -172,8 +172,8 @@ def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
     have = kept(url, mlp_layer)
     if not have:
         raise StoreError(
-            f"the store at {url} keeps no neurons of MLP layer {mlp_layer}: run `facet "
-            f"second-order --store {url} --mlp-layers {mlp_layer}`"
+            f"the store at {url} keeps no neurons of MLP layer {mlp_layer}: run "
+            f"`{command('second-order', store=url, mlp_layers=mlp_layer)}`"
         )
     group: Any = urls.open_group(group_url(url, mlp_layer), mode="r")
     pieces = [group[name].shards[0] for name in have]

@@ -16,7 +16,7 @@ import xarray as xr
 
 from . import urls
 from .arrays import open_dataset, write_dataset
-from .errors import StoreError
+from .errors import StoreError, command
 from .layout import RESULTS
 
 _ACCURACY = pa.schema(
@@ -299,7 +299,9 @@ def latest_result(url: str, job: str) -> Result:
     found = finished_results(url, job)
     if not found:
         name = job.replace("_", "-")
-        raise StoreError(f"no results of {name} in {url}: run `facet {name} --store {url} …` first")
+        shared = job == "rosetta"  # which is about several models and has no store
+        first = command(name, store=None if shared else url, out=url if shared else None)
+        raise StoreError(f"no results of {name} in {url}: run `{first} …` first")
     return found[-1]
 
 

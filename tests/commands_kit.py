@@ -213,6 +213,20 @@ def parse(command: Command) -> Any:
         return None
 
 
+def understood(line: str) -> Any:
+    """The configuration that a shell and the job make of a line."""
+    facet, name, *words = shlex.split(line)
+    assert facet == "facet"
+    config = cli.config_of(name)
+    return tyro.cli(config, args=completed(words, config))
+
+
+def next_config(said: str) -> Any:
+    """What a job's last lines tell the user to run next."""
+    (line,) = re.findall(r"^next: (facet .+)$", said, re.MULTILINE)
+    return understood(line)
+
+
 def completed(words: Sequence[str], config: type[Any]) -> list[str]:
     """Words without …, and with all that the job cannot do without."""
     if ELIDED not in words:

@@ -5,11 +5,11 @@ import shlex
 from importlib import import_module
 
 import pytest
-import tyro
 
 from jobs import cli, encode_texts, extract, omp, plan, reduce, rosetta, second_order, textspan
 from pipeline.models import ModelSpec, check_supported
-from storage.errors import FacetError
+from storage.errors import FacetError, StoreError
+from storage.results import latest_result
 from tests import commands_kit as kit
 from tests.storage.stores import new_store
 
@@ -91,39 +91,39 @@ ODD = "out [1]/it's"
 WHERE = "label in ('a b', \"it's\") and count > 1"
 
 
-def understood(line: str):
-    """The configuration that a shell and the job make of a line."""
-    words = shlex.split(line)
-    assert words[0] == "facet"
-    config = cli.config_of(words[1])
-    return tyro.cli(config, args=kit.completed(words[2:], config))
-
-
 def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     store = new_store(str(tmp_path / "s"))
-    found = understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
+    found = kit.understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
     assert (found.store, found.where, found.pretrained) == (ODD, WHERE, None)
-    found = understood(
+    found = kit.understood(
         encode_texts.next_command(encode_texts.EncodeTextsConfig(ODD, "my pool.txt", "w x.pt"))
     )
     assert (found.store, found.pool, found.pretrained) == (ODD, "my pool.txt", "w x.pt")
     spans = textspan.TextSpanConfig(
         ODD, "my pool.txt", layers="0,2", where=WHERE, pretrained="w.pt"
     )
-    found = understood(textspan.next_command(spans, ("shape",)))
+    found = kit.understood(textspan.next_command(spans, ("shape",)))
     assert (found.store, found.pool, found.layers) == (ODD, "my pool.txt", "0,2")
     assert (found.reference, found.pretrained, found.study) == (WHERE, "w.pt", ("textspan",))
     assert found.classes == "microworld:shape"
     assert "--classes …" in textspan.next_command(spans, ())
     effects = second_order.SecondOrderConfig(ODD, pretrained="w.pt", mlp_layers="0,2")
-    found = understood(second_order.next_command(effects))
+    found = kit.understood(second_order.next_command(effects))
     assert (found.store, found.mlp_layers, found.pretrained) == (ODD, "0,2", "w.pt")
     tagged = dataclasses.replace(effects, pretrained="openai")
-    assert understood(second_order.next_command(tagged)).pretrained is None
+    assert kit.understood(second_order.next_command(tagged)).pretrained is None
     codes = omp.OmpConfig(ODD, "0,2", "p", pretrained="w.pt")
-    found = understood(omp.next_command(codes, 2, 17))
+    found = kit.understood(omp.next_command(codes, 2, 17))
     assert (found.what, found.store, found.layer, found.neuron) == ("neuron", ODD, 2, 17)
     assert found.pretrained == "w.pt"
+
+
+def test_what_is_missing_is_made_by_a_command_that_names_the_place():
+    for job, option in (("textspan", "store"), ("second_order", "store"), ("rosetta", "out")):
+        with pytest.raises(StoreError) as caught:
+            latest_result(ODD, job)
+        (command,) = kit.of_spans(str(caught.value))
+        assert getattr(kit.parse(command), option) == ODD
 
 
 def test_a_store_of_a_weights_file_asks_for_the_file(tmp_path):

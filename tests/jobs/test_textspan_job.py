@@ -19,6 +19,7 @@ from pipeline.texts import PoolError
 from pipeline.texts import encode_texts as embed
 from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.store import Store
+from tests.commands_kit import next_config
 
 TINY = {
     "embed_dim": 24,
@@ -151,11 +152,20 @@ def test_all_studies_run_from_the_store_alone(store, recwarn):
     assert show.main(show.ShowConfig("ablate", store.url)).row_count == len(whole)
 
 
-def test_reductions_say_what_was_counted(store, capsys):
-    found = reduce.main(reduce.ReduceConfig(store.url, where="shape in ('star', 'heart')"))
+def test_what_comes_next_is_about_the_same_images(store, capsys):
+    where = "shape in ('star', \"heart\")"
+    found = reduce.main(reduce.ReduceConfig(store.url, where))
     shapes = store.images()["shape"].to_pylist()
     assert found.count() == sum(s in ("star", "heart") for s in shapes)
     assert found.count("patches") == 16 * found.count()
+    described = next_config(capsys.readouterr().out)
+    run = textspan.main(replace(described, pool="microworld", texts_per_head=2))
+    assert run.result.provenance["images"] == found.count()
+    ablated = next_config(capsys.readouterr().out)
+    assert (ablated.reference, ablated.pool, ablated.layers) == (where, "microworld", "last:4")
+    run = ablate.main(replace(ablated, texts_per_head=(2,), baselines=()))
+    assert run.result.provenance["reference_images"] == found.count()
+    assert next_config(capsys.readouterr().out) == show.ShowConfig("ablate", store.url)
 
 
 @pytest.mark.parametrize(
