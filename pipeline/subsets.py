@@ -131,7 +131,7 @@ class _Reader:
         kinds = {type(value) for value in values}
         if pa.types.is_integer(of) and kinds <= {int}:
             fitted = pa.array(values, pa.uint64() if pa.types.is_uint64(of) else pa.int64())
-        elif pa.types.is_integer(of) and kinds <= {int, float}:
+        elif (pa.types.is_integer(of) or pa.types.is_decimal(of)) and kinds <= {int, float}:
             fitted, exact = pa.array(map(float, values), pa.float64()), False
         elif pa.types.is_floating(of) and kinds <= {int, float}:
             # 0.1 means the column's own 0.1.
@@ -161,11 +161,14 @@ class _Reader:
         return value
 
     def _type(self, column: ast.Name) -> pa.DataType:
-        return self.schema.field(self._name(column)).type
+        of = self.schema.field(self._name(column)).type
+        return of.value_type if pa.types.is_dictionary(of) else of
 
     def _column(self, column: ast.Name, exact: bool = True) -> pc.Expression:
-        """A column with NaN as null; integers as floating numbers unless ``exact``."""
+        """A column with NaN as null; all numbers as floating ones unless ``exact``."""
         field, of = pc.field(self._name(column)), self._type(column)
+        if of != self.schema.field(column.id).type:  # a dictionary's values
+            field = field.cast(of)
         if pa.types.is_floating(of):
             number = field.cast(pa.float64())
             return pc.if_else(pc.is_nan(number), pc.scalar(pa.scalar(None, pa.float64())), number)
@@ -191,8 +194,9 @@ class _Reader:
 
 def _exact(a: pa.DataType, b: pa.DataType) -> bool:
     """Whether Arrow itself compares columns of two types; some integers have no type in common."""
-    numbers = all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (a, b))
-    wide = any(pa.types.is_uint64(t) or pa.types.is_floating(t) for t in (a, b))
+    decimal, whole, floating = pa.types.is_decimal, pa.types.is_integer, pa.types.is_floating
+    numbers = all(decimal(t) or whole(t) or floating(t) for t in (a, b))
+    wide = any(decimal(t) or pa.types.is_uint64(t) or floating(t) for t in (a, b))
     return a == b or not (numbers and wide)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -102,6 +103,9 @@ def test_what_is_no_condition_is_refused(where, message):
         (pa.float64(), [math.inf, math.nan, 1], "x == y", [2]),
         (pa.timestamp("us"), [0, 10**15, None], "x > '2000-01-01'", [1]),
         (pa.dictionary(pa.int8(), pa.string()), ["a", "b", None], "x not in ('a',)", [1]),
+        (pa.dictionary(pa.int8(), pa.float64()), [0.5, math.nan, None], "x == None", [1, 2]),
+        (pa.decimal128(24, 1), [Decimal("1.5"), 2, None], "x > 1 and x != 1.5", [1]),
+        (pa.decimal128(24, 1), [Decimal("1.5"), 4, None], "x > y", [1]),
         (pa.null(), [None] * 3, "x != 1", []),
         (pa.null(), [None] * 3, "x not in (1,)", []),
     ],
