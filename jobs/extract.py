@@ -149,7 +149,7 @@ def describe_store(
         weights=f"none:{config.seed}" if pretrained == "none" else pretrained.rsplit("/", 1)[-1],
         weights_digest=model.weights_digest,
         activation=architecture.activation,
-        preprocessing=asdict(architecture.preprocess),
+        preprocessing=architecture.preprocess.identity(),
         precision=config.precision,
         store_dtype=config.store_dtype,
         components=tuple(sorted(set(config.components))),
@@ -281,7 +281,7 @@ def show_summary(
     bad = progress.bad.total()
     facts: dict[str, object] = {
         "images": f"{store.meta.images - bad:,} ok, {bad:,} bad",
-        **{f"  bad: {reason}": n for reason, n in progress.bad.most_common(10)},
+        **progress.bad.rows(),
         **report.facts(),
         "this run": f"{progress.images:,} images in {seconds:.0f} s",
     }

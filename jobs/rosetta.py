@@ -22,6 +22,7 @@ from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster
+from pipeline.bad import BadImages
 from pipeline.extract import Workers, choose_workers
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import FIXED, ListingReport
@@ -366,17 +367,16 @@ def show_summary(
     hub: Card,
     setup: Setup,
     report: ListingReport,
-    bad: run.Bad,
+    bad: BadImages,
     seconds: float,
 ) -> None:
     """Concepts, units that say nothing, layers and images left out, time, and where it is."""
     concepts, buddies, units = outcome.concepts, outcome.buddies, outcome.units
-    reasons = bad.total()
     lost = units[units["state"] != "alive"].groupby("model")["state"].value_counts()
     pairs = buddies[buddies["model_a"] != buddies["model_b"]]
     facts: dict[str, object] = {
-        "images": f"{setup.images - reasons.total():,} ok, {reasons.total():,} bad",
-        **{f"  bad: {reason}": n for reason, n in reasons.most_common(10)},
+        "images": f"{setup.images - bad.total():,} ok, {bad.total():,} bad",
+        **bad.rows(),
         **report.facts(),
         "best buddies": f"{len(pairs):,} over all pairs of models, "
         f"{int(pairs['replicates'].sum()):,} of them in both halves, too",

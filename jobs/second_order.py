@@ -10,7 +10,6 @@ gathered over images, a kill costs a minute's work and the shards under way.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -25,6 +24,7 @@ from humanize import naturalsize
 from jobs import extract
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from pipeline import cluster, neuron_plan
+from pipeline.bad import BadImages
 from pipeline.encoding import store_model
 from pipeline.extract import TooManyBadImages, choose_workers
 from pipeline.identity import found_before, over, settings
@@ -219,20 +219,20 @@ def open_or_extract(config: SecondOrderConfig, url: str) -> Store:
     return extract.main(extract_config(config, find_metadata(url)))
 
 
-def check_images(config: SecondOrderConfig, store: Store) -> Counter[str]:
-    """Refuse too few images and too many bad ones; returns the bad ones by reason."""
+def check_images(config: SecondOrderConfig, store: Store) -> BadImages:
+    """Refuse too few images and too many bad ones; returns the bad ones."""
     shards = store.done_shards()
     if not shards:
         first = command("extract", store=store.url)
         raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
-    bad: Counter[str] = Counter()
+    bad = BadImages()
     for facts in ledger.read_facts(store.url, shards):
-        bad.update(facts["bad"])
+        bad.add(facts)
     images = sum(stop - start for start, stop in map(store.meta.rows, shards))
     if bad.total() > config.max_bad * store.meta.images:
         raise TooManyBadImages(
             f"{bad.total()} of {store.meta.images} images are bad, more than --max-bad "
-            f"{config.max_bad:g} allows; the ledger of {store.url} names every one"
+            f"{config.max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.url} names every one."
         )
     if images - bad.total() < config.top_k:
         raise FacetError(
@@ -372,7 +372,7 @@ def show_plan(
 
 
 def summary(
-    config: SecondOrderConfig, store: Store, result: Result, bad: Counter[str], seconds: float
+    config: SecondOrderConfig, store: Store, result: Result, bad: BadImages, seconds: float
 ) -> SecondOrderRun:
     """What was found, what was left out, and what to type next."""
     tables = {name: result.table(name).to_pandas() for name in ("neurons", "top_images")}
@@ -380,7 +380,7 @@ def summary(
     found = tables["neurons"]
     facts: dict[str, object] = {
         "images": f"{result.provenance['images']:,} ok, {bad.total():,} bad",
-        **{f"  bad: {reason}": n for reason, n in bad.most_common(10)},
+        **bad.rows(),
     }
     for layer, rows in found.groupby("layer"):
         alive = rows[rows["norm_max"] > 0]

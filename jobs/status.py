@@ -9,16 +9,16 @@ It asks no cluster and changes nothing, so it may be run from anywhere, at any t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import tyro
 from humanize import naturaldelta
 
 from jobs.console import run_job, show_next, show_table
+from pipeline.bad import BadImages
 from pipeline.status import Extraction, Status, status
 from storage import open_store
-
-REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def extraction_rows(of: Extraction) -> dict[str, object]:
         "state": of.state,
         "shards": f"{of.shards_done:,} of {of.shards:,} finished",
         "images": f"{of.images_ok:,} ok, {of.images_bad:,} bad, of {of.images:,}",
-        **{f"  bad: {reason}": f"{n:,}" for reason, n in list(of.bad.items())[:REASONS]},
+        **BadImages(Counter(of.bad), of.bad_named).rows(),
     }
     if of.residual is not None and of.rounding is not None:
         rows["exactness"] = f"residual at most {of.residual:.1e}, rounding {of.rounding:.1e}"

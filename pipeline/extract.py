@@ -7,7 +7,6 @@ A shard is written whole and idempotently, so again is safe.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from storage.store import Store
 
 from . import cluster as ray_cluster
 from . import logs, metrics, plan
+from .bad import BadImages
 from .crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
 from .extractor import Extractor, ShardReport
 from .images.batches import Batch, load_batch
@@ -66,8 +66,8 @@ class Progress:
     ----------
     total, images, shards : int
         To do, computed and finished in this run.
-    bad : Counter
-        Bad images by reason, in all finished shards.
+    bad : BadImages
+        Of all finished shards.
     sums, largest : dict of str to float
         Of ``residual`` and ``rounding``, over the images of all finished shards that are ok.
     """
@@ -75,13 +75,13 @@ class Progress:
     total: int
     images: int = 0
     shards: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
+    bad: BadImages = field(default_factory=BadImages)
     sums: dict[str, float] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
 
     def count(self, facts: dict[str, dict[str, Any]]) -> None:
         """Take in what the ledger keeps of a finished shard."""
-        self.bad.update(facts["bad"])
+        self.bad.add(facts)
         for name in facts.keys() & {"residual", "rounding"}:
             self.sums[name] = self.sums.get(name, 0.0) + facts[name]["sum"]
             self.largest[name] = max(self.largest.get(name, 0.0), facts[name]["max"])
@@ -295,9 +295,8 @@ def _check_bad(store: Store, progress: Progress, max_bad: float) -> None:
     bad, images = progress.bad.total(), store.meta.images
     if bad <= max_bad * images:
         return
-    reasons = "\n".join(f"  {n} × {reason}" for reason, n in progress.bad.most_common(5))
     raise TooManyBadImages(
-        f"{bad} of {images} images are bad, more than --max-bad {max_bad:g} allows:\n{reasons}\n"
-        "The shards done are kept and the ledger names every image. Mend the images and use a new "
-        "--store, or run again with a larger --max-bad."
+        f"{bad} of {images} images are bad, more than --max-bad {max_bad:g} allows:\n"
+        f"{progress.bad.lines()}\nThe shards done are kept and the ledger names every image. Mend "
+        "the images and use a new --store, or run again with a larger --max-bad."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from storage.layout import COMPONENTS
 from storage.ledger import SCHEMA
 from storage.store import open_store
 
+from .bad import BadImages
 from .decompose import Decomposer
 from .finite import finite_rows, refuse_pass
 from .images.batches import Batch
@@ -37,8 +37,9 @@ class ShardReport:
     ----------
     shard, images : int
     facts : dict
-        What the ledger keeps of it: ``bad``, how many images were bad, by reason; ``residual``
-        and ``rounding``, their ``sum`` and ``max`` over the images that are ok.
+        What the ledger keeps of it: ``bad``, how many images were bad, by kind, and ``bad_named``,
+        the first few of each; ``residual`` and ``rounding``, their ``sum`` and ``max`` over the
+        images that are ok.
     bytes : int
         Written, before compression.
     compute_seconds, write_seconds : float
@@ -57,14 +58,13 @@ class ShardReport:
 
     @property
     def bad(self) -> dict[str, int]:
-        """How many images were bad, by reason."""
+        """How many images were bad, by kind."""
         return self.facts.get("bad", {})
 
 
 def shard_facts(values: dict[str, NDArray], rows: pa.Table) -> dict[str, dict[str, Any]]:
     """What the ledger keeps of a shard, so that no one has to read all images to sum up."""
-    bad = Counter(reason for reason in rows["error"].to_pylist() if reason is not None)
-    facts: dict[str, dict[str, Any]] = {"bad": dict(bad)}
+    facts = BadImages.of(values["key"], rows["error"].to_pylist()).facts()
     ok = np.asarray(rows["ok"])
     if ok.any():
         for name in ("residual", "rounding"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,8 @@ from storage.metadata import Metadata
 from storage.reductions import TABLE, all_reductions
 from storage.results import finished_results
 from storage.store import Store
+
+from .bad import BadImages
 
 # The rate is that of the last so many parts.
 RECENT = 100
@@ -32,7 +33,9 @@ class Extraction:
         ``running``: a shard was finished lately.
     shards, shards_done, images, images_ok, images_bad : int
     bad : dict of str to int
-        Bad images by reason.
+        Bad images by kind.
+    bad_named : dict of str to list of str
+        The first few of each kind: their keys, and what is wrong.
     residual, rounding : float or None
         The largest of any image.
     last_shard : str or None
@@ -48,6 +51,7 @@ class Extraction:
     images_ok: int
     images_bad: int
     bad: dict[str, int]
+    bad_named: dict[str, list[str]]
     residual: float | None
     rounding: float | None
     last_shard: str | None
@@ -130,10 +134,10 @@ def status(store: Store) -> Status:
 def extraction(url: str, meta: Metadata, now: float) -> Extraction:
     """What the ledger says, at a moment in seconds since 1970."""
     finished = {s: t for s, t in ledger.finished_at(url).items() if s < meta.shards}
-    bad: Counter[str] = Counter()
+    bad = BadImages()
     largest: dict[str, float] = {}
     for facts in ledger.read_facts(url, sorted(finished)):
-        bad.update(facts.get("bad", {}))
+        bad.add(facts)
         for name in ("residual", "rounding"):
             if name in facts:
                 largest[name] = max(largest.get(name, 0.0), facts[name]["max"])
@@ -160,7 +164,8 @@ def extraction(url: str, meta: Metadata, now: float) -> Extraction:
         images=meta.images,
         images_ok=done - bad.total(),
         images_bad=bad.total(),
-        bad=dict(bad.most_common()),
+        bad=dict(bad.counts.most_common()),
+        bad_named=bad.named,
         residual=largest.get("residual"),
         rounding=largest.get("rounding"),
         last_shard=None if last is None else datetime.fromtimestamp(last, UTC).isoformat(),

@@ -31,7 +31,8 @@ class Metadata:
     activation : str
         ``gelu`` or ``quickgelu``, as run in both towers.
     preprocessing : dict
-        How pictures become the model's input.
+        How pictures become the model's input; ``decoding``, which stores of before may lack, how
+        files become pictures.
     precision : str
         Arithmetic of the forward pass: ``fp32``, ``bf16`` or ``fp16``.
     store_dtype : str
@@ -128,14 +129,28 @@ def parse(raw: Any) -> Metadata:
 
 def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     """Refuse a store made with another configuration, naming every field that differs."""
-    old, new = existing.identity(), wanted.identity()
-    differing = [name for name in old if old[name] != new[name]]
+    old, new = _flat(existing.identity()), _flat(wanted.identity())
+    differing = [n for n in {**old, **new} if n not in old or n not in new or old[n] != new[n]]
     if not differing:
         return
     lines = "\n".join(
-        f"  {n}: the store has {old[n]!r}, this run asks for {new[n]!r}" for n in differing
+        f"  {n}: the store has {_said(old, n)}, this run asks for {_said(new, n)}"
+        for n in differing
     )
     raise StoreMismatch(
         f"the store at {url} was made with another configuration:\n{lines}\n"
         "Give the run another --store, or the settings that the store was made with."
     )
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Fields that hold fields, as ``preprocessing.size``."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        parts = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{part}": v for part, v in parts.items()} or {name: value}
+    return flat
+
+
+def _said(flat: dict[str, Any], name: str) -> str:
+    return repr(flat[name]) if name in flat else "nothing"

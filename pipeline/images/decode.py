@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.microworld.world import SIDE
@@ -15,7 +14,13 @@ from pipeline.microworld.world import SIDE
 from .errors import BadImage
 from .micro import PREFIX
 from .read import Reader
+from .samples import refuse_unclear, to_rgb, unread
 
+# The rules of ``decode`` in short, part of a store's identity: other rules get the next number.
+DECODING = (
+    "2: first frame, EXIF rotation, grey of up to 16 bits scaled to its own white, high byte of "
+    "16-bit colours, alpha dropped, colour profiles not applied, unclear numbers refused"
+)
 PIXEL_LIMIT = 89_478_485  # Pillow's own: a quarter of a gigabyte in RGB
 RATIO_LIMIT = 200  # models resize the short side to theirs: a thread of pixels would explode
 
@@ -41,16 +46,31 @@ def to_image(row: Mapping[str, Any], data: bytes) -> Image.Image:
 def decode(data: bytes) -> Image.Image:
     """The image in mode RGB.
 
-    First frame of an animation; EXIF rotation applied; 16-bit grey scaled to 8 bits (65535
-    becomes 255); transparency dropped as ``convert("RGB")`` drops it, after palettes became
-    RGBA: the colour stored under a transparent pixel shows. Colour profiles are not applied.
+    What models were trained on is the rule: open_clip's transform, which is Pillow's
+    ``convert("RGB")``. It is left where its numbers would not be the picture's.
+
+    - First frame of an animation, first page of a TIFF.
+    - EXIF rotation is applied (open_clip leaves such pictures lying).
+    - Grey of up to 16 bits is scaled so that its white becomes 255: 65535, or 4095 of 12 bits
+      (open_clip cuts off at 255). White is full scale, whatever a PNG's ``sBIT`` or a TIFF's
+      ``MaxSampleValue`` say of the values in use; a PGM names it. In a WhiteIsZero TIFF 0 is white.
+    - Of 16-bit colours the high byte, within 1 of the scaled value.
+    - YCbCr by its subsampling, LAB by way of D50; CMYK, in JPEG as Adobe inverts it, by
+      (1 - ink)(1 - black).
+    - Transparency is dropped: the colour stored under a transparent pixel shows. Colours stored
+      times alpha are divided by it.
+    - Colour profiles (Display P3, Adobe RGB, linear, a grey's gamma) and a PNG's ``gAMA`` or
+      ``cICP`` are **not** applied: models were trained without, and saw the stored numbers as sRGB.
 
     Raises
     ------
     BadImage
         With the reason: empty, not an image, truncated or damaged, more than
         ``PIXEL_LIMIT`` pixels, one side more than ``RATIO_LIMIT`` times the other, or
-        pixel values without a fixed white (32-bit).
+        numbers of which it is not sure what they mean: signed, floating-point or of more
+        than 16 bits (no fixed white), a TIFF without photometric interpretation or of other
+        inks than CMYK, a CMYK JPEG without Adobe's marker (0 may be full ink or none), a TIFF
+        or PSD of a kind that Pillow does not read or takes for another.
     """
     if not data:
         raise BadImage("the file is empty")
@@ -58,31 +78,32 @@ def decode(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever matters becomes a reason below
             image = _open(data)
+            refuse_unclear(image, data)
             image.load()
-            return _to_rgb(_upright(image))
+            return to_rgb(_upright(image))
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # damaged bytes raise nearly anything inside the decoders
         said = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"truncated or damaged: {said}") from error
+        raise BadImage("truncated or damaged", said) from error
 
 
 def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError as error:
-        raise BadImage(
-            f"not an image, or cut in its first bytes: it begins with {data[:12]!r}"
-        ) from error
+        raise unread(data) from error
     except Image.DecompressionBombError as error:
-        raise BadImage(f"decompression bomb: {error}") from error
+        raise BadImage("decompression bomb", str(error)) from error
     width, height = image.size
     if width * height > PIXEL_LIMIT:
         raise BadImage(
-            f"decompression bomb: {width} x {height} pixels, the limit is {PIXEL_LIMIT:,}"
+            "decompression bomb", f"{width} x {height} pixels, the limit is {PIXEL_LIMIT:,}"
         )
     if max(width, height) > RATIO_LIMIT * min(width, height):
-        raise BadImage(f"{width} x {height} pixels: one side is over {RATIO_LIMIT} times the other")
+        raise BadImage(
+            f"one side is over {RATIO_LIMIT} times the other", f"{width} x {height} pixels"
+        )
     return image
 
 
@@ -94,16 +115,3 @@ def _upright(image: Image.Image) -> Image.Image:
         # Unreadable EXIF is common on the web; the picture itself is whole.
         return image
     return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    sixteen_bit = image.mode.startswith("I;16")
-    # Pillow opens 16-bit PGM as 32-bit integers, already spread over 0..65535.
-    if sixteen_bit or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise BadImage(f"32-bit pixels (mode {image.mode}) have no fixed white: save as 8 bit")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")

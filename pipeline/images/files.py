@@ -28,6 +28,7 @@ REMOTE_ATTEMPTS = 2  # on top of those of the object store's own client
 # BadImage are ValueErrors.
 FINAL = (ValueError, TypeError, LookupError, AttributeError, MemoryError)
 FIRST_WAIT_S = 0.5  # then doubled: 3.5 s in all
+WEB_CONNECT_SECONDS, WEB_SECONDS = 5, 30
 READ_AHEAD = 4 * 2**20  # bytes fetched at once where an object is read from front to back
 
 
@@ -183,13 +184,24 @@ def read_whole(url: str) -> bytes:
     return fs.cat_file(path)
 
 
+def read_web(url: str) -> bytes:
+    """What a web address gives, or an error, within ``WEB_SECONDS``."""
+    import aiohttp  # a quarter of a second that local images are spared
+
+    limits = aiohttp.ClientTimeout(total=WEB_SECONDS, sock_connect=WEB_CONNECT_SECONDS)
+    # Not by its URL: fsspec takes "::" in one for a chain of file systems.
+    web = fsspec.filesystem("http", client_kwargs={"timeout": limits}, use_listings_cache=False)
+    data: bytes = web.cat_file(url)
+    return data
+
+
 def open_file(url: str, read_ahead: int = READ_AHEAD) -> tuple[IO[bytes], int]:
     """The file, open for reading, and its size in bytes."""
     file: Any
     if is_local(url):
         # Opening a pipe or a device could wait for ever.
         if not stat.S_ISREG(os.stat(url).st_mode):
-            raise BadImage(f"{url} is not a regular file")
+            raise BadImage("not a regular file", url)
         file = open(url, "rb")  # noqa: SIM115
         return file, os.fstat(file.fileno()).st_size
     fs, path = filesystem(url)

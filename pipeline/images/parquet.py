@@ -159,7 +159,7 @@ class ImageColumn:
     def value(self, row: int) -> Any:
         """Bytes, text, a struct as a dict, or None."""
         if not 0 <= row < self._first[-1]:
-            raise BadImage(f"row {row} is not there: the file has {self._first[-1]} rows")
+            raise BadImage("no such row", f"row {row}, the file has {self._first[-1]} rows")
         group = bisect.bisect_right(self._first, row) - 1
         if group != self._group or row < self._start:
             self._group, self._start, self._values = group, self._first[group], []

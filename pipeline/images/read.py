@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import IO
 
-import pyarrow as pa
-
 from . import micro
+from .addresses import Addresses, address_in, fault_of_the_image
 from .errors import BadImage
-from .files import READ_AHEAD, is_local, open_file, read_whole, with_retries
+from .files import READ_AHEAD, open_file, with_retries
 from .parquet import ImageColumn
 
 
@@ -30,6 +27,7 @@ class Reader:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._column: ImageColumn | None = None
+        self._addresses = Addresses()
 
     def __enter__(self) -> Reader:
         return self
@@ -56,14 +54,16 @@ class Reader:
         """
         if uri.startswith(micro.PREFIX):
             if offset is None:
-                raise BadImage(f"{uri}: the row lacks its picture's index (offset)")
+                raise BadImage("the row lacks its picture's index (offset)", uri)
             return micro.pixel_bytes(uri, offset)
-        return with_retries(lambda: self._read(uri, offset, length), uri)
+        if offset is None:
+            return self._addresses.read(uri)
+        found = with_retries(lambda: self._inside(uri, offset, length), uri)
+        return found if isinstance(found, bytes) else self._addresses.read(found)
 
-    def _read(self, uri: str, offset: int | None, length: int | None) -> bytes:
+    def _inside(self, uri: str, offset: int, length: int | None) -> bytes | str:
+        """An image's bytes in a tar or in a Parquet file, or the address that stands there."""
         try:
-            if offset is None:
-                return read_whole(uri)
             if length is None:
                 return self._cell(uri, offset)
             return self._range(uri, offset, length)
@@ -71,10 +71,10 @@ class Reader:
             raise
         except Exception as error:
             self.close()  # the next attempt opens anew
-            reason = _fault_of_the_image(uri, error)
-            if reason is None:
+            bad = fault_of_the_image(uri, error)
+            if bad is None:
                 raise
-            raise BadImage(reason) from error
+            raise bad from error
 
     def _range(self, uri: str, offset: int, length: int) -> bytes:
         if self._uri != uri or self._file is None:
@@ -88,10 +88,10 @@ class Reader:
             data = self._file.read(length)
         if len(data) < length:
             there = max(0, self._size - offset)
-            raise BadImage(f"{uri} is cut: it ends {there} bytes into this image of {length}")
+            raise BadImage("cut tar", f"{uri} ends {there} bytes into this image of {length}")
         return data
 
-    def _cell(self, uri: str, row: int) -> bytes:
+    def _cell(self, uri: str, row: int) -> bytes | str:
         url, _, column = uri.rpartition("#")
         if self._uri != uri or self._column is None:
             self.close()
@@ -101,30 +101,7 @@ class Reader:
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         if not value:
-            raise BadImage(f"row {row} of {url} has nothing in column {column!r}")
+            raise BadImage("nothing in the image column", f"row {row} of {url}, {column!r}")
         if isinstance(value, bytes):
             return value
-        if is_local(value) and not os.path.isabs(value):
-            value = f"{url.rpartition('/')[0]}/{value}"
-        return read_whole(value)
-
-
-def _fault_of_the_image(uri: str, error: Exception) -> str | None:
-    """Why the image is bad, or None if the error says something about the storage."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        name = error.filename or uri
-        return f"{name} does not exist: deleted since it was listed, or a link to nothing"
-    if isinstance(error, pa.ArrowInvalid):
-        return f"{uri} is damaged: {error}".splitlines()[0]
-    if not is_local(uri):
-        return None
-    if isinstance(error, PermissionError):
-        return f"no permission to read {error.filename or uri}"
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return f"{error.filename or uri} is a link that leads back to itself"
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EISDIR):
-        return f"{error.filename or uri} cannot be opened: {error.strerror}"
-    # Arrow's decoders raise OSError without a number; the system's own have one.
-    if isinstance(error, OSError) and not error.errno:
-        return f"{uri} is damaged: {error}".splitlines()[0]
-    return None
+        return address_in(value, url.rpartition("/")[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from PIL import Image
 from torchvision.transforms.functional import normalize
 
+from pipeline.images.decode import DECODING
 from pipeline.images.resize import FILTER, Resize
 
 RESIZE_MODES = ("shortest", "longest", "squash")
@@ -79,6 +80,11 @@ class Preprocess:
             resize_mode=merged["resize_mode"],
             fill_color=merged["fill_color"],
         )
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the model's input, and so tells stores apart: these settings, and
+        ``decoding``, the rules by which files become pictures."""
+        return {**asdict(self), "decoding": DECODING}
 
     def to_uint8(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize, crop and convert to RGB.

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.bad import BadImages
 from storage import ledger
 from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, write_sums
 
 from .models import UnitModel, latents, pictures
-from .pictures import Pictures, resized
+from .pictures import ROWS, Pictures, resized
 from .plan import Item
 from .sums import HalfMaps, Layout, PairSums
 
 
 @dataclass(frozen=True)
 class ItemReport:
-    """What the driver learns of finished work; ``bad`` counts bad images by reason."""
+    """What the driver learns of finished work; ``facts`` are what the ledger keeps."""
 
     item: Item
     images: int
-    bad: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Miner:
@@ -72,12 +73,12 @@ class Miner:
             for batch in batches:
                 rows.append(self._add(batch, item, sums))
         table = pa.concat_tables(rows)
-        bad = Counter(reason for reason in table["error"].to_pylist() if reason is not None)
+        facts = BadImages.of(table["key"].to_pylist(), table["error"].to_pylist()).facts()
         # What became of the images is written first: sums that are there are never made again.
-        ledger.write_part(self.url, item.shard, table, {"bad": dict(bad)})
+        ledger.write_part(self.url, item.shard, table.drop_columns("key"), facts)
         for tile in item.tiles:  # each gives its memory back before the next is written
             write_sums(self.url, tile, (item.shard, item.shard), sums.pop(tile).sums().arrays())
-        return ItemReport(item, len(table), dict(bad))
+        return ItemReport(item, len(table), facts)
 
     def _add(self, batch: Pictures | range, item: Item, sums: dict) -> pa.Table:
         made: dict[str, list[torch.Tensor]] = {}
@@ -134,8 +135,9 @@ class Miner:
                 "sha256": [hashlib.sha256(p.tobytes()).hexdigest() for p in pixels],
                 "width": [width] * n,
                 "height": [height] * n,
+                "key": [str(seed) for seed in seeds],
             },
-            schema=ledger.SCHEMA,
+            schema=ROWS,
         )
         sizes = {p.resize for p in others if p is not None}
         return Pictures(seeds.start, resized(pixels, sizes), rows), {generator.card.slug: maps}

@@ -8,7 +8,7 @@ are names of modules, separated by commas, with ``*`` and ``?`` allowed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -201,7 +201,7 @@ def _probe(text: str, loaded: Loaded, wanted: str) -> UnitModel:
         name=text,
         weights_digest=digest_of(module.state_dict()),
         layers=tuple(Layer(n, *probed.shapes[n]) for n in probed.shapes),
-        preprocessing={} if loaded.preprocess is None else asdict(loaded.preprocess),
+        preprocessing={} if loaded.preprocess is None else loaded.preprocess.identity(),
         latent=loaded.latent,
     )
     return UnitModel(card, module, loaded.preprocess, probed.readers, probed.left_out)

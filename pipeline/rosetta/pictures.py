@@ -18,6 +18,8 @@ from pipeline.images.resize import Resize
 from storage import ledger
 from storage.images import read_rows
 
+ROWS = ledger.SCHEMA.append(pa.field("key", pa.string()))
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -28,7 +30,7 @@ class Pictures:
     start : int
     pixels : dict of Resize to (n, height, width, 3) uint8
     rows : pyarrow.Table
-        Their rows of the ledger.
+        Their rows of the ledger, and their keys.
     """
 
     start: int
@@ -61,9 +63,10 @@ class Stacked:
 def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> Pictures:
     """Read and decode images ``start … stop-1`` once, and resize them for every model."""
     stacked = Stacked(resizes)
-    loaded = load_rows(read_rows(url, start, stop), stacked, (1, sum(stacked.areas)))
+    table = read_rows(url, start, stop)
+    loaded = load_rows(table, stacked, (1, sum(stacked.areas)))
     columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
-    rows = pa.table([np.arange(start, stop), *columns], schema=ledger.SCHEMA)
+    rows = pa.table([np.arange(start, stop), *columns, table["key"].to_pylist()], schema=ROWS)
     return Pictures(start, stacked.parts(loaded.pixels), rows)
 
 

@@ -8,15 +8,14 @@ goes on and ends in the same numbers.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from pipeline.bad import BadImages
 from pipeline.crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
 from pipeline.extract import SPREAD, TooManyBadImages, Workers
 from pipeline.images.resize import Resize
@@ -67,16 +66,6 @@ class _Actor:
         return 0 if self._miner is None else self._miner.progress()
 
 
-@dataclass
-class Bad:
-    """Bad images of the shards seen, by reason."""
-
-    shards: dict[int, Counter[str]]
-
-    def total(self) -> Counter[str]:
-        return sum(self.shards.values(), Counter())
-
-
 def left_over(url: str, wanted: Iterable[Tile]) -> dict[Tile, set[int]]:
     """Shards that are summed, of every tile; what a killed merge left behind is removed."""
     done = {}
@@ -98,7 +87,7 @@ def mine(
     max_bad: float,
     report: Callable[[int], None] = lambda images: None,
     say: Callable[[str], None] = print,
-) -> Bad:
+) -> BadImages:
     """Sum what is lacking of the wanted tiles.
 
     Parameters
@@ -123,10 +112,10 @@ def mine(
     """
     cards = {slug: model.card for slug, model in models.items()}
     done = left_over(url, wanted)
-    bad = Bad({})
-    seen = sorted(ledger.done_shards(url))
-    for shard, facts in zip(seen, ledger.read_facts(url, seen), strict=True):
-        bad.shards[shard] = Counter(facts["bad"])
+    seen = ledger.done_shards(url)
+    bad = BadImages()
+    for facts in ledger.read_facts(url, sorted(seen)):
+        bad.add(facts)
     _check_bad(bad, setup, max_bad)
     work = items(done, setup, cards, hold)
     merges = _Merges(url, done, cards)
@@ -134,7 +123,9 @@ def mine(
         crew = _crew(url, setup, models, workers, hold, work, say)
         for finished in crew.work(range(len(work)), lambda number: _images(setup, work[number])):
             if isinstance(finished, ItemReport):
-                bad.shards[finished.item.shard] = Counter(finished.bad)
+                if finished.item.shard not in seen:  # one shard has several items
+                    seen.add(finished.item.shard)
+                    bad.add(finished.facts)
                 _check_bad(bad, setup, max_bad)
                 for tile in finished.item.tiles:
                     merges.add(tile, (finished.item.shard, finished.item.shard))
@@ -187,7 +178,7 @@ def _crew(
         if not all(item.shard in covered(done_spans(url, tile)) for tile in item.tiles):
             return None
         (facts,) = ledger.read_facts(url, [item.shard])
-        return ItemReport(item, _images(setup, item), facts["bad"])
+        return ItemReport(item, _images(setup, item), facts)
 
     return Crew(hire, hand_out, recover, size=size, slots=IN_FLIGHT, needs=needs, say=say)
 
@@ -203,15 +194,13 @@ def _resizes(models: Mapping[str, UnitModel], item: Item) -> tuple[Resize, ...]:
     return tuple(dict.fromkeys(p.resize for p in used if p is not None))
 
 
-def _check_bad(bad: Bad, setup: Setup, max_bad: float) -> None:
-    found = bad.total()
-    if found.total() <= max_bad * setup.images:
+def _check_bad(bad: BadImages, setup: Setup, max_bad: float) -> None:
+    if bad.total() <= max_bad * setup.images:
         return
-    reasons = "\n".join(f"  {n} × {reason}" for reason, n in found.most_common(5))
     raise TooManyBadImages(
-        f"{found.total()} of {setup.images} images are bad, more than --max-bad {max_bad:g} "
-        f"allows:\n{reasons}\nThe sums made are kept and the ledger names every image. Mend the "
-        "images and use a new --out, or run again with a larger --max-bad."
+        f"{bad.total()} of {setup.images} images are bad, more than --max-bad {max_bad:g} "
+        f"allows:\n{bad.lines()}\nThe sums made are kept and the ledger names every image. Mend "
+        "the images and use a new --out, or run again with a larger --max-bad."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from safetensors.torch import save_file
 from jobs import extract
 from jobs.extract import ExtractConfig, main
 from pipeline.extract import TooManyBadImages, choose_workers
+from pipeline.images.decode import DECODING
 from pipeline.models import ModelSpec, load_model
 from pipeline.reductions import missing_shards, reduce_store
 from storage import growth, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
+from tests.storage import stores
 
 TINY = {
     "embed_dim": 24,
@@ -51,6 +54,7 @@ def finished(model, tmp_path_factory, ray_cluster):
 def test_the_store_is_whole_exact_and_in_order(finished):
     assert finished.validate() == []
     assert finished.done_shards() == {0, 1, 2, 3}
+    assert finished.meta.preprocessing["decoding"] == DECODING
     data = finished.contributions().load()
     assert float(data["residual"].max()) < 1e-5
     assert float(data["rounding"].max()) < 2e-3
@@ -185,7 +189,18 @@ def test_a_growth_cut_short_is_done_again(finished, model, tmp_path, monkeypatch
     assert store.meta.images == 70
 
 
-def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster):
+def test_a_store_of_before_is_read_and_not_grown_by_other_rules(tmp_path):
+    store = stores.new_store(str(tmp_path / "s"))
+    stores.fill(store)
+    assert open_store(store.url).validate() == []
+    rules = {**store.meta.preprocessing, "decoding": DECODING}
+    wanted = replace(store.meta, preprocessing=rules, images=20, image_list_digest="more")
+    with pytest.raises(StoreMismatch, match="preprocessing.decoding: the store has nothing") as no:
+        extract.same_or_grown(store.url, store.meta, wanted, lambda: iter(()))
+    assert "image_list_digest" not in str(no.value)
+
+
+def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_pictures(folder, 9)
@@ -196,7 +211,9 @@ def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster):
     assert store.validate() == []
     ledger = store.ledger().to_pylist()
     assert [row["ok"] for row in ledger] == [i != 5 for i in range(9)]
-    assert ledger[5]["error"]
+    assert ledger[5]["error"].startswith("not an image, or cut in its first bytes: ")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "bad: not an image, or cut in its first bytes 1 (5.png: it begins with" in said
     data = store.contributions().load()
     assert np.isnan(data["heads"].values[5].astype(float)).all()
     assert np.isfinite(data["heads"].values[[4, 6]].astype(float)).all()

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import status as job
 from jobs.status import StatusConfig
+from pipeline.bad import BadImages
 from pipeline.status import SECONDS_QUIET, extraction
 from storage import ledger
 from storage.errors import StoreError
@@ -22,13 +23,13 @@ from tests.storage import stores
 def store(tmp_path):
     """Ten images in shards of four; the first two shards are done, with two bad images."""
     store = stores.new_store(str(tmp_path / "s"))
-    for shard, bad in ((0, {}), (1, {4: "empty", 6: "cut"})):
+    for shard, bad in ((0, {}), (1, {4: "empty", 6: "cut: at byte 9"})):
         rows = stores.values(store, shard)
         for name in store.arrays:
             for image in bad:
                 rows[name][image - 4] = "" if rows[name].dtype.kind == "O" else np.nan
         facts = {
-            "bad": dict.fromkeys(bad.values(), 1),
+            **BadImages.of(map(str, bad), bad.values()).facts(),
             "residual": {"sum": 1e-6, "max": 1e-7 * (shard + 1)},
             "rounding": {"sum": 1e-3, "max": 1e-4},
         }
@@ -46,6 +47,8 @@ def test_what_is_done_and_what_failed(store):
     assert (found.shards, found.shards_done, found.images) == (3, 2, 10)
     assert (found.images_ok, found.images_bad, found.bad) == (6, 2, {"cut": 1, "empty": 1})
     assert (found.residual, found.rounding) == (2e-7, 1e-4)
+    assert found.bad_named == {"empty": ["4"], "cut": ["6: at byte 9"]}
+    assert job.extraction_rows(found)["  bad: cut"] == "1 (6: at byte 9)"
 
 
 def test_running_stopped_and_the_time_left(store):

@@ -71,7 +71,9 @@ def test_hugging_face_structs_and_further_columns(tmp_path: Path) -> None:
     rows = table.to_pylist()
     assert [read_bytes(row) for row in rows[:2]] == [png(0), png(1)]
     for row in rows[2:]:
-        with pytest.raises(BadImage, match=r"row \d of .*p.parquet has nothing in column 'image'"):
+        with pytest.raises(
+            BadImage, match=r"nothing in the image column: row \d of .*p.parquet, 'image'"
+        ):
             read_bytes(row)
 
 
@@ -139,7 +141,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     rows = listed(tmp_path / "p.parquet").to_pylist()
     assert [row["image_path"] for row in rows] == names
     assert [read_bytes(row) for row in rows[:2]] == [png(0), png(1)]
-    with pytest.raises(BadImage, match="gone.png does not exist"):
+    with pytest.raises(BadImage, match="does not exist: .*gone.png"):
         read_bytes(rows[2])
 
 

@@ -1,13 +1,16 @@
 """Images on an object store (a real HTTP server that speaks S3) and listing on Ray."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
+import s3fs
 from PIL import Image
 
 from pipeline.images import files
@@ -133,16 +136,80 @@ def test_a_scheme_of_another_name(s3: str) -> None:
     assert read_bytes(table.to_pylist()[1]) == png(len("n2/c.png"))
 
 
-def test_a_store_that_refuses_is_no_bad_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.concat_tables(list_images(f"{s3}/train"))
+@pytest.fixture
+def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_kit.Proxy]:
+    """Faults on the way to the server; the client asks once."""
     monkeypatch.setattr(files, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with s3_kit.proxy(os.environ["AWS_ENDPOINT_URL"]) as state:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", state.endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield state
+    s3fs.S3FileSystem.clear_instance_cache()
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError("Access Denied")
 
-    fs, _ = files.filesystem(s3)
-    monkeypatch.setattr(fs, "cat_file", refuse)
-    with pytest.raises(SourceUnavailable, match=r"s3://bucket/train/z.png cannot .*Access Denied"):
+def objects(names: list[str], folder: Path) -> pa.Table:
+    """Rows of a table of addresses of objects."""
+    pq.write_table(pa.table({"url": names}), folder / "t.parquet")
+    return pa.concat_tables(list_images(str(folder / "t.parquet")))
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_what_an_object_store_answers_of_one_object_is_that_images_fault(
+    proxy: s3_kit.Proxy, tmp_path: Path, status: int
+) -> None:
+    names = ["n1/a.png", "z.png", "n2/c.png", "gone.png", "n1/deep/b.png"]
+    table = objects([f"s3://bucket/train/{name}" for name in names], tmp_path)
+    proxy.faults = [s3_kit.Fault("GET", status, part="z.png")]
+    loaded = load_rows(table, transform, (4, 4))
+    assert loaded.ok.tolist() == [True, False, True, False, True]
+    code = s3_kit.CODES[status]
+    assert loaded.error[1] == f"HTTP {status}: s3://bucket/train/z.png, {code}"
+    assert str(loaded.error[3]).startswith("does not exist: ")
+
+
+def test_an_object_store_that_fails_on_and_on_is_no_images_fault(
+    proxy: s3_kit.Proxy, tmp_path: Path
+) -> None:
+    table = objects([f"s3://bucket/train/{n}.png" for n in "zzzz"], tmp_path)
+    proxy.faults = [s3_kit.Fault("GET", 503)]
+    with pytest.raises(SourceUnavailable, match="s3://bucket failed for 3 images one after the"):
+        load_rows(table, transform, (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "words"),
+    [
+        (["AWS_ENDPOINT_URL"], "http://127.0.0.1:9", "Could not connect to the endpoint URL"),
+        (["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], None, "Unable to locate credentials"),
+    ],
+)
+def test_an_object_store_that_cannot_be_asked_stops(
+    proxy: s3_kit.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names, value, words
+) -> None:
+    table = objects(["s3://bucket/train/z.png"], tmp_path)
+    for name in names:
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SourceUnavailable, match=f"s3://bucket/train/z.png cannot be .*{words}"):
+        load_rows(table, transform, (4, 4))
+
+
+def test_an_unknown_user_is_no_images_fault(
+    proxy: s3_kit.Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(s3_kit.CODES, 403, "ExpiredToken")
+    table = objects(["s3://bucket/train/z.png"], tmp_path)
+    proxy.faults = [s3_kit.Fault("GET", 403)]
+    with pytest.raises(SourceUnavailable, match="ExpiredToken"):
+        load_rows(table, transform, (4, 4))
+
+
+def test_a_tar_that_is_refused_is_no_images_fault(proxy: s3_kit.Proxy) -> None:
+    table = pa.concat_tables(list_images("s3://bucket/laion/00000.tar"))
+    proxy.faults = [s3_kit.Fault("HEAD", 403), s3_kit.Fault("GET", 403)]
+    with pytest.raises(SourceUnavailable, match="s3://bucket/laion/00000.tar cannot be read"):
         load_rows(table, transform, (4, 4))
 
 

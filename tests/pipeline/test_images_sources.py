@@ -107,9 +107,11 @@ def test_links(tmp_path: Path) -> None:
     assert list(rows) == ["a/gone.png", "a/loop.png", "a/near.png", "a/x.png", "b/far.png"]
     assert report.counts == {"link to a folder that it lies in": 2}
     assert read_bytes(rows["a/near.png"]) == read_bytes(rows["a/x.png"])
-    with pytest.raises(BadImage, match=r"gone.png does not exist: deleted .* or a link to nothing"):
+    with pytest.raises(
+        BadImage, match=r"does not exist: .*gone.png \(deleted .* or a link to nothing"
+    ):
         read_bytes(rows["a/gone.png"])
-    with pytest.raises(BadImage, match="loop.png is a link that leads back to itself"):
+    with pytest.raises(BadImage, match="a link that leads back to itself: .*loop.png"):
         read_bytes(rows["a/loop.png"])
     assert len(listed(f"{root}/a/*.png")) == 4
 

@@ -102,6 +102,16 @@ def test_another_configuration_is_refused_naming_every_field():
     require_same(old, stores.metadata(versions={"torch": "9"}, revision="x"), "/the/store")
 
 
+def test_what_was_not_recorded_before_is_named_alone():
+    old = stores.metadata()
+    new = stores.metadata(preprocessing={"size": [8, 8], "decoding": "2: other rules"})
+    with pytest.raises(StoreMismatch) as error:
+        require_same(old, new, "/the/store")
+    line = "  preprocessing.decoding: the store has nothing, this run asks for '2: other rules'"
+    assert str(error.value).splitlines()[1:-1] == [line]
+    require_same(new, new, "/the/store")
+
+
 def test_metadata_of_another_schema_and_with_missing_fields_is_refused():
     raw = stores.metadata().to_json()
     with pytest.raises(StoreError, match="schema version 99; this Facet reads version 1"):
