@@ -108,7 +108,7 @@ def test_images_of_any_type(tmp_path: Path, images: dict[str, object]) -> None:
     pq.write_table(pa.table(images), tmp_path / "p.parquet")
     rows = listed(tmp_path / "p.parquet").to_pylist()
     assert [read_bytes(rows[i]) for i in (0, 2)] == [png(0), png(2)]
-    with pytest.raises(BadImage, match="row 1 of .* has nothing in column"):
+    with pytest.raises(BadImage, match="nothing in the image column: row 1 of"):
         read_bytes(rows[1])
 
 

@@ -68,7 +68,7 @@ def test_mined_correlations_are_those_of_the_models_own_maps(two, listed):
     for shard in range(2):
         batches = [load_pictures(listed, at, at + 5, sizes) for at in (shard * 10, shard * 10 + 5)]
         report = miner.mine(Item(shard, (tile,)), batches)
-        assert (report.images, report.bad) == (10, {})
+        assert (report.images, report.facts) == (10, {"bad": {}})
     assert miner.progress() == IMAGES
     assert read_part(listed, 1)["index"].to_pylist() == list(range(10, 20))
     merge_spans(listed, a, b, tile, [(0, 0), (1, 1)])
