@@ -31,7 +31,7 @@ from pipeline.plots import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.subsets import SubsetError, check_where
 from pipeline.texts import Pool, class_means, load_classes, load_pool
-from storage import open_store
+from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
@@ -142,6 +142,7 @@ def find(
     chosen: list[ablate.Head],
 ) -> Result:
     """Classify with every ablation, compare, and keep what is found."""
+    urls.check_writable(store.url)
     encoder = TextEncoder(store, config.pretrained)
     encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
     readout = class_means(encoded.embeddings, classes)

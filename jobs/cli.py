@@ -55,12 +55,16 @@ def main() -> None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         print(f"error: there is no job {name!r}.{hint}\n\n{usage}", file=sys.stderr)
         raise SystemExit(2)
-    from jobs.console import run_job
+    try:
+        from jobs.console import run_job
 
-    module = job_module(name)
-    config = tyro.cli(
-        config_of(name), prog=f"facet {name}", description=module.__doc__, args=arguments
-    )
+        module = job_module(name)
+        config = tyro.cli(
+            config_of(name), prog=f"facet {name}", description=module.__doc__, args=arguments
+        )
+    except KeyboardInterrupt:  # importing a job takes seconds
+        print("stopped before the job began", file=sys.stderr)
+        raise SystemExit(130) from None
     run_job(module.main, config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import sys
@@ -29,6 +30,7 @@ from storage.objects import refuse_credentials
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 Config = TypeVar("Config")
 SECONDS_BETWEEN_LINES = 10.0
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def show_next(command: str) -> None:
@@ -45,14 +47,31 @@ def show_table(title: str, rows: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    what: str, total: int, kept: str = "nothing of that is kept"
+) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left; where the output is a file, a line now and then.
+
+    Parameters
+    ----------
+    what : str
+    total : int
+    kept : str
+        What is left of the work if it is stopped half way: `run_job` says it.
 
     Yields
     ------
     callable
         Takes the number done so far.
     """
+    try:
+        yield from _bar(what, total)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"during {what}: {kept}")
+        raise
+
+
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     started = time.monotonic()
     if not console.is_terminal:
         last, said = started, -1
@@ -101,13 +120,39 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
         logs.event("started", config=vars(config))
         main(config)
     except BaseException as error:
-        reason = str(error) if isinstance(error, FacetError) else repr(error)
-        logs.event("failed", level=logging.ERROR, error=reason)
-        if isinstance(error, FacetError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        told = str(error) if isinstance(error, FacetError) else of_the_system(error)
+        logs.event("failed", level=logging.ERROR, error=told or repr(error))
+        if told is not None:
+            print(f"error: {told}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         if isinstance(error, KeyboardInterrupt):
-            print("stopped; finished shards are kept, the same command goes on", file=sys.stderr)
+            print(stopped(error), file=sys.stderr)
             raise SystemExit(130) from None
         raise
     logs.event("finished")
+
+
+def of_the_system(error: BaseException) -> str | None:
+    """A disk or a network that fails, also under a worker, in a line; None for other errors."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner  # Ray's errors keep the worker's, and in their own words its trace
+    if not isinstance(error, OSError):
+        return None
+    place = "" if error.filename is None else f"{error.filename}: "
+    what = f"{place}{error.strerror or str(error) or type(error).__name__}"
+    if error.errno not in CANNOT_WRITE:
+        return what
+    return (
+        f"{what}. Finished shards and results are kept: make room or mend the place, then run the "
+        "same command again."
+    )
+
+
+def stopped(stop: KeyboardInterrupt) -> str:
+    """What is left of a run that the user stopped."""
+    during = next(iter(getattr(stop, "__notes__", [])), None)
+    return (
+        "stopped; what was written is kept, the same command goes on"
+        if during is None
+        else f"stopped {during}; the same command goes on from what is there"
+    )

@@ -111,7 +111,7 @@ def main(config: ExtractConfig) -> Store:
     projection = project(batch_size=workers.batch_size)
     show_plan(store, workers, projection)
     check_memory(projection)
-    with progress_bar("images", remaining(store)) as move:
+    with progress_bar("images", remaining(store), "finished shards are kept") as move:
         progress = extract.run(
             store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
         )
@@ -126,6 +126,7 @@ def check(config: ExtractConfig, url: str) -> tuple[Architecture, tuple[int, ...
         raise FacetError(f"--shard-size {config.shard_size}: must be at least 1")
     if not 0 <= config.max_bad <= 1:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
+    cluster.check_device(config.device)
     if not config.components:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
     architecture = check_supported(ModelSpec(config.model, config.pretrained, config.seed))

@@ -92,6 +92,7 @@ def main(config: InvertConfig) -> pd.DataFrame:
     started = time.monotonic()
     if config.steps < 1 or config.limit < 1:
         raise FacetError("--steps and --limit must be at least 1")
+    urls.check_writable(str(config.out), "--out")
     models = load(config)
     targets = read_targets(config, models.generator)
     count = len(targets)

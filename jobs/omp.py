@@ -39,7 +39,7 @@ from pipeline.plots import png
 from pipeline.provenance import revision, versions
 from pipeline.second_order_maps import SecondOrderMaps, second_order_maps
 from pipeline.texts import Pool, class_means, load_classes, load_pool
-from storage import open_store
+from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.results import Result, save_result
 from storage.store import Store
@@ -148,6 +148,7 @@ def find(
     found: Result,
 ) -> Result:
     """Code the neurons of a second-order result, and keep what is found."""
+    urls.check_writable(store.url)
     directions = directions_of(found, layers)
     alive = [(i, int(n)) for i in layers for n in np.flatnonzero(directions[i].any(1))]
     dead = [(i, int(n)) for i in layers for n in np.flatnonzero(~directions[i].any(1))]

@@ -18,7 +18,7 @@ from jobs.console import console, progress_bar, run_job, say_found, show_next, s
 from pipeline import cluster
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.reductions import available_components, check, missing_shards, reduce_store
-from storage import open_store
+from storage import open_store, urls
 from storage.errors import ELIDED, command
 from storage.reductions import TABLE, Reductions, state_bytes, subset_url
 from storage.store import Store
@@ -80,13 +80,14 @@ def update(store: Store, where: str | None, components: tuple[str, ...]) -> Redu
     missing = missing_shards(store, where, components)
     if not missing:
         return reduce_store(store, where, components)
+    urls.check_writable(store.url)
     cluster.connect()
     state = state_bytes([r for r in TABLE if r.component in components], store.meta)
     console.print(
         f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
         f"{naturalsize(state)}"
     )
-    with progress_bar("shards", missing) as move:
+    with progress_bar("shards", missing, "sums of finished waves are kept") as move:
         return reduce_store(store, where, components, report=move)
 
 

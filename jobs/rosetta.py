@@ -112,12 +112,12 @@ def main(config: RosettaConfig) -> RosettaRun:
     work = plan.items(run.left_over(url, wanted), setup, cards, hold)
     show_plan(url, setup, models, wanted, work, workers, run.need_bytes(models, workers, hold))
     total = sum(stop - start for item in work for start, stop in [setup.rows(item.shard)])
-    with progress_bar("images", total) as move:
+    with progress_bar("images", total, "finished sums are kept") as move:
         bad = run.mine(
             url, setup, models, wanted, workers, hold,
             max_bad=config.max_bad, report=move, say=console.print,
         )  # fmt: skip
-    with progress_bar("correlations: tiles", len(wanted)) as move:
+    with progress_bar("correlations: tiles", len(wanted), "finished tiles are kept") as move:
         run.correlate(url, cards, wanted, move)
     found = match(url, cards, hub, config.neighbours)
     result = save(config, url, setup, models, hub, found)
@@ -151,7 +151,8 @@ def check(config: RosettaConfig, url: str) -> None:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
     if config.hub is not None and config.hub not in names:
         raise FacetError(f"--hub {config.hub} is none of the models: {', '.join(names)}")
-    urls.check_writable(url)
+    cluster.check_device(config.device)
+    urls.check_writable(url, "--out")
 
 
 def load_all(config: RosettaConfig) -> dict[str, UnitModel]:

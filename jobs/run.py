@@ -61,7 +61,10 @@ def main(config: RunConfig) -> None:
     started = time.monotonic()
     run = read_run(config.file, settings_of)
     for stage in run.stages:  # a mistake in the last stage must not show after hours
-        tyro.cli(cli.config_of(stage.job), prog=f"facet {stage.job}", args=stage.arguments())
+        job = cli.config_of(stage.job)
+        settings = tyro.cli(job, prog=f"facet {stage.job}", args=stage.arguments())
+        # Not left to the stage: it joins the whole run's cluster, and would wait for that to grow.
+        cluster.check_device(getattr(settings, "device", "auto"))
     urls.check_writable(urls.absolute(run.store))
     cluster.connect()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that children end too

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -153,6 +154,7 @@ def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
         raise FacetError(f"--top-k {config.top_k}: must be at least 1")
     if not 0 <= config.max_bad <= 1:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
+    cluster.check_device(config.device)
     existing = find_metadata(url)
     if existing is None:
         wanted = {n: getattr(config, n) for n in ("images", "model", "pretrained")}
@@ -301,7 +303,7 @@ def plan(
         config.top_k,
         dtype,
         covariance,
-        progress_bar,
+        partial(progress_bar, kept="finished shards, and sums of a minute ago, are kept"),
         console.print,
     )
     return run, projection

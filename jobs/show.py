@@ -167,6 +167,8 @@ def show_neuron(config: ShowConfig) -> Table:
             f"{store.meta.mlp_width - 1}"
         )
     found = latest_effects(store, [config.layer])
+    folder = found.url if config.out is None else urls.absolute(config.out)
+    urls.check_writable(folder, "--out")
     codes = codes_of(store, found, config.layer)
     pictures = NeuronPictures(
         store,
@@ -175,10 +177,7 @@ def show_neuron(config: ShowConfig) -> Table:
         found.table("top_images").to_pandas(),
         None if codes is None else codes.table("codes").to_pandas(),
     )
-    place = urls.join(
-        found.url if config.out is None else urls.absolute(config.out),
-        f"neuron-{config.layer:02d}-{config.neuron:05d}.png",
-    )
+    place = urls.join(folder, f"neuron-{config.layer:02d}-{config.neuron:05d}.png")
     urls.put_bytes(place, png(pictures.figure(config.neuron)))
     title = f"MLP layer {config.layer}, neuron {config.neuron}"
     table = Table("coefficient", "text", title=title, title_justify="left", box=SIMPLE)

@@ -30,7 +30,7 @@ from pipeline.plots import png, roles_figure, textspan_figure
 from pipeline.provenance import revision, versions
 from pipeline.texts import load_pool
 from pipeline.textspan import Objective, TextSpanResult
-from storage import open_store
+from storage import open_store, urls
 from storage.errors import ELIDED, FacetError, command
 from storage.reductions import Reductions
 from storage.results import Result, save_result
@@ -100,6 +100,7 @@ def main(config: TextSpanConfig) -> TextSpanRun:
     }
     result = found_before(store.url, JOB, identity)
     if result is None:
+        urls.check_writable(store.url)
         encoder = TextEncoder(store, config.pretrained)
         encoded = encode_texts.encode(encoder, pool.source, pool.texts)
         found = describe(

@@ -122,6 +122,8 @@ class Crew(Generic[Report]):
             What an actor found wrong that the user can mend; if actors cannot start, die again
             and again, or if the cluster had no room for a single one for a quarter of an hour.
         """
+        if self.needs.gpus:
+            cluster.check_device("cuda")
         self._queue.extend(shards)
         self._idle_since, self._say_at = time.monotonic(), time.monotonic() + SECONDS_BEFORE_SAYING
         asked = 0.0
@@ -233,7 +235,7 @@ class Crew(Generic[Report]):
             raise FacetError(
                 f"a worker died {RETRIES + 1} times over on the same work: {reason}\n"
                 "It is probably out of memory: lower --batch-size, --shard-size or --num-actors. "
-                "Finished shards are kept; the same command goes on from them."
+                "What was finished is kept; the same command goes on from it."
             )
         self._queue.appendleft(shard)
         return None
@@ -277,7 +279,7 @@ class Crew(Generic[Report]):
         self._say_at = now + SECONDS_BETWEEN_SAYING if not running else float("inf")
         self.say(
             f"{running} of {self.size} workers run; the next is starting, or waits for "
-            f"{self.needs}: the cluster has {_free()} free (Ctrl-C stops, finished shards are kept)"
+            f"{self.needs}: the cluster has {_free()} free (Ctrl-C stops)"
         )
 
 

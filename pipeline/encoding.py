@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 import xarray as xr
 
+from storage import urls
 from storage.errors import FacetError, StoreMismatch
 from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
@@ -156,6 +157,7 @@ class TextEncoder:
         config: dict[str, object],
         report: Callable[[int], None],
     ) -> Result:
+        urls.check_writable(self.store.url)
         if self._model is None:
             self._model = store_model(self.store, self.pretrained)
         module, tokenizer = self._model.module, tokenizer_of(self._model)

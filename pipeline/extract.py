@@ -20,7 +20,6 @@ from storage.errors import FacetError
 from storage.metadata import Metadata
 from storage.store import Store
 
-from . import cluster as ray_cluster
 from . import logs, metrics, plan
 from .bad import BadImages
 from .crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
@@ -251,8 +250,6 @@ def _images(store: Store, shard: int) -> int:
 def _crew(
     store: Store, model: VisionModel, workers: Workers, pending: int, say: Callable[[str], None]
 ) -> Crew[ShardReport]:
-    if workers.device == "cuda" and not ray_cluster.resources()["GPU"] and not ray_cluster.joined():
-        raise FacetError("--device cuda: this machine has no GPU; use --device cpu or auto")
     asked = needs(store.meta, model, workers)
     say(f"each of {min(workers.actors, pending)} workers asks Ray for {asked}")
     actor_class = ray.remote(_Actor)

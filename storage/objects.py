@@ -7,10 +7,12 @@ Credentials and endpoints come from where those clients look for them, never fro
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ from zarr.storage import FsspecStore
 from .errors import StoreError
 
 S3 = ("s3", "s3a")
+GOOGLE = ("gs", "gcs")
+# Schemes that people write with too few slashes; a local path that begins so is never meant.
+FAR = (*S3, *GOOGLE, "http", "https", "abfs", "az", "hdfs", "hf", "file")
 ATTEMPTS = 8  # about half a minute of pauses that double, where the user has set nothing
 # s3fs wraps botocore's attempts twice more, each of which would multiply them by its own 5. Once
 # again is kept for bodies that break off, which botocore does not see.
@@ -38,8 +43,56 @@ _SIGNED = re.compile(
 )
 
 
+# What clients say where they find no credentials: names of errors, of their own base classes.
+_NO_CREDENTIALS = (
+    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound",
+    "TokenRetrievalError", "SSOTokenLoadError", "DefaultCredentialsError",
+)  # fmt: skip
+_NO_ANSWER = (
+    "EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "gaierror",
+    "ConnectionRefusedError",
+)  # fmt: skip
+_AGAIN = (
+    "Finished shards and results are kept: mend what is wrong, or wait until the object "
+    "store answers, then run the same command again."
+)
+
+
 class ObjectError(StoreError):
     """An object store still refused, failed or hung after all attempts."""
+
+
+class NoClient(StoreError):
+    """Nothing here reads or writes URLs of this kind."""
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL names a place on this machine's file systems."""
+    return "://" not in url or url.startswith("file://")
+
+
+def refuse_unknown(url: str) -> None:
+    """Raise ``StoreError`` if a URL is empty, or has a scheme that is none."""
+    if not url.strip():
+        raise StoreError("an empty path names no place: give a local path or an object-store URL")
+    scheme, there, rest = url.partition("://")
+    if not there:
+        scheme, colon, rest = url.partition(":")
+        if colon and scheme in FAR:
+            where = ("/" if scheme == "file" else "") + rest.lstrip("/")
+            raise StoreError(
+                f"{url} lacks slashes: write {scheme}://{where}, or ./{url} for a path"
+            )
+        return
+    known = fsspec.available_protocols()
+    if scheme in known or "::" in scheme:  # chains such as simplecache::s3:// are fsspec's own
+        return
+    near = get_close_matches(scheme.lower(), FAR, n=1, cutoff=0.5)
+    raise NoClient(
+        f"{url}: nothing reads or writes {scheme}://"
+        + (f"; did you mean {near[0]}://{rest}?" if near else ".")
+        + " Give a local path, or an s3://bucket/… or gs://bucket/… URL."
+    )
 
 
 def refuse_credentials(url: str) -> None:
@@ -48,7 +101,7 @@ def refuse_credentials(url: str) -> None:
     if not there:
         return
     host = rest.split("/", 1)[0]
-    if scheme in (*S3, "gs", "gcs"):  # no bucket has these characters; a secret may have a slash
+    if scheme in (*S3, *GOOGLE):  # no bucket has these characters; a secret may have a slash
         secret = ("@" in host or ":" in host) and not host.startswith("arn:")
     else:
         secret = bool(re.match(r"[^@]*:[^@]*@", host))
@@ -70,17 +123,24 @@ def object_store(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
         Further ones for the file system.
     """
     refuse_credentials(url)
+    refuse_unknown(url)
     scheme = urlsplit(url).scheme
+    if scheme in GOOGLE:
+        # Every failed try comes with its trace; what fails in the end is said by `naming`.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # A listing remembered from before another writer's put would hide finished shards.
     options = {"use_listings_cache": False, **options}
     if scheme in S3:
         options["config_kwargs"] = _s3_config()
-    if "::" in url.partition("://")[0]:
-        fs, path = fsspec.core.url_to_fs(url, **options)
-    else:  # not by the call above, which takes "::" in a name for a chain of file systems
-        kind = fsspec.get_filesystem_class(scheme)
-        fs = kind(**{**kind._get_kwargs_from_urls(url), **options})
-        path = fs._strip_protocol(url)
+    try:
+        if "::" in url.partition("://")[0]:
+            fs, path = fsspec.core.url_to_fs(url, **options)
+        else:  # not by the call above, which takes "::" in a name for a chain of file systems
+            kind = fsspec.get_filesystem_class(scheme)
+            fs = kind(**{**kind._get_kwargs_from_urls(url), **options})
+            path = fs._strip_protocol(url)
+    except (ImportError, ValueError) as error:
+        raise NoClient(f"{scheme}:// needs a client that is not here: {error}") from error
     if scheme in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs, path
@@ -128,18 +188,49 @@ def naming(url: str, done: str, *, missing: bool = False) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:  # every client has its own base class
-        if urlsplit(url).scheme in ("", "file") or (isinstance(error, MISSING) and not missing):
+        if is_local(url) or (isinstance(error, MISSING) and not missing):
             raise
         raise ObjectError(
             f"{url} cannot be {done}, after all attempts: {type(error).__name__}: {error}. "
-            "Finished shards and results are kept: mend what is wrong, or wait until the object "
-            "store answers, then run the same command again."
+            + " ".join(filter(None, [remedy(url, error), _AGAIN]))
         ) from error
 
 
 def is_pattern(path: str) -> bool:
     """Whether fsspec, asked to remove a path, would remove all that it matches."""
     return any(c in path for c in "*?[")
+
+
+def remedy(url: str, error: BaseException | None) -> str | None:
+    """What to do about an object store's refusal, where it says what is wrong; else None."""
+    names, codes = set(), set()
+    while error is not None:
+        names.add(type(error).__name__)
+        if isinstance(answer := getattr(error, "response", None), dict):  # botocore's
+            codes.add(answer.get("Error", {}).get("Code"))
+        error = error.__cause__ or error.__context__
+    google = urlsplit(url).scheme in GOOGLE
+    variables = (
+        "GOOGLE_APPLICATION_CREDENTIALS (or `gcloud auth application-default login`)"
+        if google
+        else "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN, too, where they are "
+        "temporary) or AWS_PROFILE"
+    )
+    if names & set(_NO_CREDENTIALS):
+        return (
+            f"No credentials were found: set {variables} in the environment, here and on every "
+            "node, or give the machines a role."
+        )
+    if codes & {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}:
+        return f"The credentials are wrong or have run out: mend {variables}."
+    if codes & {"AccessDenied", "AllAccessDisabled"}:
+        return f"The credentials have no right to it: others by {variables}, or another place."
+    if names & set(_NO_ANSWER):
+        at = ", and AWS_ENDPOINT_URL" if urlsplit(url).scheme in S3 else ""
+        return f"Nothing answers there: check the network and the address{at}."
+    if "NoSuchBucket" in codes:
+        return "Make the bucket, or mend its name."
+    return None
 
 
 class ObjectStore(FsspecStore):

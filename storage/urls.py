@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import zarr
 from fsspec.implementations.local import LocalFileSystem
@@ -19,17 +18,23 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
 from .errors import StoreError
-from .objects import ObjectStore, is_pattern, naming, object_store, refuse_credentials
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL names a place on this machine's file systems."""
-    return urlsplit(url).scheme in ("", "file")
+from .objects import (
+    ObjectError,
+    ObjectStore,
+    is_local,
+    is_pattern,
+    naming,
+    object_store,
+    refuse_credentials,
+    refuse_unknown,
+    remedy,
+)
 
 
 def absolute(url: str) -> str:
     """The same place, named so that every worker finds it; no credentials may be in it."""
     refuse_credentials(url)
+    refuse_unknown(url)
     return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
 
 
@@ -201,16 +206,32 @@ def free_bytes(url: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def check_writable(url: str) -> None:
-    """Raise ``StoreError`` unless a small object can be written under the URL and removed again."""
-    refuse_credentials(url)
-    probe = join(url, f".probe-{uuid.uuid4().hex}")
+def check_writable(url: str, flag: str = "--store") -> None:
+    """Refuse a place where nothing can be written, before any work is done for it.
+
+    Parameters
+    ----------
+    url : str
+    flag : str
+        The setting that named the place.
+
+    Raises
+    ------
+    StoreError
+        Unless a small object could be written under the URL and removed again.
+    """
+    probe = join(absolute(url), f".probe-{uuid.uuid4().hex}")
     try:
         put_bytes(probe, b"facet")
         remove(probe)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ObjectError) as error:
+        if isinstance(error, StoreError) and not isinstance(error, ObjectError):
+            raise
         why = error.__cause__ or error  # what to do about a probe is said here
         raise StoreError(
-            f"cannot write to the store at {url}: {why}. "
-            "Choose a --store where this user may write, or mend its permissions."
+            f"cannot write to {url}: {why}. "
+            + (
+                remedy(url, why)
+                or f"Choose a {flag} where this user may write, or mend its permissions."
+            )
         ) from error

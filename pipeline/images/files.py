@@ -15,8 +15,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 import tenacity
 
-from storage.errors import FacetError
-from storage.objects import object_store, refuse_credentials
+from storage.objects import NoClient, object_store, refuse_credentials
 
 from .errors import BadImage, SourceError, SourceUnavailable
 
@@ -81,9 +80,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The object store of ``url`` and the path within it."""
     try:
         return object_store(url)
-    except FacetError:
-        raise
-    except (ValueError, ImportError) as error:
+    except NoClient as error:
         raise SourceError(f"{url}: no object store of this kind: {error}") from error
 
 

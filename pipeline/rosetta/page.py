@@ -76,6 +76,8 @@ def make_dictionary(
             f"the models of {found.result.url} share no concept: run `facet rosetta …` with more "
             "images, or with larger --neighbours"
         )
+    folder = found.result.url if out is None else urls.absolute(out)
+    urls.check_writable(folder, "--out")
     shown = entries(found, every[:concepts], images)
     facts = {
         "concepts": f"{len(every):,} shared by {len(found.models)} models, "
@@ -109,7 +111,7 @@ def make_dictionary(
         ]  # fmt: skip
     pictures = pictures_of(shown)
     page = write_dictionary(
-        found.result.url if out is None else urls.absolute(out),
+        folder,
         "Units that models share",
         f"{', '.join(found.models)} over {found.setup.source}, through {found.hub}. "
         + f"{facts['concepts']}.",

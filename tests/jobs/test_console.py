@@ -5,9 +5,10 @@ import logging
 from dataclasses import dataclass
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from jobs import encode_texts, second_order, textspan
-from jobs.console import run_job
+from jobs.console import of_the_system, progress_bar, run_job
 from pipeline.logs import logger
 from storage.errors import FacetError
 
@@ -35,7 +36,15 @@ def said(capsys) -> tuple[list[dict], str]:
     ("error", "raised", "status", "message"),
     [
         (FacetError("no such store"), SystemExit, 2, "error: no such store"),
-        (KeyboardInterrupt(), SystemExit, 130, "stopped; finished shards are kept"),
+        (KeyboardInterrupt(), SystemExit, 130, "stopped; what was written is kept"),
+        (
+            PermissionError(13, "Permission denied", "/s/x"),
+            SystemExit,
+            2,
+            "error: /s/x: Permission denied. Finished shards and results are kept: make room",
+        ),
+        (OSError(28, "No space left on device"), SystemExit, 2, "error: No space left on device. "),
+        (ConnectionResetError("peer"), SystemExit, 2, "error: peer"),
         (ZeroDivisionError("a fault"), ZeroDivisionError, None, ""),
         (SystemExit(1), SystemExit, 1, ""),
     ],
@@ -50,8 +59,32 @@ def test_however_it_ends_the_log_says_so(capsys, error, raised, status, message)
     entries, rest = said(capsys)
     assert [e["event"] for e in entries] == ["started", "failed"]
     assert entries[1]["level"] == "error"
-    assert entries[1]["error"] in (repr(error), str(error))
+    assert entries[1]["error"] in (repr(error), rest.removeprefix("error: "))
     assert rest.startswith(message)
+
+
+def test_a_stop_says_what_is_left_of_what_was_under_way(capsys):
+    def main(config: StoppedConfig) -> None:
+        kept = ("finished shards are kept",) if config.store == "shards" else ()
+        with progress_bar("images", 3, *kept) as move:
+            move(1)
+            raise KeyboardInterrupt
+
+    for store, words in (("shards", "finished shards are kept"), ("s", "nothing of that is kept")):
+        with pytest.raises(SystemExit) as caught:
+            run_job(main, StoppedConfig(store))
+        assert caught.value.code == 130
+        assert said(capsys)[1].startswith(f"stopped during images: {words}; the same command")
+
+
+def test_an_error_of_the_system_under_a_worker_is_its_own_line():
+    """Ray's errors are instances of the worker's, and print the worker's trace."""
+    cause = PermissionError(13, "Permission denied", "/s/x")
+    error = RayTaskError("write", "Traceback (most recent call last)…", cause)
+    told = of_the_system(error.as_instanceof_cause())
+    assert told is not None
+    assert told.startswith("/s/x: Permission denied. ")
+    assert of_the_system(KeyError("x")) is None
 
 
 def test_a_run_that_ends_well_is_finished_once(capsys):

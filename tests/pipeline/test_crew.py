@@ -94,12 +94,18 @@ def test_actors_that_cannot_start_say_why(ray_cluster, tmp_path):
 def test_it_waits_for_what_the_cluster_lacks_and_not_for_ever(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(crew, "SECONDS_BEFORE_SAYING", 0.5)
     monkeypatch.setattr(crew, "SECONDS_TO_WAIT", 2.0)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster that may grow
     said: list[str] = []
     with pytest.raises(FacetError, match="no worker could start .* 1 GPU .* 0 GPU"):
         work(new_crew(tmp_path, needs=Needs(0.5, 1, 10**8), said=said), 2)
     assert len(said) == 1
     assert "0 of 2 workers run" in said[0]
     assert "0.5 CPU, 1 GPU and 100.0 MB of memory" in said[0]
+
+
+def test_a_gpu_that_cannot_come_is_not_waited_for(ray_cluster, tmp_path):
+    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+        work(new_crew(tmp_path, needs=Needs(0.5, 1, 10**8)), 2)
 
 
 def test_actors_leave_a_cpu_to_decode_with(ray_cluster, tmp_path):

@@ -243,7 +243,7 @@ def test_an_error_is_never_taken_for_no_store(place, proxy, attempts):
 def test_no_permission_no_bucket_and_no_server_say_so(place, proxy, attempts, monkeypatch):
     attempts(1)
     proxy.faults = [Fault("PUT", 403)]
-    with pytest.raises(StoreError, match=rf"cannot write to the store at {place}: .*AccessDenied"):
+    with pytest.raises(StoreError, match=rf"cannot write to {place}: .*AccessDenied"):
         urls.check_writable(place)
     proxy.clear()
     with pytest.raises(StoreError, match=r"s3://no-such/s: .*bucket does not exist"):
@@ -256,8 +256,53 @@ def test_no_permission_no_bucket_and_no_server_say_so(place, proxy, attempts, mo
         open_store("s3://b/s")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(StoreError, match="credentials"):
+    said = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    with pytest.raises(StoreError, match=rf"cannot write to s3://b/s: .*{said}"):
         urls.check_writable("s3://b/s")
+    with pytest.raises(ObjectError, match=said):
+        open_store("s3://b/s")
+
+
+def test_what_an_object_store_refuses_for_says_what_to_do(proxy, attempts, monkeypatch):
+    attempts(1)
+    proxy.faults = [Fault("PUT", 403)]
+    with pytest.raises(StoreError, match=r"no right to it") as caught:
+        urls.check_writable(f"s3://{s3_kit.BUCKET}/s")
+    assert "permissions" not in str(caught.value)
+    proxy.clear()
+    with pytest.raises(StoreError, match=r"Make the bucket, or mend its name"):
+        urls.check_writable("s3://no-such/s")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match=r"Nothing answers there: .*AWS_ENDPOINT_URL"):
+        urls.check_writable("s3://b/s")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s4://b/x", r"nothing reads or writes s4://; did you mean s3://b/x\?"),
+        ("S3://b/x", r"did you mean s3://b/x\?"),
+        ("foo://b/x", r"nothing reads or writes foo://\. Give .* s3://bucket/"),
+        ("s3:/b/x", r"lacks slashes: write s3://b/x"),
+        ("gs:b/x", r"lacks slashes: write gs://b/x"),
+        ("file:/tmp/x", r"write file:///tmp/x"),
+        ("", "an empty path names no place"),
+    ],
+)
+def test_places_that_nothing_can_write_are_refused_by_name(url, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ask in (urls.absolute, urls.check_writable, open_store):
+        with pytest.raises(StoreError, match=words):
+            ask(url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_colon_is_only_a_character_of_a_local_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls.check_writable("run:7")
+    urls.put_bytes("run:7/x", b"x")
+    assert urls.read_bytes(str(tmp_path / "run:7" / "x")) == b"x"
 
 
 @pytest.mark.parametrize(

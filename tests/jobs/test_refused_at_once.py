@@ -1,0 +1,94 @@
+"""Jobs that cannot write, or whose device is not there: refused before any work is done."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jobs import (
+    ablate,
+    encode_texts,
+    extract,
+    invert,
+    omp,
+    reduce,
+    rosetta,
+    run,
+    second_order,
+    textspan,
+)
+from pipeline import cluster, encoding
+from storage import urls
+from storage.errors import FacetError, StoreError
+from tests.storage import stores
+
+MICRO = {"images": "microworld:n=4", "model": "microworld", "pretrained": "microworld"}
+UNITS = {"images": "microworld:n=4", "models": ("microworld", "microworld-cnn")}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> str:
+    """A finished store; no model can be loaded and no Ray started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def started(*args, **kwargs):
+        raise AssertionError("work was begun")
+
+    for module in (extract, encoding):
+        monkeypatch.setattr(module, "load_model", started)
+    for module in (rosetta, invert):
+        monkeypatch.setattr(module, "load_units", started)
+    monkeypatch.setattr(cluster, "connect", started)
+    return stores.fill(stores.new_store(str(tmp_path / "s"))).url
+
+
+WRITERS = {
+    "extract": lambda s: extract.main(extract.ExtractConfig(**MICRO, store=s)),
+    "reduce": lambda s: reduce.main(reduce.ReduceConfig(s)),
+    "encode-texts": lambda s: encode_texts.main(encode_texts.EncodeTextsConfig(s, "microworld")),
+    "textspan": lambda s: textspan.main(textspan.TextSpanConfig(s, "microworld", layers="all")),
+    "ablate": lambda s: ablate.main(ablate.AblateConfig(s, "microworld:shape")),
+    "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, mlp_layers="0")),
+    "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
+    "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
+    "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", Path(s))),
+}
+
+
+@pytest.mark.parametrize("job", WRITERS)
+def test_every_job_that_writes_tries_it_first(job, store, monkeypatch):
+    def full(url: str, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", url)
+
+    monkeypatch.setattr(urls, "put_bytes", full)
+    monkeypatch.setattr(omp, "second_order_result", lambda *_: SimpleNamespace(name="x"))
+    with pytest.raises(StoreError, match=f"cannot write to {store}: .*Read-only file system"):
+        WRITERS[job](store)
+
+
+def test_a_run_checks_the_devices_of_all_its_stages(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"store: {store}\nimages: microworld:n=4\nmodel: microworld\npretrained: microworld\n"
+        "stages:\n  extract:\n  second-order:\n    device: cuda\n"
+    )
+    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+        run.main(run.RunConfig(str(file)))
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda s: extract.main(extract.ExtractConfig(**MICRO, store=s, device="cuda")),
+        lambda s: second_order.main(second_order.SecondOrderConfig(s, device="cuda")),
+        lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s, device="cuda")),
+    ],
+    ids=["extract", "second-order", "rosetta"],
+)
+def test_a_gpu_that_is_not_there_is_said_before_anything_starts(start, store, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+        start(store)
