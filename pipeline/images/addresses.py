@@ -216,8 +216,8 @@ def status_of(error: BaseException | None) -> tuple[int, str]:
 
 
 def _web_kind(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):  # fsspec's word for it
-        return "HTTP 404"
+    if isinstance(error, BadImage):
+        return error.kind
     if status := _web_status(error):
         return f"HTTP {status}"
     if isinstance(getattr(error, "os_error", None), socket.gaierror):
@@ -236,7 +236,7 @@ def _web_status(error: BaseException) -> int:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether asking again may help. A host that took its time would take it again."""
-    if isinstance(error, FileNotFoundError | MemoryError | TimeoutError):
+    if isinstance(error, MemoryError | TimeoutError):
         return False
     if status := _web_status(error):
         return status in AGAIN

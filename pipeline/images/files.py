@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 
 import fsspec
 import tenacity
+from fsspec.asyn import sync
 
 from storage.objects import NoClient, object_store, refuse_credentials
 
@@ -28,6 +29,7 @@ REMOTE_ATTEMPTS = 2  # on top of those of the object store's own client
 FINAL = (ValueError, TypeError, LookupError, AttributeError, MemoryError)
 FIRST_WAIT_S = 0.5  # then doubled: 3.5 s in all
 WEB_CONNECT_SECONDS, WEB_SECONDS = 5, 30
+LARGEST = 2**30  # bytes: what the most pixels that are decoded take, uncompressed
 READ_AHEAD = 4 * 2**20  # bytes fetched at once where an object is read from front to back
 
 
@@ -174,8 +176,9 @@ def below(folder: str, url: str) -> str:
 def read_whole(url: str) -> bytes:
     """All bytes of a file."""
     if is_local(url):
-        file, _ = open_file(url)
+        file, size = open_file(url)
         with file:
+            refuse_larger(size, url)
             return file.read()
     fs, path = filesystem(url)
     return fs.cat_file(path)
@@ -188,8 +191,25 @@ def read_web(url: str) -> bytes:
     limits = aiohttp.ClientTimeout(total=WEB_SECONDS, sock_connect=WEB_CONNECT_SECONDS)
     # Not by its URL: fsspec takes "::" in one for a chain of file systems.
     web = fsspec.filesystem("http", client_kwargs={"timeout": limits}, use_listings_cache=False)
-    data: bytes = web.cat_file(url)
+    data: bytes = sync(web.loop, _get, web, url)
     return data
+
+
+async def _get(web: Any, url: str) -> bytes:
+    session = await web.set_session()
+    async with session.get(web.encode_url(url)) as answer:
+        answer.raise_for_status()
+        data = bytearray()
+        async for some in answer.content.iter_any():
+            data += some
+            refuse_larger(len(data), url)
+        return bytes(data)
+
+
+def refuse_larger(size: int, name: str) -> None:
+    """Raise ``BadImage`` for what would fill the memory of a worker, and so end the job."""
+    if size > LARGEST:
+        raise BadImage("a file too large for a picture", f"{name}, over {LARGEST:,} bytes")
 
 
 def open_file(url: str, read_ahead: int = READ_AHEAD) -> tuple[IO[bytes], int]:

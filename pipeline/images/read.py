@@ -7,7 +7,7 @@ from typing import IO
 from . import micro
 from .addresses import Addresses, address_in, fault_of_the_image
 from .errors import BadImage
-from .files import READ_AHEAD, open_file, with_retries
+from .files import READ_AHEAD, open_file, refuse_larger, with_retries
 from .parquet import ImageColumn
 
 
@@ -57,6 +57,7 @@ class Reader:
                 raise BadImage("the row lacks its picture's index (offset)", uri)
             return micro.pixel_bytes(uri, offset)
         if offset is None:
+            refuse_larger(length or 0, uri)
             return self._addresses.read(uri)
         found = with_retries(lambda: self._inside(uri, offset, length), uri)
         return found if isinstance(found, bytes) else self._addresses.read(found)
@@ -84,6 +85,7 @@ class Reader:
         # Asked first: a damaged header may claim more bytes than memory holds.
         data = b""
         if offset + length <= self._size:
+            refuse_larger(length, uri)
             self._file.seek(offset)
             data = self._file.read(length)
         if len(data) < length:

@@ -19,7 +19,7 @@ from pipeline.images.addresses import WEB_ATTEMPTS, address_in, shown
 from pipeline.images.errors import REASON_LENGTH, BadImage
 from pipeline.images.listing import list_images
 from pipeline.images.load import Loaded, load_rows
-from tests.pipeline.images_kit import png
+from tests.pipeline.images_kit import png, write_tar
 
 SEEN: Counter[str] = Counter()
 
@@ -40,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             what = "503" if SEEN[self.path] == 1 else "200"
         status = int(what) if what.isdigit() else 200
         body = png(0) if status == 200 else b"no"
+        body += bytes(1000 if what == "large" else 0)
         self.send_response(status)
         if status == 302:
             self.send_header("Location", "/404/moved")
@@ -101,6 +102,24 @@ def test_a_connection_that_breaks_off(web: str, tmp_path: Path, name: str) -> No
 
 def test_a_redirect_ends_where_it_leads(web: str, tmp_path: Path) -> None:
     assert reason(tmp_path, f"{web}/302/a.jpg") == f"HTTP 404: {web}/302/a.jpg"
+
+
+def test_what_would_fill_the_memory_is_no_picture(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGEST", 1000)
+    (tmp_path / "large.png").write_bytes(png(0) + bytes(1000))
+    kind = "a file too large for a picture: "
+    assert reason(tmp_path, "large.png") == f"{kind}{tmp_path}/large.png, over 1,000 bytes"
+    assert reason(tmp_path, f"{web}/large/a.jpg") == f"{kind}{web}/large/a.jpg"
+    table = pa.concat_tables(list_images(str(tmp_path / "large.png")))
+    (said,) = load_rows(table, np.asarray, (4, 4)).error
+    assert str(said).startswith(kind)
+    write_tar(tmp_path / "t.tar", [("large.png", bytes(1001)), ("a.png", png(0))])
+    table = pa.concat_tables(list_images(str(tmp_path / "t.tar")))
+    (said, fine) = load_rows(table, lambda image: np.zeros((4, 4, 3), np.uint8), (4, 4)).error
+    assert str(said).startswith(f"{kind}{tmp_path}/t.tar")
+    assert fine is None
 
 
 def test_a_host_that_stays_silent_is_not_waited_for_again_and_again(
