@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import tenacity
 
 from storage.errors import StoreError
@@ -120,6 +121,26 @@ def address_in(value: str, folder: str) -> str:
         return value if os.path.isabs(value) else f"{folder}/{value}"
     scheme = scheme.lower()
     return rest if scheme == "file" else f"{scheme}://{rest}"
+
+
+def presentable(values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """A column of addresses as a store may keep it: without credentials, and without pictures."""
+    odd = pc.or_kleene(
+        pc.greater(pc.utf8_length(values), LONGEST), pc.match_substring_regex(values, "://.*[@?&]")
+    )
+    if not pc.any(odd).as_py():
+        return values
+    return pa.array([v and _presentable(v) for v in values.to_pylist()], pa.string())
+
+
+def _presentable(value: str) -> str:
+    if len(value) > LONGEST:
+        return shortened(value[:SHOWN_DATA], SHOWN_DATA) + "…"
+    try:
+        refuse_credentials(value)
+    except StoreError:
+        return shown(value)
+    return value
 
 
 def shown(address: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.columns import is_bytes, is_text, plain
 
+from .addresses import presentable
 from .errors import BadImage, SourceError
 from .files import open_file
 from .rows import FIXED, RESERVED, ListingReport, Piece, as_column, as_text, clean
@@ -56,6 +57,8 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
             ) from error
         n = parquet.metadata.num_rows
     columns = {name: _readable(table[name]) for name in kept}
+    if image in columns and pa.types.is_string(columns[image].type):
+        columns[image] = presentable(columns[image])
     report.images += n
     key = columns.pop("key", None)
     names = pc.cast(key, pa.string()).to_pylist() if key is not None else [None] * n

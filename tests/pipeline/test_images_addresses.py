@@ -171,6 +171,14 @@ def test_data_in_place_of_an_address(tmp_path: Path) -> None:
         assert reason(tmp_path, value) == f"{start}{len(value):,} characters, {value[:24]}…"
 
 
+def test_what_is_kept_of_addresses_has_no_secret_and_no_picture(tmp_path: Path) -> None:
+    values = ["http://h/x?a=1&sig=hush", "http://me:hush@h/x", "QUJD" * 2000, None, "a@b?c.png"]
+    pq.write_table(pa.table({"url": [*values, "http://h/x?id=7"]}), tmp_path / "t.parquet")
+    kept = pa.concat_tables(list_images(str(tmp_path / "t.parquet")))["url"].to_pylist()
+    cut = "QUJD" * 6 + "…"
+    assert kept == ["http://h/x?…", "http://h/x", cut, None, "a@b?c.png", "http://h/x?id=7"]
+
+
 def test_a_long_path_keeps_its_ends(tmp_path: Path) -> None:
     found = reason(tmp_path, "d/" * 400 + "end.png")
     assert found.startswith(f"does not exist: {tmp_path}/d/d/")
