@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
@@ -36,8 +36,9 @@ from pipeline.models import (
 )
 from pipeline.provenance import revision, versions
 from pipeline.reductions import forget_redone
+from pipeline.unchanged import sample, settle
 from storage import urls
-from storage.errors import FacetError, StoreMismatch
+from storage.errors import FacetError
 from storage.images import ListDigest, write_images
 from storage.layout import CONTRIBUTIONS, bytes_per_image
 from storage.metadata import Metadata, require_same
@@ -181,50 +182,44 @@ def open_or_create(
     existing = find_metadata(url)
     report, digest = ListingReport(), ListDigest()
     list_source = partial(list_images, config.images, limit=config.limit, mapper=ray_mapper)
-    tables = list_source(report=report)
-    with console.status("listing images"):
-        if existing is None:
-            write_images(url, digest.through(tables))
-        else:
-            for _ in digest.through(tables):
-                pass
-    meta = describe(digest)
+    tables = digest.through(list_source(report=report))
     if existing is not None:
-        return same_or_grown(url, existing, meta, list_source), report
+        return same_or_grown(url, existing, tables, lambda: describe(digest), list_source), report
+    with console.status("listing images"):
+        write_images(url, tables)
+    meta = describe(digest)
     check_room(url, meta)
     maps = {name: getattr(model_maps(model), name) for name in MAPS}
     return create_store(url, meta, maps), report
 
 
 def same_or_grown(
-    url: str, existing: Metadata, meta: Metadata, list_source: Callable[[], Iterator[pa.Table]]
+    url: str,
+    existing: Metadata,
+    tables: Iterable[pa.Table],
+    describe: Callable[[], Metadata],
+    list_source: Callable[[], Iterator[pa.Table]],
 ) -> Store:
     """The store that stands, with the images appended that its source has gained since."""
+    known = KnownImages(url, existing.images, sample(url, existing.images, existing.shard_size))
+    with console.status("listing images"):
+        new = sum(table.num_rows for table in known.new(tables))
+    meta = describe()
     listed = replace(existing, images=meta.images, image_list_digest=meta.image_list_digest)
     require_same(listed, meta, url)
     store = open_store(url, mode="r+")
-    if meta.image_list_digest == existing.image_list_digest:
-        return store
-    known = KnownImages(store)
-    new = sum(table.num_rows for table in known.new(list_source()))
-    if known.missing or known.changed:
-        facts = []
-        if known.missing:
-            facts.append(f"{known.missing:,} of its {existing.images:,} images are not listed")
-        if known.changed:
-            some = ", ".join(known.changed[:3])
-            facts.append(f"{len(known.changed):,} are listed with other contents ({some})")
-        raise StoreMismatch(
-            f"the store at {url} was made from other images than {meta.source} lists:\n  "
-            + "\n  ".join(facts)
-            + "\nImages may be added to a source, not changed or taken away: give the run another "
-            "--store, or the images that the store was made from."
-        )
+    with console.status("reading images again"):
+        notes = settle(
+            url, existing.images, existing.shard_size, known, meta.source,
+            place="--store", must_read=bool(new or remaining(store)), mapper=ray_mapper,
+        )  # fmt: skip
+    for note in notes:
+        console.print(note)
     if not new:
         return store
     console.print(f"{new:,} new images: appended to the {existing.images:,} of the store")
     check_room(url, replace(existing, images=new))
-    return append(store, KnownImages(store).new(list_source()))
+    return append(store, KnownImages(url, existing.images).new(list_source()))
 
 
 def check_room(url: str, meta: Metadata) -> None:

@@ -24,11 +24,13 @@ from jobs.console import console, progress_bar, run_job, show_next, show_table
 from pipeline import cluster
 from pipeline.bad import BadImages
 from pipeline.extract import Workers, choose_workers
+from pipeline.growth import KnownImages
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import FIXED, ListingReport
 from pipeline.provenance import revision, versions
 from pipeline.rosetta import matching, plan, run
 from pipeline.rosetta.models import UnitModel, left_out_words, load_units
+from pipeline.unchanged import sample, settle
 from storage import urls
 from storage.errors import FacetError, command
 from storage.images import ListDigest, write_images
@@ -193,11 +195,14 @@ def open_or_create(
         source = config.images
     else:
         listed, source = seed_rows(config.generator, config.seeds), config.generator
+    known = None
     with console.status("listing images"):
         if existing is None:
             write_images(url, digest.through(listed))
         else:
-            for _ in digest.through(listed):
+            of = url, existing.images
+            known = KnownImages(*of, sample(*of, existing.shard_size))
+            for _ in known.new(digest.through(listed)):
                 pass
     if digest.rows < 2:
         raise FacetError(
@@ -213,14 +218,27 @@ def open_or_create(
         versions=versions(),
         revision=revision(),
     )
-    if existing is not None:
+    if existing is not None and known is not None:
         require_same(url, existing, setup)
         setup = existing
+        if config.generator is None:
+            follow(url, setup, known, source)
     for card in cards.values():
         keep_card(url, card)
     if existing is None:
         write_setup(url, setup)
     return setup
+
+
+def follow(url: str, setup: Setup, known: KnownImages, source: str) -> None:
+    """Refuse a source whose images are not those that were mined; note where they lie now."""
+    with console.status("reading images again"):
+        notes = settle(
+            url, setup.images, setup.shard_size, known, source,
+            place="--out", must_read=False, mapper=ray_mapper,
+        )  # fmt: skip
+    for note in notes:
+        console.print(note)
 
 
 def seed_rows(generator: str, seeds: int) -> Iterator[pa.Table]:

@@ -187,7 +187,7 @@ def show_neuron(config: ShowConfig) -> Table:
     images = ", ".join(map(str, pictures.top(config.neuron)["image"]))
     facts = {"top images": images, "histogram over": pictures.norms(config.neuron)[1]}
     for image, why in pictures.unreadable.items():
-        facts[f"image {image}"] = f"cannot be read again, drawn grey: {why}"
+        facts[f"image {image}"] = f"is not to be had as it was, drawn grey: {why}"
     say_older(store, found)
     if codes is None:
         first = command("omp", store=config.store, mlp_layers=config.layer, pool=ELIDED)

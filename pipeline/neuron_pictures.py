@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from storage import neurons, urls
 from storage.store import Store
 
-from .images.decode import load_image
+from .images.again import load_again
 from .models import VisionModel
 from .second_order import NeuronPass
 
@@ -45,7 +45,7 @@ class NeuronPictures:
     Attributes
     ----------
     unreadable : dict of int to str
-        Images that could not be read again, and why; they are drawn grey.
+        Images that could not be read again or are others now, and why; they are drawn grey.
     """
 
     def __init__(
@@ -105,9 +105,8 @@ class NeuronPictures:
         return np.stack(found) if found else np.zeros((0, *self.model.preprocess.size, 3), np.uint8)
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
-        row = self.store.images(index, index + 1).to_pylist()[0]
         try:
-            return self.model.preprocess.to_uint8(load_image(row))
+            return self.model.preprocess.to_uint8(load_again(self.store, index))
         except (ValueError, OSError) as error:
             self.unreadable[index] = str(error)
             return np.full((*self.model.preprocess.size, 3), 211, np.uint8)

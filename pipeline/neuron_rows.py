@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import ledger, neurons, urls
-from storage.errors import FacetError, NotFinite
+from storage.errors import NotFinite
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store
 
@@ -23,6 +23,7 @@ from .images.batches import Batch
 from .models import VisionModel
 from .second_order import NeuronPass
 from .second_order_maps import SecondOrderMaps
+from .unchanged import refuse_changed
 
 # Coefficients that a reader holds at once, as float32.
 ROW_BYTES = 32 << 20
@@ -128,15 +129,9 @@ def ok_pictures(
     """
     part = known.slice(batch.start - shard_start, len(batch.keys))
     ok = np.asarray(part["ok"])
-    same = np.array(batch.loaded.sha256, object) == np.array(part["sha256"].to_pylist(), object)
-    if (bad := ok & ~(batch.loaded.ok & same)).any():
-        at = int(np.flatnonzero(bad)[0])
-        why = batch.loaded.error[at] or "its bytes are others"
-        raise FacetError(
-            f"image {batch.start + at} ({batch.keys[at]}) is not what it was when the store was "
-            f"made: {why}. {int(bad.sum())} of {len(bad)} images near it are so; mend the source, "
-            "or extract it into a new store"
-        )
+    loaded = batch.loaded
+    columns = {"ok": loaded.ok, "sha256": loaded.sha256, "error": loaded.error}
+    refuse_changed(part, pa.table(columns), batch.keys, "the store was made")
     if not ok.any():
         return None
     keep = torch.from_numpy(ok)

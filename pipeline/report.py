@@ -20,7 +20,7 @@ from PIL import Image
 
 from storage.store import Store
 
-from .images.decode import load_image
+from .images.again import load_again
 from .shares import Shares
 
 PAGE = jinja2.Environment(autoescape=True).from_string(
@@ -94,7 +94,7 @@ def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list
     """What an extraction shows: pictures, who wrote how much, how exact it is, the store."""
     table = store.images(0, min(pictures, store.meta.images))
     shown = [
-        (data_url(thumbnail(row)), row["caption"] or row["label"] or row["key"])
+        (data_url(thumbnail(store, row["index"])), row["caption"] or row["label"] or row["key"])
         for row in table.to_pylist()
     ]
     data = store.contributions()
@@ -122,10 +122,10 @@ def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list
     ]
 
 
-def thumbnail(row: dict) -> Image.Image:
-    """An image of the image table, at most 128 pixels wide; grey where it cannot be read."""
+def thumbnail(store: Store, index: int) -> Image.Image:
+    """An image, at most 128 pixels wide; grey where it cannot be read or is another now."""
     try:
-        image = load_image(row)
+        image = load_again(store, index)
     except (ValueError, OSError):
         return Image.new("RGB", (64, 64), "lightgrey")
     image.thumbnail((128, 128))

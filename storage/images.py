@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
@@ -78,6 +79,33 @@ def append_images(url: str, have: int, tables: Iterable[pa.Table]) -> int:
 
     _write_parts(url, first, numbered())
     return added
+
+
+def move_images(url: str, rows: pa.Table) -> None:
+    """Write anew where images lie: they are the same images, at other places.
+
+    Parameters
+    ----------
+    url : str
+    rows : pyarrow.Table
+        ``index``, and the columns of the image table that are to be replaced; columns that the
+        table lacks are left out.
+    """
+    parts = rows["index"].to_numpy() // ROWS_PER_IMAGE_PART
+    for part in np.unique(parts):
+        first = int(part) * ROWS_PER_IMAGE_PART
+        old = pq.read_table(io.BytesIO(urls.read_bytes(part_url(url, int(part)))))
+        new = rows.filter(pa.array(parts == part))
+        # Each row's place in the old column with the new values behind it.
+        take = np.arange(old.num_rows)
+        take[new["index"].to_numpy() - first] = old.num_rows + np.arange(new.num_rows)
+        for name in set(new.column_names) & set(old.column_names) - {"index"}:
+            both = pa.chunked_array(
+                [*old[name].chunks, *new[name].cast(old[name].type).chunks], old[name].type
+            )
+            at = old.column_names.index(name)
+            old = old.set_column(at, name, both.take(pa.array(take)))
+        _write_part(url, int(part), old)
 
 
 def _write_parts(url: str, part: int, tables: Iterable[pa.Table]) -> None:

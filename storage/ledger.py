@@ -82,9 +82,7 @@ def read_facts(url: str, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
                     (tail,) = urls.read_tails([place], footer)
                 metadata = pq.read_metadata(io.BytesIO(tail)).metadata or {}
             except pa.ArrowInvalid as error:
-                raise StoreError(
-                    f"{place} is damaged: {error}. Delete it: its shard is then done again"
-                ) from error
+                raise damaged(place, error) from error
             yield json.loads(metadata.get(b"facet", b"{}"))
 
 
@@ -96,7 +94,16 @@ def finished_at(url: str) -> dict[int, float]:
 
 def read_part(url: str, shard: int, folder: str = LEDGER) -> pa.Table:
     """One finished shard's rows."""
-    return pq.read_table(io.BytesIO(urls.read_bytes(part_url(url, shard, folder))), schema=SCHEMA)
+    place = part_url(url, shard, folder)
+    try:
+        return pq.read_table(io.BytesIO(urls.read_bytes(place)), schema=SCHEMA)
+    except pa.ArrowInvalid as error:
+        raise damaged(place, error) from error
+
+
+def damaged(place: str, error: Exception) -> StoreError:
+    """What is said of a part that cannot be parsed."""
+    return StoreError(f"{place} is damaged: {error}. Delete it: its shard is then done again")
 
 
 def read_ledger(url: str) -> pa.Table:

@@ -16,7 +16,7 @@ from .errors import StoreError, command
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse, require_same
 from .reductions import Reductions, find_reductions
-from .validate import faults
+from .validate import ReadAgain, faults
 
 Mode = Literal["r", "r+"]
 
@@ -207,9 +207,26 @@ class Store:
     def done_shards(self) -> set[int]:
         return ledger.done_shards(self.url)
 
-    def validate(self) -> list[str]:
-        """Every fault of the store, as one line each; empty if it is sound and finished."""
-        return faults(self.url, self.meta)
+    def validate(self, sources: ReadAgain | None = None) -> list[str]:
+        """Every fault of the store, as one line each; empty if it is sound and finished.
+
+        Parameters
+        ----------
+        sources : callable, optional
+            Reads images again: ``pipeline.images.again.digests``. Every image of the source is
+            then held against the sha256 that the ledger keeps of it.
+
+        Raises
+        ------
+        StoreError
+            If ``sources`` cannot be called.
+        """
+        if sources is not None and not callable(sources):
+            raise StoreError(
+                f"validate(sources={sources!r}): give what reads images again, "
+                "`from pipeline.images.again import digests`"
+            )
+        return faults(self.url, self.meta, sources)
 
     def size(self) -> dict[str, tuple[int, int]]:
         """Files and bytes of every part, ``{name: (files, bytes)}``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,12 @@ from .errors import StoreError
 from .layout import CONTRIBUTIONS, MODEL, ArraySpec, contribution_arrays, model_arrays
 from .metadata import Metadata
 
+# Reads rows of the image table again: of each its sha256, or None and why it cannot be read.
+ReadAgain = Callable[[pa.Table], Sequence[tuple[str | None, str | None]]]
+SHOWN = 3
 
-def faults(url: str, meta: Metadata) -> list[str]:
+
+def faults(url: str, meta: Metadata, sources: ReadAgain | None = None) -> list[str]:
     """Every fault of a store, one line each; empty if it is sound and finished."""
     found = [*_group_faults(url, MODEL, model_arrays(meta))]
     found += _group_faults(url, CONTRIBUTIONS, contribution_arrays(meta))
@@ -38,7 +42,10 @@ def faults(url: str, meta: Metadata) -> list[str]:
     for shard in range(meta.shards):
         start, stop = meta.rows(shard)
         if shard in done:
-            found += _shard_faults(url, meta, group, shard)
+            wrong = list(_shard_faults(url, meta, group, shard))
+            if sources is not None and not wrong:
+                wrong = list(_source_faults(url, meta, shard, sources))
+            found += wrong
         else:
             found.append(f"shard {shard} (images {start}-{stop - 1}): not finished")
     for layer in neurons.kept_layers(url):
@@ -99,7 +106,7 @@ def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> It
     where = f"shard {shard} (images {start}-{stop - 1})"
     try:
         rows = ledger.read_part(url, shard)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, StoreError) as error:
         yield f"{where}: ledger part cannot be read: {error}"
         return
     if not np.array_equal(rows["index"], np.arange(start, stop)):
@@ -109,6 +116,28 @@ def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> It
     for spec in contribution_arrays(meta):
         text = spec.dtype == "str"
         yield from _row_faults(group, spec.name, start, stop, None if text else ok, where)
+
+
+def _source_faults(url: str, meta: Metadata, shard: int, sources: ReadAgain) -> Iterator[str]:
+    """Images whose encoded bytes are no longer those that the ledger has the sha256 of."""
+    start, stop = meta.rows(shard)
+    rows = images.read_rows(url, start, stop)
+    kept = ledger.read_part(url, shard)["sha256"]
+    had = kept.is_valid()  # of some bad images nothing could be read
+    rows, kept = rows.filter(had), kept.filter(had).to_pylist()
+    keys, again = rows["key"].to_pylist(), sources(rows)
+    changed, gone = [], []
+    for key, was, (sha256, why) in zip(keys, kept, again, strict=True):
+        if why is not None:
+            gone.append(f"{key}: {why}")
+        elif sha256 != was:
+            changed.append(key)
+    for found, what in ((changed, "have other contents"), (gone, "cannot be read again")):
+        if found:
+            yield (
+                f"shard {shard} (images {start}-{stop - 1}): {len(found)} images of the source "
+                f"{what} ({', '.join(found[:SHOWN])})"
+            )
 
 
 def _row_faults(

@@ -1,13 +1,15 @@
 """Parquet files that hold images, or paths and URLs of images.
 
 Rows carry ``uri = <file>#<column>`` and ``offset`` = row number, ``length`` null: listing
-does not read image bytes. Keys are ``<file stem>/<key column, or row number>``. Paths are
+does not read image bytes. Keys are ``<file stem>/<key column, or row number>``; where it is the
+row number, ``row_origin`` says what the row is of. Paths are
 relative to the Parquet file's folder unless they are absolute or URLs.
 """
 
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 from collections import Counter
 from typing import IO, Any
@@ -20,8 +22,8 @@ from pipeline.columns import is_bytes, is_text, plain
 
 from .addresses import presentable
 from .errors import BadImage, SourceError
-from .files import open_file
-from .rows import FIXED, RESERVED, ListingReport, Piece, as_column, as_text, clean
+from .files import open_file, read_ranges
+from .rows import FIXED, RESERVED, ROW_ORIGIN, ListingReport, Piece, as_column, as_text, clean
 
 IMAGE_COLUMNS = (
     "image", "bytes", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "content",
@@ -30,6 +32,8 @@ IMAGE_COLUMNS = (
 LABEL_COLUMNS = ("label", "cls", "class")
 CAPTION_COLUMNS = ("caption", "text", "txt")
 BATCH_ROWS = 32  # images decoded from Parquet at once
+# Of a file whose rows have no keys; in all, small files are taken whole.
+SAMPLES, SAMPLE_BYTES = 16, 16_384
 
 
 def parquet_piece(url: str) -> Piece:
@@ -42,7 +46,7 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
     """Rows in the order of the file; every column but the images' bytes is kept."""
     report = ListingReport()
     try:
-        file, _ = open_file(piece.url)
+        file, size = open_file(piece.url)
     except (BadImage, FileNotFoundError, PermissionError) as error:
         raise SourceError(f"{piece.url} cannot be read: {error}") from error
     with file:
@@ -50,6 +54,7 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
             parquet = pq.ParquetFile(file)
             image, kept = _columns(piece.url, parquet.schema_arrow, report)
             table = parquet.read(columns=kept)
+            version = _version(piece.url, file, size)
         except pa.ArrowInvalid as error:
             raise SourceError(
                 f"{piece.url} is not a Parquet file, or is cut: {error}. "
@@ -72,12 +77,34 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
         _take_text(columns, CAPTION_COLUMNS, n),
     ]
     result = pa.table(fixed, schema=FIXED)
+    if None in names:
+        origin = pa.array([version] * n)
+        if image in columns and pa.types.is_string(columns[image].type):
+            origin = pc.coalesce(columns[image], origin)
+        keyless = pa.array([k is None for k in names])
+        result = result.append_column(ROW_ORIGIN, pc.if_else(keyless, origin, None))
     for name, values in columns.items():
         name = clean(name)
         while name in RESERVED or name in result.column_names:
             name = f"meta_{name}"
         result = result.append_column(name, values)
     return result, report
+
+
+def _version(url: str, file: IO[bytes], size: int) -> str:
+    """What tells the file from what it was: its size, and sha256 over footer and samples.
+
+    The footer alone says nothing of the order of images in a row group.
+    """
+    file.seek(size - 8)  # the footer's length and four letters end the file
+    footer = int.from_bytes(file.read(4), "little")
+    file.seek(size - 8 - footer)
+    digest = hashlib.sha256(file.read(footer))
+    last = max(0, size - SAMPLE_BYTES)
+    starts = [last * i // (SAMPLES - 1) for i in range(SAMPLES)]
+    for data in read_ranges(url, [(start, min(start + SAMPLE_BYTES, size)) for start in starts]):
+        digest.update(data)
+    return f"{size}-{digest.hexdigest()[:16]}"
 
 
 def _columns(url: str, schema: pa.Schema, report: ListingReport) -> tuple[str, list[str]]:

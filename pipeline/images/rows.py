@@ -27,7 +27,10 @@ FIXED = pa.schema(
         ("caption", pa.string()),
     ]
 )
-RESERVED = frozenset(["index", *FIXED.names])
+# Rows without a key, of a Parquet file: the path that they name, or the file as it was when it was
+# listed (its size and a digest). Nothing else says that a row is the row it was.
+ROW_ORIGIN = "row_origin"
+RESERVED = frozenset(["index", *FIXED.names, ROW_ORIGIN])
 EXAMPLES = 3
 
 

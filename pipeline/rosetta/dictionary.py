@@ -131,7 +131,7 @@ def entries(found: Found, concepts: Sequence[Concept], images: int = IMAGES) -> 
         ]
         for name, model in found.models.items()
     }
-    for batch in replay(found.url, found.setup, found.models, images):
+    for batch in replay(found.url, found.setup, found.models, images, found.changed):
         maps = {
             name: unit_maps(model, batch.inputs[name], numbers[name]).cpu().numpy()
             for name, model in found.models.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.bad import BadImages
+from pipeline.unchanged import refuse_changed
 from storage import ledger
 from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, write_sums
@@ -68,9 +69,13 @@ class Miner:
             tile: PairSums(Layout(cards[tile.a], cards[tile.b], tile), self.device)
             for tile in item.tiles
         }
-        rows = []
+        rows, known = [], None
+        if item.shard in ledger.done_shards(self.url):
+            known = ledger.read_part(self.url, item.shard)
         with torch.inference_mode():
             for batch in batches:
+                if isinstance(batch, Pictures) and known is not None:
+                    batch = self._held(batch, known)
                 rows.append(self._add(batch, item, sums))
         table = pa.concat_tables(rows)
         facts = BadImages.of(table["key"].to_pylist(), table["error"].to_pylist()).facts()
@@ -79,6 +84,13 @@ class Miner:
         for tile in item.tiles:  # each gives its memory back before the next is written
             write_sums(self.url, tile, (item.shard, item.shard), sums.pop(tile).sums().arrays())
         return ItemReport(item, len(table), facts)
+
+    def _held(self, batch: Pictures, known: pa.Table) -> Pictures:
+        """The batch with the ledger's rows: models that are added see what the first ones saw."""
+        rows = known.slice(batch.start - known["index"][0].as_py(), len(batch.rows))
+        keys = batch.rows["key"]
+        refuse_changed(rows, batch.rows, keys.to_pylist(), "the first models saw it")
+        return replace(batch, rows=rows.append_column("key", keys))
 
     def _add(self, batch: Pictures | range, item: Item, sums: dict) -> pa.Table:
         made: dict[str, list[torch.Tensor]] = {}

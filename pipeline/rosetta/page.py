@@ -84,6 +84,9 @@ def make_dictionary(
         f"{sum(c.replicates for c in every):,} of them in both halves; {len(shown):,} shown",
         "examples from": f"{min(images, found.setup.images):,} of {found.setup.images:,} images",
     }
+    if found.changed:
+        some = ", ".join(sorted(found.changed)[:3])
+        facts["left out"] = f"{len(found.changed):,} images that are not what they were ({some})"
     sections = []
     if truth.known(found):
         table = truth.truth_table(found, every[: truth.CONCEPTS], images, draws)

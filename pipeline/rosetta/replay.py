@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage import ledger
 from storage.errors import FacetError, command
 from storage.images import read_rows
 from storage.results import Result, finished_results
@@ -28,7 +29,7 @@ class Replayed:
     Attributes
     ----------
     rows : list of dict
-        Of the image table; bad images are left out.
+        Of the image table; bad images are left out, and those that have changed.
     pixels : (n, height, width, 3) uint8
         To be shown.
     inputs : dict of str to array
@@ -42,13 +43,17 @@ class Replayed:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A finished run of the job: its setup, its result, its models by name, the hub's name."""
+    """A finished run of the job: its setup, its result, its models by name, the hub's name.
+
+    ``changed`` gathers the keys of images that were found to be others than those mined.
+    """
 
     url: str
     setup: Setup
     result: Result
     models: dict[str, UnitModel]
     hub: str
+    changed: set[str] = field(default_factory=set)
 
 
 def open_found(url: str) -> Found:
@@ -76,17 +81,26 @@ def open_found(url: str) -> Found:
 
 
 def replay(
-    url: str, setup: Setup, models: Mapping[str, UnitModel], count: int
+    url: str, setup: Setup, models: Mapping[str, UnitModel], count: int, changed: set[str]
 ) -> Iterator[Replayed]:
-    """At most ``count`` images, spread evenly over the list, in batches."""
+    """At most ``count`` images, spread evenly over the list, in batches.
+
+    ``changed`` gathers the keys of images that are left out as others than those mined.
+    """
     chosen = np.unique(np.linspace(0, setup.images - 1, min(count, setup.images)).astype(int))
     for first in range(0, len(chosen), BATCH):
-        found = _read(url, setup, models, chosen[first : first + BATCH].tolist())
+        found = _read(url, setup, models, chosen[first : first + BATCH].tolist(), changed)
         if found.rows:
             yield found
 
 
-def _read(url: str, setup: Setup, models: Mapping[str, UnitModel], images: list[int]) -> Replayed:
+def _read(
+    url: str,
+    setup: Setup,
+    models: Mapping[str, UnitModel],
+    images: list[int],
+    changed: set[str],
+) -> Replayed:
     seeing = {n: m.preprocess.resize for n, m in models.items() if m.preprocess is not None}
     resizes = tuple(dict.fromkeys(seeing.values()))
     inputs: dict[str, Any] = {}
@@ -101,12 +115,25 @@ def _read(url: str, setup: Setup, models: Mapping[str, UnitModel], images: list[
     rows, kept = [], []
     for start, stop in _runs(images):
         loaded = load_pictures(url, start, stop, resizes)
-        ok = np.flatnonzero(loaded.rows["ok"].to_numpy(zero_copy_only=False))
         table = read_rows(url, start, stop)
+        was = _mined(url, setup, range(start, stop))
+        other = (was != "") & (was != np.array(loaded.rows["sha256"].to_pylist(), object))
+        changed.update(table["key"].filter(pa.array(other)).to_pylist())
+        ok = np.flatnonzero(loaded.rows["ok"].to_numpy(zero_copy_only=False) & ~other)
         rows += table.take(pa.array(ok)).to_pylist()
         kept.append({r: p[ok] for r, p in loaded.pixels.items()})
     joined = {r: np.concatenate([k[r] for k in kept]) for r in resizes}
     return Replayed(rows, joined[resizes[0]], {n: joined[r] for n, r in seeing.items()})
+
+
+def _mined(url: str, setup: Setup, images: range) -> NDArray[Any]:
+    """sha256 of images as they were mined; empty for those of which nothing is known."""
+    found, done = np.full(len(images), "", object), ledger.done_shards(url)
+    for place, index in enumerate(images):
+        shard, at = divmod(index, setup.shard_size)
+        if shard in done:
+            found[place] = ledger.read_part(url, shard)["sha256"][at].as_py() or ""
+    return found
 
 
 def _runs(images: list[int]) -> list[tuple[int, int]]:

@@ -88,7 +88,7 @@ def scores(
     """
     maps: dict[str, list[list[torch.Tensor]]] = {n: [[] for _ in units[n]] for n in units}
     masks, scenes = [], []
-    for batch in replay(found.url, found.setup, found.models, images):
+    for batch in replay(found.url, found.setup, found.models, images, found.changed):
         for row in batch.rows:
             _, seed, split = parse(row["uri"])
             _, mask, scene = picture(seed, split, row["offset"])

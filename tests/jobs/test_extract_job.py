@@ -165,6 +165,11 @@ def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_p
     assert store.images()["key"].to_pylist()[5:] == ["0a.png"]
     heads = store.contributions()["heads"].values
     np.testing.assert_array_equal(heads[4], heads[5])
+    picture = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(picture[:-1] + b"?")  # of the same length
+    with pytest.raises(StoreMismatch, match=r"1 of 6 that were read again .* \(3.png\)"):
+        main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
+    (folder / "3.png").write_bytes(picture)
     (folder / "4.png").unlink()
     with pytest.raises(StoreMismatch, match="1 of its 6 images are not listed"):
         main(config(model, tmp_path / "s", images=str(folder), shard_size=5))

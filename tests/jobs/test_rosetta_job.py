@@ -17,10 +17,14 @@ from PIL import Image
 from jobs import rosetta
 from jobs.rosetta import RosettaConfig
 from pipeline.images.errors import SourceError
+from pipeline.images.resize import Resize
+from pipeline.images.rows import ListingReport
 from pipeline.microworld.draw import picture
 from pipeline.models.spec import ModelError
+from pipeline.rosetta.pictures import load_pictures
 from storage.errors import FacetError, StoreMismatch
-from storage.ledger import read_part
+from storage.images import read_rows
+from storage.ledger import read_part, write_part
 from storage.results import latest_result
 from storage.rosetta import open_correlations, read_cards
 from tests.pipeline.rosetta.kit import TOYS
@@ -157,6 +161,32 @@ def test_bad_images_are_left_out_and_counted(tmp_path, ray_cluster, capsys, foun
     assert "8 ok, 1 bad" in capsys.readouterr().out
     assert np.isfinite(run.buddies["correlation"]).all()
     assert read_part(str(tmp_path / "out"), 0)["ok"].to_pylist() == [i != 5 for i in range(9)]
+
+
+def test_a_model_added_over_changed_pictures_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rosetta, "ray_mapper", map)
+    folder, out = tmp_path / "pictures", str(tmp_path / "out")
+    folder.mkdir()
+
+    def draw(seed: int, i: int) -> None:
+        Image.fromarray(np.asarray(picture(seed, "test", i)[0])).save(folder / f"{i}.bmp")
+
+    for i in range(8):
+        draw(4, i)
+    settings = config(tmp_path / "out", images=str(folder), models=(PLAIN, OTHER))
+    first = rosetta.open_or_create(settings, out, {}, ListingReport())
+    rows = load_pictures(out, 0, 8, (Resize(8, 8, "bilinear", "squash", 0),)).rows.drop_columns(
+        "key"
+    )
+    write_part(out, 0, rows, {"bad": {}})
+    draw(5, 3)
+    with pytest.raises(StoreMismatch, match=r"1 of 8 that were read again .* \(3.bmp\)"):
+        rosetta.open_or_create(settings, out, {}, ListingReport())
+    draw(4, 3)
+    folder.rename(tmp_path / "moved")
+    moved = replace(settings, images=str(tmp_path / "moved"))
+    assert rosetta.open_or_create(moved, out, {}, ListingReport()) == first
+    assert read_rows(out, 7, 8)["uri"].to_pylist() == [str(tmp_path / "moved" / "7.bmp")]
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,15 @@ def test_images_that_are_gone_are_drawn_grey_and_named(pictures, monkeypatch):
     def gone(row: object) -> None:
         raise FileNotFoundError("no such file")
 
-    monkeypatch.setattr("pipeline.neuron_pictures.load_image", gone)
-    pixels = pictures.pixels([4, 5])
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.images.again.read_bytes", gone)
+        pixels = pictures.pixels([4, 5])
     assert (pixels == 211).all()
     assert pictures.unreadable == {4: "no such file", 5: "no such file"}
+    pictures.unreadable.clear()
+    monkeypatch.setattr("pipeline.images.again.read_bytes", lambda row: b"\0" * 3 * 64 * 64)
+    assert (pictures.pixels([4]) == 211).all()
+    assert pictures.unreadable == {4: "its bytes are others"}
     pictures.unreadable.clear()
 
 

@@ -15,7 +15,7 @@ def changed(table: pa.Table, column: str, values: list) -> pa.Table:
 def test_new_rows_wherever_they_stand(tmp_path):
     store = new_store(str(tmp_path))
     listed = image_table(14).take([12, 3, 1, 2, 0, 11, 4, 5, 6, 7, 8, 9])
-    known = KnownImages(store)
+    known = KnownImages(store.url, store.meta.images)
     new = pa.concat_tables(known.new([listed.slice(0, 5), listed.slice(5)]))
     assert new["key"].to_pylist() == ["image-12", "image-11"]
     assert (known.missing, known.changed) == (0, [])
@@ -29,12 +29,13 @@ def test_rows_that_are_not_what_they_were(tmp_path, column, value):
     table = image_table(10)
     values = table[column].to_pylist()
     values[4] = value
-    known = KnownImages(store)
+    known = KnownImages(store.url, store.meta.images)
     assert list(known.new([changed(table, column, values)])) == []
     assert (known.missing, known.changed) == (0, ["image-4"])
 
 
 def test_rows_that_are_gone(tmp_path):
-    known = KnownImages(new_store(str(tmp_path)))
+    store = new_store(str(tmp_path))
+    known = KnownImages(store.url, store.meta.images)
     assert list(known.new([image_table(8)])) == []
     assert known.missing == 2

@@ -18,10 +18,10 @@ from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.load import load_rows
-from pipeline.images.rows import ListingReport
+from pipeline.images.rows import ROW_ORIGIN, ListingReport
 from storage.errors import FacetError
 from tests import s3_kit
-from tests.pipeline.images_kit import png, write_tar
+from tests.pipeline.images_kit import encode, picture, png, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,19 @@ def test_credentials_in_a_url_are_refused(source: str) -> None:
 
 def transform(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((4, 4)))
+
+
+def test_a_table_without_keys_is_told_alike_wherever_it_lies(s3: str, tmp_path: Path) -> None:
+    pictures = [encode(picture(i, 60, 60), "BMP") for i in range(40)]
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "p.parquet")
+    data = (tmp_path / "p.parquet").read_bytes()
+    boto3.client("s3").put_object(Bucket="bucket", Key="tables/p.parquet", Body=data)
+    here, there = (
+        pa.concat_tables(list_images(f"{place}/p.parquet"))
+        for place in (str(tmp_path), f"{s3}/tables")
+    )
+    assert here[ROW_ORIGIN].to_pylist() == there[ROW_ORIGIN].to_pylist()
+    assert here[ROW_ORIGIN][0].as_py().startswith(f"{len(data)}-")
 
 
 @pytest.mark.parametrize("pattern", ["{00000..00001}.tar", "*.tar"])

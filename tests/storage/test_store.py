@@ -4,12 +4,13 @@ import sys
 from itertools import cycle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import arrays, open_store, urls
+from storage import arrays, ledger, open_store, urls
 from storage.errors import NotFinite, StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS, MODEL, model_arrays
 from storage.metadata import parse, require_same
@@ -189,6 +190,39 @@ def test_validate_names_maps_that_are_not_finite(tmp_path):
     store = stores.fill(stores.new_store(str(tmp_path / "s")))
     urls.open_group(str(tmp_path / "s" / MODEL), mode="r+")["bias"][3] = np.inf
     assert store.validate() == ["model.zarr: bias has no values for rows [3] (1 in all)"]
+
+
+def test_validate_reads_every_image_again_where_it_is_given_a_reader(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")), [0, 1])
+    rows = stores.ledger_rows(store, 2)
+    nothing_read = rows.set_column(3, "sha256", pa.array([f"{8:064x}", None]))
+    store.write_shard(2, stores.values(store, 2), nothing_read, {"bad": {}})
+    asked = []
+
+    def again(rows):
+        asked.extend(index := rows["index"].to_pylist())
+        found = {2: ("f" * 64, None), 5: (None, "gone"), 6: ("0" * 64, None)}
+        return [found.get(i, (f"{i:064x}", None)) for i in index]
+
+    assert store.validate() == []
+    assert store.validate(sources=again) == [
+        "shard 0 (images 0-3): 1 images of the source have other contents (image-2)",
+        "shard 1 (images 4-7): 1 images of the source have other contents (image-6)",
+        "shard 1 (images 4-7): 1 images of the source cannot be read again (image-5: gone)",
+    ]
+    assert asked == list(range(9))
+    with pytest.raises(StoreError, match=r"from pipeline.images.again import digests"):
+        store.validate(sources=True)
+
+
+def test_a_damaged_ledger_part_is_named(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    part = tmp_path / "s" / "ledger" / "part-00000001.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=r"part-00000001.parquet is damaged.*Delete it"):
+        ledger.read_part(store.url, 1)
+    (fault,) = store.validate()
+    assert fault.startswith("shard 1 (images 4-7): ledger part cannot be read")
 
 
 def test_a_ledger_part_of_no_shard_and_a_short_image_table(tmp_path):

@@ -12,8 +12,9 @@ from pipeline.images.listing import list_images
 from pipeline.rosetta.dictionary import concepts_of, unit_range
 from pipeline.rosetta.models import load_units, unit_maps
 from pipeline.rosetta.page import make_dictionary
+from pipeline.rosetta.pictures import load_pictures
 from pipeline.rosetta.replay import open_found, replay
-from storage import urls
+from storage import ledger, urls
 from storage.errors import FacetError
 from storage.images import write_images
 from storage.results import latest_result, save_result
@@ -106,7 +107,7 @@ def test_examples_are_the_images_where_the_hub_is_strongest(tmp_path):
     concept = concepts_of(table(), PLAIN)[1]
     (entry,) = entries(found, [concept])
     peaks = {}
-    for batch in replay(found.url, found.setup, found.models, 24):
+    for batch in replay(found.url, found.setup, found.models, 24, set()):
         maps = unit_maps(found.models[PLAIN], batch.inputs[PLAIN], [2])
         for row, one in zip(batch.rows, maps, strict=True):
             peaks[row["key"]] = float(one.max())
@@ -116,6 +117,28 @@ def test_examples_are_the_images_where_the_hub_is_strongest(tmp_path):
     np.testing.assert_allclose([peaks[k] for k in entry.keys], expected, rtol=1e-6)
     assert [m.min() for m in entry.maps] == [0, 0]
     assert [m.max() for m in entry.maps] == [1, 1]
+
+
+def test_images_that_changed_since_they_were_mined_are_left_out(tmp_path):
+    url = mined(str(tmp_path / "mined"))
+    found = open_found(url)
+    rows = load_pictures(url, 0, 8, (found.models[PLAIN].preprocess.resize,)).rows.drop_columns(
+        "key"
+    )
+    digests = rows["sha256"].to_pylist()
+    digests[2] = "0" * 64
+    at = rows.column_names.index("sha256")
+    ledger.write_part(url, 0, rows.set_column(at, "sha256", pa.array(digests)), {})
+    changed = set()
+    kept = [
+        row["index"]
+        for batch in replay(url, found.setup, found.models, 24, changed)
+        for row in batch.rows
+    ]
+    assert kept == [i for i in range(24) if i != 2]
+    assert changed == {"test-2/00000002"}
+    shown = make_dictionary(url, str(tmp_path / "page"), draws=2)
+    assert "1 images that are not what they were (test-2/00000002)" in shown.facts["left out"]
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -13,10 +13,11 @@ from pipeline.rosetta.mine import Miner
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures, unit_maps
 from pipeline.rosetta.pictures import load_pictures
 from pipeline.rosetta.plan import Item
-from storage.errors import NotFinite
+from storage.errors import FacetError, NotFinite
 from storage.images import write_images
 from storage.ledger import read_part
 from storage.rosetta import create_correlations, done_spans, open_correlations, pair_of, tiles
+from tests.pipeline.images_kit import encode, picture
 from tests.pipeline.rosetta.kit import TOYS, direct
 
 IMAGES = 20
@@ -220,3 +221,37 @@ def test_values_that_are_not_finite_are_refused(listed):
     batch = load_pictures(listed, 0, 2, (model.preprocess.resize,))
     with pytest.raises(NotFinite, match="layer act3 is the first of those read that holds NaN"):
         Miner(listed, {model.card.slug: model}, "cpu", 1).mine(Item(0, (tile,)), [batch])
+
+
+def mine_folder(folder, url, names, shard=0):
+    """One shard of a folder through some toys, summed for their pair."""
+    both = {m.card.slug: m for m in map(toy, names)}
+    a, b = pair_of(*(m.card for m in both.values()))
+    if not (folder.parent / "mined" / "images").exists():
+        write_images(url, list_images(str(folder)))
+    sizes = tuple(dict.fromkeys(m.preprocess.resize for m in both.values()))
+    batches = [load_pictures(url, at, at + 3, sizes) for at in (0, 3)]
+    return Miner(url, both, "cpu", 1).mine(Item(shard, tuple(tiles(a, b))), batches)
+
+
+def test_models_that_are_added_see_the_pictures_of_the_first(tmp_path):
+    folder, url = tmp_path / "f", str(tmp_path / "mined")
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"{i}.bmp").write_bytes(encode(picture(i, 20, 20), "BMP"))
+    whole = (folder / "5.bmp").read_bytes()
+    (folder / "5.bmp").write_bytes(b"?" * len(whole))
+    first = mine_folder(folder, url, ("plain", "other"))
+    kept = read_part(url, 0)
+    # What was bad stays left out, though it could be read now.
+    (folder / "5.bmp").write_bytes(whole)
+    again = mine_folder(folder, url, ("plain", "dead"))
+    assert again.facts == first.facts
+    assert kept["ok"].to_pylist() == [True] * 5 + [False]
+    assert read_part(url, 0).equals(kept)
+    (folder / "4.bmp").write_bytes(encode(picture(40, 20, 20), "BMP"))
+    with pytest.raises(FacetError, match=r"image 4 \(4.bmp\) is not what it was when the first"):
+        mine_folder(folder, url, ("dead", "other"))
+    (folder / "4.bmp").unlink()
+    with pytest.raises(FacetError, match=r"does not exist: .*4.bmp"):
+        mine_folder(folder, url, ("dead", "other"))
