@@ -62,8 +62,13 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
             ) from error
         n = parquet.metadata.num_rows
     columns = {name: _readable(table[name]) for name in kept}
+    origin = pa.array([version] * n)
     if image in columns and pa.types.is_string(columns[image].type):
-        columns[image] = presentable(columns[image])
+        written = columns[image]
+        columns[image] = presentable(written)
+        # What is not kept as it was written does not tell rows apart.
+        whole = pc.fill_null(pc.equal(written, columns[image]), False)
+        origin = pc.if_else(whole, written, origin)
     report.images += n
     key = columns.pop("key", None)
     names = pc.cast(key, pa.string()).to_pylist() if key is not None else [None] * n
@@ -78,9 +83,6 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
     ]
     result = pa.table(fixed, schema=FIXED)
     if None in names:
-        origin = pa.array([version] * n)
-        if image in columns and pa.types.is_string(columns[image].type):
-            origin = pc.coalesce(columns[image], origin)
         keyless = pa.array([k is None for k in names])
         result = result.append_column(ROW_ORIGIN, pc.if_else(keyless, origin, None))
     for name, values in columns.items():

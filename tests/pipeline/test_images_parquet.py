@@ -145,6 +145,30 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         read_bytes(rows[2])
 
 
+def test_rows_without_keys_are_told_by_their_paths_or_by_their_file(tmp_path: Path) -> None:
+    def origins(name: str, **columns: list) -> list:
+        pq.write_table(pa.table(columns), tmp_path / name)
+        return listed(tmp_path / name)["row_origin"].to_pylist()
+
+    data = "data:image/png;base64," + "A" * 10_000
+    signed = "https://images.example/a.png?signature=1"
+    paths = origins("p.parquet", url=["a.png", None, data, signed], key=[None, None, None, None])
+    assert paths[0] == "a.png"
+    assert len(set(paths[1:])) == 1
+    size = (tmp_path / "p.parquet").stat().st_size
+    assert paths[1].startswith(f"{size}-")
+    mixed = origins("m.parquet", image=[png(0), png(1)], key=["k", None])
+    assert mixed[0] is None
+    # A footer is the same whatever the order of images of one length.
+    (first, _), (other, _) = (
+        origins(f"{i}.parquet", image=list(pair))
+        for i, pair in enumerate(([b"a", b"b"], [b"b", b"a"]))
+    )
+    assert first != other
+    pq.write_table(pa.table({"image": [png(0)], "key": ["k"]}), tmp_path / "k.parquet")
+    assert "row_origin" not in listed(tmp_path / "k.parquet").column_names
+
+
 def test_pieces_may_differ_in_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [png(0)], "a": [1]}), tmp_path / "0.parquet")
     pq.write_table(pa.table({"image": [png(1)], "a": ["x"], "b": [2.5]}), tmp_path / "1.parquet")
