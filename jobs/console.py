@@ -20,7 +20,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from pipeline import logs
 from storage.errors import FacetError
@@ -40,10 +39,10 @@ def show_next(command: str) -> None:
 
 def show_table(title: str, rows: Mapping[str, object]) -> None:
     """Two columns, one fact a line."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    console.print(table)
+    console.print(title, style="italic")
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():  # unbroken, however long: commands and places are copied
+        console.print(f"  {name:{width}}    {value}")
 
 
 @contextmanager

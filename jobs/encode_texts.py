@@ -16,6 +16,7 @@ from pipeline.encoding import Encoded, TextEncoder
 from pipeline.texts import load_pool
 from storage import open_store
 from storage.errors import command
+from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,19 @@ def main(config: EncodeTextsConfig) -> Encoded:
             "kept in": encoded.result.url,
         },
     )
-    show_next(next_command(config))
+    show_next(next_command(config, store))
     return encoded
 
 
-def next_command(config: EncodeTextsConfig) -> str:
+def next_command(config: EncodeTextsConfig, store: Store) -> str:
     """What the embeddings are for."""
-    return command("textspan", store=config.store, pool=config.pool, pretrained=config.pretrained)
+    return command(
+        "textspan",
+        store=config.store,
+        pool=config.pool,
+        layers=None if store.meta.layers >= 4 else "all",
+        pretrained=config.pretrained,
+    )
 
 
 def encode(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:

@@ -69,6 +69,7 @@ def next_command(config: ReduceConfig, store: Store) -> str:
         "textspan",
         store=config.store,
         pool="general",
+        layers=None if store.meta.layers >= 4 else "all",
         where=config.where,
         pretrained=ELIDED if file else None,
     )

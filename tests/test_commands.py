@@ -95,8 +95,14 @@ def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     store = new_store(str(tmp_path / "s"))
     found = kit.understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
     assert (found.store, found.where, found.pretrained) == (ODD, WHERE, None)
+    assert (store.meta.layers, found.layers) == (2, "all")  # there are no last four
+    store.meta = dataclasses.replace(store.meta, layers=12)
+    found = kit.understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
+    assert found.layers == "last:4"
     found = kit.understood(
-        encode_texts.next_command(encode_texts.EncodeTextsConfig(ODD, "my pool.txt", "w x.pt"))
+        encode_texts.next_command(
+            encode_texts.EncodeTextsConfig(ODD, "my pool.txt", "w x.pt"), store
+        )
     )
     assert (found.store, found.pool, found.pretrained) == (ODD, "my pool.txt", "w x.pt")
     spans = textspan.TextSpanConfig(
@@ -145,8 +151,9 @@ def test_the_store_opens_as_extract_says(tmp_path):
 def test_the_terminal_leaves_paths_and_conditions_as_they_are(capsys):
     console = import_module("jobs.console")
     console.show_next("facet reduce --store 'a[b]/:cat:' --where \"tag == '[red]'\"")
-    console.show_table("[x]", {"a": "out[1]/:cat:"})
+    console.show_table("[x]", {"a": "out[1]/:cat:", "longer": "word " * 60 + "end"})
     said = capsys.readouterr().out
     assert "next: facet reduce --store 'a[b]/:cat:' --where \"tag == '[red]'\"" in said
     assert "[x]" in said
-    assert "out[1]/:cat:" in said
+    assert "  a         out[1]/:cat:\n" in said
+    assert f"  longer    {'word ' * 60}end\n" in said

@@ -162,7 +162,7 @@ def test_what_comes_next_is_about_the_same_images(store, capsys):
     run = textspan.main(replace(described, pool="microworld", texts_per_head=2))
     assert run.result.provenance["images"] == found.count()
     ablated = next_config(capsys.readouterr().out)
-    assert (ablated.reference, ablated.pool, ablated.layers) == (where, "microworld", "last:4")
+    assert (ablated.reference, ablated.pool, ablated.layers) == (where, "microworld", "all")
     run = ablate.main(replace(ablated, texts_per_head=(2,), baselines=()))
     assert run.result.provenance["reference_images"] == found.count()
     assert next_config(capsys.readouterr().out) == show.ShowConfig("ablate", store.url)
