@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import load_checkpoint
 from open_clip.pretrained import download_pretrained
-from safetensors import SafetensorError
 from torch import nn
 
 from .finite import refuse_weights
 from .spec import Architecture, ModelError, ModelSpec, check_supported
+from .weights import fitted, read_state
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -65,9 +64,10 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
     architecture = check_supported(spec)
+    state = None if architecture.checkpoint is None else _read(architecture)
     module = _build(architecture, spec.seed)
-    if architecture.checkpoint is not None:
-        _load(module, architecture)
+    if state is not None:
+        module.load_state_dict(state, strict=True)
     refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
     digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
@@ -113,7 +113,8 @@ def _build(architecture: Architecture, seed: int) -> Any:
             ) from error
 
 
-def _load(module: nn.Module, architecture: Architecture) -> None:
+def _read(architecture: Architecture) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors under the model's names, before anything is built."""
     path = architecture.checkpoint
     try:
         if isinstance(path, dict):
@@ -123,25 +124,11 @@ def _load(module: nn.Module, architecture: Architecture) -> None:
             f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
             "weights file instead of a tag."
         ) from error
-    try:
-        load_checkpoint(module, str(path), strict=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"weights file {path} is not a plain state dict, and anything else in a pickle could "
-            f"run code: convert it to .safetensors. ({_brief(error)})"
-        ) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        LookupError,
-        AttributeError,
-        EOFError,
-        StopIteration,
-    ) as error:
-        raise ModelError(
-            f"weights file {path} does not fit model {architecture.name} or is damaged: "
-            f"{_brief(error)}"
-        ) from error
+    file = Path(str(path))
+    with torch.device("meta"):
+        wanted = _build(architecture, 0).state_dict()
+    of = f"weights file {file} does not fit model {architecture.name}"
+    return fitted(read_state(file), wanted, of)
 
 
 def _brief(error: Exception) -> str:

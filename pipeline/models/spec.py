@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields
@@ -25,7 +26,7 @@ TOP_LEVEL_KEYS = {
     "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text",
     "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
 }  # fmt: skip
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class ModelError(FacetError):
@@ -124,13 +125,53 @@ def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
         return model, *_config_file(str(MICROWORLD))
     if model.endswith(".json"):
         return model, *_config_file(model)
+    _refuse_places(model)
     name = model.replace("/", "-")  # OpenAI wrote ViT-B/32
     if name not in open_clip.list_models():
         near = get_close_matches(name, (*supported_models(), "microworld"), n=5, cutoff=0.5)
-        raise ModelError(
-            f"unknown model {model!r}; near names: {', '.join(near) or 'none'}. {_supported()}"
-        )
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise ModelError(f"unknown model {model!r}{hint}. {_supported()}")
     return name, deepcopy(open_clip.get_model_config(name)), {}
+
+
+def _refuse_places(model: str) -> None:
+    """Names of Hugging Face's hub, and folders: which name or file is meant instead."""
+    kind, _, place = model.partition(":")
+    if kind == "local-dir" or Path(model).expanduser().is_dir():
+        folder = place if kind == "local-dir" else model.rstrip("/")
+        raise ModelError(
+            f"model {model} is a folder: give the files in it, --model "
+            f"{folder}/open_clip_config.json --pretrained {folder}/open_clip_model.safetensors"
+        )
+    hub = place if kind == "hf-hub" else model
+    for host in ("https://huggingface.co/", "hf://"):
+        hub = hub.removeprefix(host)
+    if model.endswith(".json") or (hub == model and "/" not in model):
+        return
+    if hub == model and model.replace("/", "-") in open_clip.list_models():
+        return
+    if own := re.fullmatch(r"openai/clip-vit-(base|large)-patch(\d+(?:-336)?)", hub):
+        size = {"base": "B", "large": "L"}[own[1]]
+        raise ModelError(
+            f"model {model} is transformers' name: write --model ViT-{size}-{own[2]}-quickgelu "
+            "--pretrained openai"
+        )
+    for name in supported_models():
+        for tag in list_pretrained_tags_by_model(name):
+            entry = get_pretrained_cfg(name, tag)
+            if entry.get("hf_hub", "").strip("/") == hub.strip("/") and bool(
+                entry.get("quick_gelu")
+            ) == name.endswith("-quickgelu"):
+                raise ModelError(
+                    f"model {model} is a name of Hugging Face's hub: write --model {name} "
+                    f"--pretrained {tag}"
+                )
+    if hub != model or (model.count("/") == 1 and not model.startswith((".", "/", "~"))):
+        raise ModelError(
+            f"model {model} looks like a name of Hugging Face's hub, and open_clip's are taken: "
+            "give its open_clip_config.json by --model and its open_clip_model.safetensors by "
+            f"--pretrained, where https://huggingface.co/{hub} has them. {_supported()}"
+        )
 
 
 def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -215,9 +256,12 @@ def _refuse_unsupported(name: str, config: dict[str, Any]) -> None:
 
 
 def _supported() -> str:
+    named = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14")
+    more = "python -c 'from pipeline.models import *; print(*supported_models())'"
     return (
         "Supported are OpenCLIP and OpenAI ViTs with class-token pooling: microworld, "
-        f"{', '.join(supported_models())}, or a config file (.json) of such a ViT."
+        f"{', '.join(named)}, {len(supported_models()) - len(named)} more (`{more}` lists them), "
+        "or a config file (.json) of such a ViT."
     )
 
 
@@ -232,7 +276,14 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
         return path
     if tag := get_pretrained_cfg(name, spec.pretrained):
         return dict(tag)
+    if "://" in spec.pretrained:
+        raise ModelError(
+            f"weights {spec.pretrained} are at a URL, and weights are read from files: copy them "
+            "to this machine and give the path"
+        )
     path = Path(spec.pretrained).expanduser()
+    if path.is_dir():
+        raise ModelError(f"weights {path} are a folder: give the file in it that holds them")
     if not path.is_file():
         tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
         raise ModelError(

@@ -212,7 +212,7 @@ def test_bad_weights_are_refused_in_words(tmp_path, capsys):
 
     save_file(state, tmp_path / "good.safetensors")
     good = (tmp_path / "good.safetensors").read_bytes()
-    refuse("cut.safetensors", good[:500], "does not fit model .* or is damaged")
+    refuse("cut.safetensors", good[:500], "is damaged or no weights file")
     refuse(
         "trap.pt", pickle.dumps(Trap(), protocol=2), "could run code: convert it to .safetensors"
     )
@@ -223,7 +223,7 @@ def test_bad_weights_are_refused_in_words(tmp_path, capsys):
     refuse("short.pt", buffer.getvalue(), r"does not fit (.|\n)*ln_post")
     for name, content in (("list.pt", [1, 2]), ("nothing.pt", {})):
         torch.save(content, tmp_path / name)
-        refuse(name, (tmp_path / name).read_bytes(), "does not fit model .* or is damaged")
+        refuse(name, (tmp_path / name).read_bytes(), r"save the model's state_dict\(\)")
     assert "executed" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="neither a tag nor a file; its tags: none"):
         load_model(ModelSpec(path, "openai"))
