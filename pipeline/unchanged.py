@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from storage import ledger
 from storage.errors import FacetError, StoreMismatch
-from storage.images import move_images
+from storage.images import move_images, read_rows
+from storage.layout import ROWS_PER_IMAGE_PART
 
 from .growth import PLACES, KnownImages
 from .images.again import OTHER, digests
+from .images.tars import keys_past_dots
 
 SAMPLE = 32
 READ_AT_ONCE = 1024  # rows that one task reads of many
@@ -34,6 +36,10 @@ Mapper = Callable[..., Iterable[Any]]
 NO_KEYS = (
     "Rows without keys are told apart by their file alone: give the table a column `key`, or put "
     "new rows into a file of their own."
+)
+TAR_KEYS = (
+    "Keys of a tar's samples end at the first dot of a name, and went on to the last when this was "
+    "made: it can be read as it is, but what is added to such tars needs another place."
 )
 
 
@@ -165,6 +171,8 @@ def settle(
     facts = []
     if known.missing:
         facts.append(f"{known.missing:,} of its {images:,} images are not listed")
+        if keys_past_dots(read_rows(url, 0, min(images, ROWS_PER_IMAGE_PART))):
+            facts.append(TAR_KEYS)
     if known.changed:
         facts.append(
             f"{len(known.changed):,} are listed with other contents ({_some(known.changed)})"

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.lines import decode_text
 
@@ -71,6 +72,16 @@ def list_tar(piece: Piece) -> tuple[pa.Table, ListingReport]:
         rows.append(row)
         metadata.append(more)
     return image_table(rows, metadata, report), report
+
+
+def keys_past_dots(rows: pa.Table) -> bool:
+    """Whether rows of a store's image table have keys that go on after a name's first dot.
+
+    Earlier stores have such keys: ``0001.seg`` for ``0001.seg.png``.
+    """
+    in_tars = pc.match_substring_regex(rows["uri"], r"(?i)\.tar$")
+    dotted = pc.match_substring_regex(rows["key"], r"\.[^/]*$")
+    return bool(pc.any(pc.and_(in_tars, dotted)).as_py())
 
 
 def _samples(url: str, report: ListingReport) -> list[_Sample]:

@@ -244,3 +244,20 @@ def test_the_sample_is_bounded_spread_and_has_both_ends(tmp_path, images, done, 
     if images > 1000:
         assert len(found) == unchanged.SAMPLE
         assert np.diff(found).max() < 2 * images / unchanged.SAMPLE
+
+
+def test_tars_whose_keys_once_went_past_the_first_dot_are_refused(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "t.tar", [("0.bmp", bmp(0)), ("0.seg.bmp", bmp(1))])
+    (listed,) = list_images(str(tar))
+    mask = listed.set_column(1, "key", pa.array(["t/0.seg"])).set_column(0, "index", pa.array([1]))
+    url = tmp_path / "store"
+    write_images(str(url), [listed, mask])
+    for shard in (0, 1):
+        write_part(url, shard, read_images(str(url)).slice(shard, 1))
+    with pytest.raises(StoreMismatch, match=r"1 of its 2 images are not listed\n.*the first dot"):
+        meet(url, tar)
+    keep(tmp_path / "new", tar)
+    tar.write_bytes(write_tar(tmp_path / "u.tar", [("1.bmp", bmp(0))]).read_bytes())
+    with pytest.raises(StoreMismatch) as caught:
+        meet(tmp_path / "new", tar)
+    assert "first dot" not in str(caught.value)
