@@ -37,7 +37,7 @@ from pipeline.rosetta.models import UnitModel, latents, load_units, pictures
 from storage import urls
 from storage.errors import FacetError, command
 from storage.results import latest_result
-from storage.rosetta import find_setup
+from storage.rosetta import find_setup, read_cards, require_same
 
 PERCEPTUAL, GUIDED, BOTH = "perceptual loss", "guidance alone", "perceptual loss and guidance"
 EDITS: dict[str, Edit] = {
@@ -59,7 +59,7 @@ class InvertConfig:
     out: Path
     """Folder for the table, the pictures and the page."""
     guide: str | None = None
-    """The model whose matched units guide; by default the first that was mined."""
+    """The model whose matched units guide; by default the first by name of those that share any."""
     judge: str = "microworld-mae"
     """The model that measures the perceptual distance at the end; not the one of the loss."""
     limit: int = 16
@@ -74,6 +74,8 @@ class InvertConfig:
     """Weight of the guidance beside the perceptual loss."""
     seed: int = 0
     """First of the seeds that the latents start from."""
+    starts: int = 4
+    """Latents that every picture is sought from: where a search ends hangs much on its start."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +92,26 @@ class Models:
 def main(config: InvertConfig) -> pd.DataFrame:
     """Invert the pictures under three losses, measure, edit, show."""
     started = time.monotonic()
-    if config.steps < 1 or config.limit < 1:
-        raise FacetError("--steps and --limit must be at least 1")
+    if min(config.steps, config.limit, config.starts) < 1:
+        raise FacetError("--steps, --limit and --starts must be at least 1")
     urls.check_writable(str(config.out), "--out")
     models = load(config)
     targets = read_targets(config, models.generator)
     count = len(targets)
-    start = latents(range(config.seed, config.seed + count), models.generator.card.latent or 0)
+    seeds = range(config.seed, config.seed + config.starts * count)
+    starts = latents(seeds, models.generator.card.latent or 0).unflatten(0, (-1, count))
     guidance = Guidance(models.generator, models.guide, models.pairs, models.units)
     found = {
-        name: run(config, models, guidance, targets, start, name)
+        name: torch.stack([run(config, models, guidance, targets, start, name) for start in starts])
         for name in (PERCEPTUAL, GUIDED, BOTH)
     }
     table = measure(models, targets, found)
-    edited = edit(config, models, start)
-    write(config, targets, models, found, table, edited, start)
+    edited = edit(config, models, starts[0])
+    write(config, targets, models, found, table, edited, starts[0])
     show_table(
         "done",
         {
-            "pictures": count,
+            "pictures": f"{count}, each from {config.starts} starts",
             "shared units": f"{guidance.pairs} of {models.generator.card.name} and "
             f"{models.guide.card.name}",
             **{str(r.loss): f"PSNR {r.psnr:.2f} dB, SSIM {r.ssim:.3f}, distance {r.perceptual:.3f}"
@@ -117,6 +120,9 @@ def main(config: InvertConfig) -> pd.DataFrame:
             f"(95%: {table.psnr_low.iloc[-1]:+.2f} to {table.psnr_high.iloc[-1]:+.2f}), "
             f"SSIM {table.ssim_change.iloc[-1]:+.3f} "
             f"({table.ssim_low.iloc[-1]:+.3f} to {table.ssim_high.iloc[-1]:+.3f})",
+            "from start to start": f"{table.psnr_start_low.iloc[-1]:+.2f} to "
+            f"{table.psnr_start_high.iloc[-1]:+.2f} dB over all pictures, and a deviation of "
+            f"{table.psnr_start_std.iloc[-1]:.2f} dB for one picture",
             "this run": f"{time.monotonic() - started:.0f} s",
         },
     )  # fmt: skip
@@ -143,9 +149,12 @@ def load(config: InvertConfig) -> Models:
             f"these do: {', '.join(others) or 'none'}"
         )
     pairs = pairs[(pairs["model_b"] == guide) & pairs["replicates"]].reset_index(drop=True)
-    generator = load_units(setup.generator, generator=True)
+    generator, led = load_units(setup.generator, generator=True), load_units(guide)
+    cards = {card.name: card for card in read_cards(url).values()}
+    for model in (generator, led):
+        require_same(url, cards[model.card.name], model.card)
     judge = load_units(config.judge)
-    return Models(generator, load_units(guide), judge, pairs, result.table("units").to_pandas())
+    return Models(generator, led, judge, pairs, result.table("units").to_pandas())
 
 
 def mining(url: str) -> str:
@@ -209,31 +218,45 @@ def run(
 
 
 def measure(models: Models, targets: Tensor, found: dict[str, Tensor]) -> pd.DataFrame:
-    """Figures of every loss: means, and paired changes from the first with 95% intervals."""
+    """Figures of every loss: means, and paired changes from the first loss.
+
+    A picture's change is the mean over its starts; the 95% intervals are over pictures, drawn
+    again. ``_start_low`` and ``_start_high`` are the least and the largest mean change of one start
+    for all pictures, ``_start_std`` the deviation of a picture's change from start to start.
+
+    Parameters
+    ----------
+    targets : (n, 3, h, w)
+    found : dict of str to (starts, n, 3, h, w)
+    """
     with torch.no_grad():
         wanted = models.judge.maps(prepared(targets, models.judge))[1]
-        figures = {
-            name: {
+
+        def judged(images: Tensor) -> dict[str, np.ndarray]:
+            maps = models.judge.maps(prepared(images, models.judge))[1]
+            return {
                 "psnr": psnr((images + 1) / 2, (targets + 1) / 2).numpy(),
                 "ssim": ssim((images + 1) / 2, (targets + 1) / 2).numpy(),
-                "perceptual": perceptual_distance(
-                    models.judge.maps(prepared(images, models.judge))[1], wanted
-                ).numpy(),
+                "perceptual": perceptual_distance(maps, wanted).numpy(),
             }
-            for name, images in found.items()
-        }
+
+        figures = {name: [judged(images) for images in tries] for name, tries in found.items()}
     rng, rows = np.random.default_rng(0), []
     drawn = rng.integers(0, len(targets), (RESAMPLES, len(targets)))
-    for name, values in figures.items():
+    for name, tries in figures.items():
         row: dict[str, object] = {"loss": name}
-        for figure, per_image in values.items():
-            change = per_image - figures[PERCEPTUAL][figure]
-            low, high = np.quantile(change[drawn].mean(1), [0.025, 0.975])
+        for figure in tries[0]:
+            values, first = (np.stack([t[figure] for t in f]) for f in (tries, figures[PERCEPTUAL]))
+            change = values - first  # (starts, n)
+            low, high = np.quantile(change.mean(0)[drawn].mean(1), [0.025, 0.975])
             row |= {
-                figure: float(per_image.mean()),
+                figure: float(values.mean()),
                 f"{figure}_change": float(change.mean()),
                 f"{figure}_low": float(low),
                 f"{figure}_high": float(high),
+                f"{figure}_start_low": float(change.mean(1).min()),
+                f"{figure}_start_high": float(change.mean(1).max()),
+                f"{figure}_start_std": float(change.std(0).mean()),
             }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -290,7 +313,7 @@ def write(
     table.to_parquet(config.out / "figures.parquet")
     with torch.no_grad():
         first = models.generator.maps(start)[0]
-    rows = {"target": targets, "start": first, **found}
+    rows = {"target": targets, "start": first, **{name: tries[0] for name, tries in found.items()}}
     sections = []
     for title, strips in (("Inversions", rows), ("Edits of the generator's own maps", edited)):
         shown = []
@@ -308,7 +331,8 @@ def write(
     sections.insert(0, section("How like the targets", header=header, rows=cells))
     lead = (
         f"{models.generator.card.name} led by units it shares with {models.guide.card.name}; "
-        f"{len(targets)} pictures of {config.images}."
+        f"{len(targets)} pictures of {config.images}, each sought from {config.starts} starts; "
+        "the first is shown, the figures are means over all."
     )
     write_page(config.out / "index.html", "Inversions through shared units", lead, sections)
 

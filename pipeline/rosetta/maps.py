@@ -114,6 +114,8 @@ def _tokens(declared: Tokens | None, shape: tuple[int, ...]) -> Tokens:
         side = round((count - prefix) ** 0.5)
         return Tokens((side, side), prefix)
     height, width = declared.grid
+    if count == height * width:  # before the class token joins
+        return Tokens(declared.grid, 0)
     if count != declared.prefix + height * width:
         raise MapError(
             f"gives {count} tokens (output {shape}), and the model declares "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -121,17 +122,19 @@ def mine(
     merges = _Merges(url, done, cards)
     if work:
         crew = _crew(url, setup, models, workers, hold, work, say)
-        for finished in crew.work(range(len(work)), lambda number: _images(setup, work[number])):
-            if isinstance(finished, ItemReport):
-                if finished.item.shard not in seen:  # one shard has several items
-                    seen.add(finished.item.shard)
-                    bad.add(finished.facts)
-                _check_bad(bad, setup, max_bad)
-                for tile in finished.item.tiles:
-                    merges.add(tile, (finished.item.shard, finished.item.shard))
-            else:
-                report(finished)
-            merges.collect()
+        steps = crew.work(range(len(work)), lambda number: _images(setup, work[number]))
+        with closing(steps):  # ends the actors, however this ends
+            for finished in steps:
+                if isinstance(finished, ItemReport):
+                    if finished.item.shard not in seen:  # one shard has several items
+                        seen.add(finished.item.shard)
+                        bad.add(finished.facts)
+                    _check_bad(bad, setup, max_bad)
+                    for tile in finished.item.tiles:
+                        merges.add(tile, (finished.item.shard, finished.item.shard))
+                else:
+                    report(finished)
+                merges.collect()
         report(sum(_images(setup, item) for item in work))
     merges.finish()
     return bad

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.rosetta.families import Loaded
-from pipeline.rosetta.maps import MapError
+from pipeline.rosetta.maps import MapError, Tokens
 from pipeline.rosetta.models import latents, left_out_words, load_units
 from pipeline.rosetta.probe import MARGIN, placed, probe_generator, probe_pictures
 from storage.errors import NotFinite
@@ -135,6 +135,16 @@ def test_other_orders_are_refused_or_left_out(order):
     left_out = turned(order, chosen=False).left_out
     assert list(left_out) == ["act"]
     assert "1 layer(s) left out (act): is not where" in left_out_words(left_out)[0]
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_a_declared_class_token_may_join_later(prefix):
+    module = seeded(lambda: Turned(lambda m: F.pad(m.flatten(1, 2), (0, 0, prefix, 0))), 0)
+    module.grid_size = (4, 16)  # a class token is understood
+    noise = latents([0, 1], 3 * 16 * 64).view(-1, 3, 16, 64)
+    found = probe_pictures(module.requires_grad_(False), noise, ["act"], chosen=True)
+    assert found.shapes == {"act": (12, 4, 16)}
+    assert found.readers["act"].tokens == Tokens((4, 16), prefix)
 
 
 def test_tokens_that_are_no_grid_are_refused():
