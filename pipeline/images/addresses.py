@@ -247,7 +247,11 @@ def _web_kind(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return "an address that is malformed"
-    return "no connection"
+    from aiohttp import ClientConnectionError
+
+    if isinstance(error, OSError | ClientConnectionError):
+        return "no connection"
+    return "an answer that cannot be read"  # it breaks off, is packed wrongly, leads in a circle
 
 
 def _web_status(error: BaseException) -> int:

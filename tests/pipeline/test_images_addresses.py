@@ -38,12 +38,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if what == "late":  # is well when it is asked again
             what = "503" if SEEN[self.path] == 1 else "200"
-        status = int(what) if what.isdigit() else 200
+        status = {"circle": 302}.get(what) or (int(what) if what.isdigit() else 200)
         body = png(0) if status == 200 else b"no"
         body += bytes(1000 if what == "large" else 0)
         self.send_response(status)
         if status == 302:
-            self.send_header("Location", "/404/moved")
+            self.send_header("Location", self.path if what == "circle" else "/404/moved")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if what == "cut" else body)
@@ -95,9 +95,18 @@ def test_what_is_well_in_a_moment_is_no_bad_image(web: str, tmp_path: Path) -> N
     assert load(tmp_path, f"{web}/late/a.jpg", f" HTTP{web[4:]}/200/a::b.jpg\n").ok.all()
 
 
-@pytest.mark.parametrize("name", ["cut", "mute"])
-def test_a_connection_that_breaks_off(web: str, tmp_path: Path, name: str) -> None:
-    assert reason(tmp_path, f"{web}/{name}/a.jpg") == f"no connection: {web}/{name}/a.jpg"
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mute", "no connection"),
+        ("cut", "an answer that cannot be read"),
+        ("circle", "an answer that cannot be read"),
+    ],
+)
+def test_an_answer_that_does_not_come_or_breaks_off(
+    web: str, tmp_path: Path, name: str, kind: str
+) -> None:
+    assert reason(tmp_path, f"{web}/{name}/a.jpg") == f"{kind}: {web}/{name}/a.jpg"
 
 
 def test_a_redirect_ends_where_it_leads(web: str, tmp_path: Path) -> None:
