@@ -19,13 +19,14 @@ import tyro
 
 from jobs import encode_texts, reduce, second_order
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
+from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
 from jobs.textspan import describe, heads_of, refuse_one_image
 from pipeline import ablate, cluster, neuron_comparison, neuron_studies, studies
 from pipeline.accuracy import ChanceWarning
-from pipeline.classes import Classes
+from pipeline.classes import Classes, classes_digest, texts_digest
 from pipeline.encoding import TextEncoder
-from pipeline.identity import classes_digest, found_before, over, settings, texts_digest
+from pipeline.identity import found_before, over, settings
 from pipeline.neurons import parse_mlp_layers, second_order_result
 from pipeline.plots import ablation_figures, png
 from pipeline.provenance import revision, versions
@@ -302,6 +303,11 @@ def check_settings(config: AblateConfig) -> None:
             raise FacetError("--study textspan needs --pool: which texts may describe the heads")
         if not config.texts_per_head or min(config.texts_per_head) < 1:
             raise FacetError(f"--texts-per-head {config.texts_per_head}: give numbers from 1")
+    else:
+        of_textspan = ["pool", "layers", "texts_per_head", "baselines"]
+        refuse_unused(config, of_textspan, "--study textspan")
+    if not set(config.study) & {"neurons", "effects"}:
+        refuse_unused(config, ["mlp_layers"], "--study neurons and effects")
     if ("chosen" in config.study) != bool(config.heads):
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
 

@@ -22,6 +22,7 @@ import tyro
 from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.settings import refuse_unused
 from pipeline import cluster, extract, plan
 from pipeline.growth import KnownImages, append
 from pipeline.images.listing import list_images, ray_mapper
@@ -130,6 +131,10 @@ def check(config: ExtractConfig, url: str) -> tuple[Architecture, tuple[int, ...
     cluster.check_device(config.device)
     if not config.components:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
+    if "tokens" not in config.components:
+        refuse_unused(config, ["layers"], "--components tokens")
+    if config.pretrained != "none":
+        refuse_unused(config, ["seed"], "--pretrained none")
     architecture = check_supported(ModelSpec(config.model, config.pretrained, config.seed))
     layers = plan.parse_layers(config.layers, architecture.layers)
     urls.check_writable(url)

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from jobs import encode_texts
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
+from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
 from pipeline import cluster, neuron_accuracy, neuron_codes, neuron_truth, roles
 from pipeline.accuracy import ChanceWarning
-from pipeline.classes import Classes
+from pipeline.classes import Classes, classes_digest, texts_digest
 from pipeline.encoding import Encoded, TextEncoder, store_model
-from pipeline.identity import classes_digest, found_before, over, settings, texts_digest
+from pipeline.identity import found_before, over, settings
 from pipeline.models import VisionModel
 from pipeline.neuron_codes import Method, Neuron, NeuronCodes
 from pipeline.neuron_rows import pack
@@ -103,6 +104,8 @@ def main(config: OmpConfig) -> OmpRun:
     started = time.monotonic()
     if config.terms < 1:
         raise FacetError(f"--terms {config.terms}: must be at least 1")
+    if config.classes is None:
+        refuse_unused(config, ["label_column"], "--classes")
     pool = load_pool(config.pool)
     console.print(pool.report)
     if len(pool.texts) < max(2, config.terms):

@@ -21,6 +21,7 @@ import tyro
 from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_next, show_table
+from jobs.settings import refuse_unused
 from pipeline import cluster
 from pipeline.bad import BadImages
 from pipeline.extract import Workers, choose_workers
@@ -133,6 +134,10 @@ def check(config: RosettaConfig, url: str) -> None:
     """Refuse what cannot work before a model is loaded."""
     if (config.images is None) == (config.generator is None):
         raise FacetError("give either --images SOURCE or --generator MODEL (with --seeds N)")
+    if config.generator is None:
+        refuse_unused(config, ["seeds"], "--generator")
+    else:
+        refuse_unused(config, ["limit"], "--images")
     names = [*config.models, *filter(None, [config.generator])]
     if len(names) < 2:
         raise FacetError(

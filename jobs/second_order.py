@@ -24,6 +24,7 @@ from humanize import naturalsize
 
 from jobs import extract
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
+from jobs.settings import refuse_unused
 from pipeline import cluster, neuron_plan
 from pipeline.bad import BadImages
 from pipeline.encoding import store_model
@@ -156,6 +157,8 @@ def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
     cluster.check_device(config.device)
     existing = find_metadata(url)
+    if existing is not None and config.keep == "moments":
+        refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
     if existing is None:
         wanted = {n: getattr(config, n) for n in ("images", "model", "pretrained")}
         if absent := [f"--{name}" for name, value in wanted.items() if value is None]:

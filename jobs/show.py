@@ -18,6 +18,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from jobs.console import console, run_job, show_table
+from jobs.settings import refuse_unused
 from pipeline.findings import signed, top_texts
 from pipeline.identity import over
 from pipeline.neurons import latest_effects, parse_mlp_layers
@@ -60,11 +61,12 @@ def main(config: ShowConfig) -> Table:
         raise FacetError(f"--top {config.top}: must be at least 1")
     if config.what == "neuron":
         return show_neuron(config)
-    own = ("layer", "neuron", "pretrained") + (() if config.what == "rosetta" else ("out",))
-    given = [n for n in own if getattr(config, n) is not None]
-    if given:
-        raise FacetError(f"--{given[0]} belongs to `facet show neuron …`, not to {config.what}")
-    if config.what == "rosetta":
+    refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
+    if config.what in ("rosetta", "ablate", "second-order"):
+        refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
+    if config.what != "rosetta":
+        refuse_unused(config, ["out"], "`facet show neuron …` and rosetta")
+    else:
         return show_rosetta(config.store, config.out)
     store = open_store(config.store)
     result = latest_result(store.url, config.what.replace("-", "_"))

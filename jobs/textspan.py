@@ -23,9 +23,10 @@ from jobs import encode_texts, reduce
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.show import head_table
 from pipeline import cluster, plan, roles
+from pipeline.classes import texts_digest
 from pipeline.describe import Head, describe_heads, description_table
 from pipeline.encoding import TextEncoder
-from pipeline.identity import found_before, over, settings, texts_digest
+from pipeline.identity import found_before, over, settings
 from pipeline.plots import png, roles_figure, textspan_figure
 from pipeline.provenance import revision, versions
 from pipeline.texts import load_pool

@@ -1,8 +1,12 @@
-"""Classes of a zero-shot test, and what images' labels mean; needs no model and no torch."""
+"""Classes of a zero-shot test, what images' labels mean, and the digests by which classes and
+pools are known; needs no model and no torch.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +59,19 @@ class Classes:
                 f"its {len(self.names)} classes are {_some(self.names)}"
             )
         return np.array([self.index[str(label)] for label in labels], np.int64)
+
+
+def texts_digest(texts: Sequence[str]) -> str:
+    """sha256 of texts in their order, hex; no text holds a line's end."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def classes_digest(classes: Classes | None) -> str | None:
+    """sha256 of classes, their prompts and the labels that mean them, hex; None of none."""
+    if classes is None:
+        return None
+    content = [classes.names, classes.prompts, sorted(classes.index.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

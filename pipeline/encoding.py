@@ -16,7 +16,7 @@ from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store
 
-from .identity import texts_digest
+from .classes import texts_digest
 from .models import ModelSpec, VisionModel, load_model, open_clip
 from .models.spec import WEIGHT_SUFFIXES
 from .provenance import revision, versions

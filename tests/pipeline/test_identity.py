@@ -8,8 +8,8 @@ from jobs.ablate import AblateConfig
 from jobs.omp import OmpConfig
 from jobs.second_order import SecondOrderConfig
 from jobs.textspan import TextSpanConfig
-from pipeline.classes import Classes
-from pipeline.identity import MEANS, classes_digest, found_before, over, settings, texts_digest
+from pipeline.classes import Classes, classes_digest, texts_digest
+from pipeline.identity import MEANS, found_before, over, settings
 from pipeline.provenance import revision
 from storage import ledger, urls
 from storage.results import latest_result, save_result
@@ -70,3 +70,5 @@ def test_what_was_found_by_this_code_is_found_again_and_is_then_the_latest(tmp_p
     found = found_before(url, "encode_texts", {"number": 0})
     assert found is not None
     assert latest_result(url, "encode_texts").name == found.name
+    again = found_before(url, "encode_texts", {"number": 0})
+    assert again == found  # nothing was written

@@ -1,0 +1,283 @@
+"""Every setting of every job does what it says, or is refused."""
+
+import ast
+import json
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from jobs import ablate, cli, extract, omp, rosetta, second_order, show, textspan
+from pipeline.models import ModelSpec, load_model
+from storage.errors import FacetError
+from storage.images import ListDigest
+from tests.jobs.neuron_store import KEPT, TINY
+from tests.storage.stores import image_table
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = "tests/jobs/test_"
+HERE = JOBS + "settings.py::"
+PLACES = {"store", "out", "rosetta"}  # where things are: every test of a job gives one
+
+# What shows that changing a setting changes what is found, or what does the work.
+SHOWN = {
+    "extract": {
+        "images": JOBS + "extract_job.py::test_another_configuration_is_refused",
+        "model pretrained components layers precision store_dtype shard_size seed": HERE
+        + "test_settings_of_extraction_are_the_stores_identity",
+        "batch_size": "tests/pipeline/test_extractor.py"
+        "::test_batches_of_any_size_give_the_same_contributions",
+        "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
+        "max_bad": JOBS + "extract_job.py::test_bad_images_are_masked_and_named",
+        "limit": JOBS + "extract_job.py::test_another_configuration_is_refused",
+    },
+    "reduce": {
+        "where": JOBS + "textspan_job.py::test_what_comes_next_is_about_the_same_images",
+        "components": "tests/pipeline/test_reductions.py"
+        "::test_a_second_batch_is_added_without_reading_the_first_again",
+    },
+    "encode-texts": {
+        "pool": JOBS + "textspan_job.py::test_texts_are_the_models_own_and_read_back",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "textspan": {
+        "pool": JOBS + "stale_results.py"
+        "::test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again",
+        "layers texts_per_head objective where": HERE + "test_settings_of_textspan",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "ablate": {
+        "classes reference": JOBS + "stale_results.py"
+        "::test_a_classes_file_of_another_content_and_means_over_other_images",
+        "study label_column where heads pool layers texts_per_head baselines mlp_layers": HERE
+        + "test_settings_of_ablations",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "second-order": {
+        "images model pretrained max_bad": JOBS + "second_order_job.py"
+        "::test_a_store_is_made_and_its_bad_images_never_enter",
+        "mlp_layers store_dtype": JOBS + "second_order_job.py"
+        "::test_actors_and_tasks_give_what_one_process_gives",
+        "keep": JOBS + "second_order_job.py::test_passes_of_the_model_give_the_same",
+        "top_k": JOBS + "stale_results.py::test_directions_are_those_that_were_asked_for_last",
+        "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
+    },
+    "omp": {
+        "mlp_layers pool": JOBS + "omp_job.py"
+        "::test_planted_directions_give_their_texts_and_dead_neurons_are_listed",
+        "terms method label_column": HERE + "test_settings_of_codes",
+        "classes": JOBS + "omp_job.py::test_accuracy_is_that_of_effects_written_out",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "rosetta": {
+        "models neighbours": JOBS + "rosetta_job.py::test_what_cannot_work_is_refused",
+        "images shard_size batch_size": JOBS + "rosetta_job.py"
+        "::test_another_configuration_is_refused_by_its_fields",
+        "generator seeds": JOBS + "rosetta_job.py::test_a_generators_images_and_units",
+        "hub": JOBS + "rosetta_job.py::test_another_hub_and_another_model_only_add_pairs",
+        "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
+        "max_bad": JOBS + "rosetta_job.py::test_bad_images_are_left_out_and_counted",
+        "limit": "tests/pipeline/test_images_sources.py::test_limit_must_be_positive",
+    },
+    "plan": {
+        "images": JOBS + "plan_job.py::test_the_document_quotes_both_data_sets",
+        "images_per_second": JOBS + "plan_job.py"
+        "::test_measured_throughput_takes_the_place_of_assumed",
+        "dollars_gpu_hour": JOBS + "plan_job.py"
+        "::test_a_dearer_gpu_changes_the_dollars_and_nothing_else",
+        "model components precision store_dtype shard_size batch_size gpu utilisation "
+        "decodes_per_second dollars_gb_month dollars_thousand_puts dollars_thousand_gets": HERE
+        + "test_settings_of_plans",
+    },
+    "status": {"json": "tests/cluster/test_ray_up.py"
+               "::test_jobs_run_on_a_cluster_and_it_ends_without_a_trace"},
+    "run": {"file": JOBS + "run_job.py::test_a_run_fails_goes_on_and_picks_up_new_images"},
+    "show": {
+        "what layer neuron out": JOBS + "show_neuron.py"
+        "::test_a_neuron_is_drawn_and_its_texts_printed",
+        "top": JOBS + "textspan_job.py::test_show_prints_the_first_texts_of_every_head",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+}  # fmt: skip
+
+
+@cache
+def defined_in(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("job", [j for j in cli.JOBS if j != "invert"])
+def test_a_test_shows_what_every_setting_does(job):
+    shown = {name for names in SHOWN[job] for name in names.split()}
+    assert shown | PLACES >= {f.name for f in fields(cli.config_of(job))}
+    for place in SHOWN[job].values():
+        path, _, name = place.partition("::")
+        assert name in defined_in(path), place
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny.json"
+    path.write_text(json.dumps(TINY))
+    return str(path)
+
+
+def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(TINY | {"embed_dim": 32}))
+    images = ListDigest()
+    images.update(image_table(40))
+    plain = extract.ExtractConfig("photos", model, "none", str(tmp_path / "s"))
+
+    def identity(**changes):
+        config = replace(plain, **changes)
+        architecture, layers = extract.check(config, config.store)
+        loaded = load_model(ModelSpec(config.model, config.pretrained, config.seed))
+        return extract.describe_store(config, architecture, layers, loaded, images).identity()
+
+    def changed(before, **changes):
+        after = identity(**changes)
+        return {name for name, value in after.items() if value != before[name]}
+
+    first = identity()
+    assert changed(first, images="elsewhere", batch_size=3, num_actors=1) == set()
+    assert {"architecture", "architecture_digest", "embed"} <= changed(first, model=str(other))
+    assert changed(first, seed=1) == {"weights", "weights_digest"}
+    assert changed(first, precision="bf16") == {"precision"}
+    assert changed(first, store_dtype="float32") == {"store_dtype"}
+    assert changed(first, shard_size=7) == {"shard_size"}
+    tokens = {"components": ("heads", "mlps", "tokens"), "layers": "last:1"}
+    assert changed(first, **tokens) == {"components", "token_layers"}
+    assert changed(identity(**tokens), **tokens | {"layers": "0,2"}) == {"token_layers"}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (extract.ExtractConfig("i", "microworld", "microworld", "s", layers="all"),
+         "--layers belongs to --components tokens"),
+        (extract.ExtractConfig("i", "microworld", "microworld", "s", seed=3),
+         "--seed belongs to --pretrained none"),
+        (ablate.AblateConfig("s", "c", pool="microworld", layers="all"),
+         "--pool, --layers belong to --study textspan"),
+        (ablate.AblateConfig("s", "c", mlp_layers="1"), "--mlp-layers belongs to --study neurons"),
+        (omp.OmpConfig("s", "1", "microworld", terms=4, label_column="count"),
+         "--label-column belongs to --classes"),
+        (second_order.SecondOrderConfig("s", keep="moments", store_dtype="float32"),
+         "--store-dtype belongs to --keep"),
+        (rosetta.RosettaConfig(("a", "b"), "o", images="i", seeds=9), "--seeds belongs"),
+        (rosetta.RosettaConfig(("a",), "o", generator="g", limit=9), "--limit belongs to --images"),
+        (show.ShowConfig("ablate", "s", top=9), "--top belongs to"),
+        (show.ShowConfig("omp", "s", out="o"), "--out belongs to"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_settings_that_would_change_nothing_are_refused(
+    config, words, neurons_kept, monkeypatch, tmp_path
+):
+    if hasattr(config, "store") and not isinstance(config, extract.ExtractConfig):
+        config = replace(config, store=neurons_kept.url)
+    run = {
+        extract.ExtractConfig: lambda: extract.check(config, str(tmp_path)),
+        ablate.AblateConfig: lambda: ablate.check_settings(config),
+        omp.OmpConfig: lambda: omp.main(config),
+        second_order.SecondOrderConfig: lambda: second_order.check(config, neurons_kept.url),
+        rosetta.RosettaConfig: lambda: rosetta.check(config, str(tmp_path)),
+        show.ShowConfig: lambda: show.main(config),
+    }[type(config)]
+    with pytest.raises(FacetError, match=words):
+        run()
+
+
+def test_settings_of_textspan(neurons_kept):
+    plain = textspan.TextSpanConfig(
+        neurons_kept.url, "microworld", layers="last:1", texts_per_head=3
+    )
+    found = textspan.main(plain).descriptions
+    assert found["layer"].eq(3).all()
+    assert found.groupby("head").size().eq(3).all()
+    layers = textspan.main(replace(plain, layers="1-2")).descriptions
+    assert set(layers["layer"]) == {1, 2}
+    fewer = textspan.main(replace(plain, texts_per_head=1)).descriptions
+    assert fewer["text"].tolist() == found["text"][found["rank"] == 0].tolist()
+    explained = textspan.main(replace(plain, objective="explained-variance")).descriptions
+    shares = [t["explained_variance"][t["rank"] == 0].to_numpy() for t in (found, explained)]
+    assert (shares[1] >= shares[0] - 1e-12).all()  # the first text is the one that explains most
+    assert (shares[1] > shares[0] + 1e-3).any()
+    some = textspan.main(replace(plain, where="index < 20"))
+    assert some.result.provenance["images"] == 20
+    assert some.descriptions["score"].tolist() != found["score"].tolist()
+
+
+def test_settings_of_ablations(neurons_kept):
+    plain = ablate.AblateConfig(neurons_kept.url, "microworld:shape", study=("mlps",))
+
+    def run(**changes):
+        table = ablate.main(replace(plain, **changes)).accuracy
+        return table[table["scope"] == "all"]
+
+    whole = run()
+    assert whole["study"].tolist() == ["none", "mlps"]
+    assert whole["n"].eq(60).all()
+    assert run(where="index < 20")["n"].eq(20).all()
+    counts = ablate.main(
+        replace(plain, classes="microworld:background", label_column="background")
+    ).accuracy
+    shown = set(counts["name"][counts["scope"] == "class"])
+    assert shown <= set(neurons_kept.images()["background"].to_pylist())
+    chosen = {
+        heads: run(study=("chosen",), heads=heads)["ablation"].iloc[1]
+        for heads in (("3.0",), ("2.1", "3.2"))
+    }
+    assert chosen == {("3.0",): "heads 3.0", ("2.1", "3.2"): "heads 2.1 3.2"}
+    spans = {"study": ("textspan",), "pool": "microworld", "layers": "last:1"}
+    found = run(**spans, texts_per_head=(2, 3), baselines=("random",))
+    assert found["at"].tolist() == ["", "2", "3", "2", "3"]
+    assert set(found["series"][1:]) == {"TextSpan, microworld", "random directions"}
+    more = run(**spans | {"layers": "last:2"}, texts_per_head=(2,), baselines=("common-words",))
+    assert set(more["series"][1:]) == {"TextSpan, microworld", "common words"}
+    kept = ablate.main(replace(plain, **spans, texts_per_head=(2,), baselines=())).result.config[
+        "layers"
+    ]
+    assert kept == "last:1"
+    neurons = run(study=("neurons",), mlp_layers=str(KEPT))
+    assert set(neurons["at"][1:]) == {str(KEPT)}
+
+
+def test_settings_of_codes(neurons_kept):
+    plain = omp.OmpConfig(neurons_kept.url, str(KEPT), "microworld", terms=8)
+    found = omp.main(plain)
+    assert found.codes.groupby("neuron").size().max() == 8
+    assert found.fits["terms"].max() == 8
+    fewer = omp.main(replace(plain, terms=4))
+    assert fewer.codes.groupby("neuron").size().max() == 4
+    positive = omp.main(replace(plain, method="nonneg-omp"))
+    assert (positive.codes["coefficient"] > 0).all() != (found.codes["coefficient"] > 0).all()
+    labelled = omp.main(
+        replace(plain, terms=4, classes="microworld:background", label_column="background")
+    )
+    accuracy = labelled.accuracy
+    shown = set(accuracy["name"][accuracy["scope"] == "class"])
+    assert shown <= set(neurons_kept.images()["background"].to_pylist())
+
+
+def test_settings_of_plans():
+    from jobs.plan import PlanConfig, assumptions, check, rows
+
+    plain = PlanConfig(images=10_000, model=("microworld",))
+
+    def said(**changes):
+        config = replace(plain, **changes)
+        check(config)
+        return rows(config), assumptions(config)
+
+    first = said()
+    for changes in (
+        {"model": ("ViT-B-32",)}, {"components": ("heads",)}, {"precision": "fp32"},
+        {"store_dtype": "float32"}, {"shard_size": 512}, {"batch_size": 64}, {"gpu": "H100"},
+        {"utilisation": 0.1}, {"decodes_per_second": 10.0}, {"dollars_gb_month": 1.0},
+        {"dollars_thousand_puts": 1.0}, {"dollars_thousand_gets": 1.0},
+    ):  # fmt: skip
+        assert said(**changes)[0] != first[0], changes
