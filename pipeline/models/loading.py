@@ -67,7 +67,13 @@ def load_model(
     state = None if architecture.checkpoint is None else _read(architecture)
     module = _build(architecture, spec.seed)
     if state is not None:
-        module.load_state_dict(state, strict=True)
+        try:
+            module.load_state_dict(state, strict=True)
+        except RuntimeError as error:  # names and shapes agree: sparse or quantised values
+            raise ModelError(
+                f"weights {spec.pretrained} of model {architecture.name} are not plain numbers: "
+                f"{_brief(error)}"
+            ) from error
     refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
     digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)

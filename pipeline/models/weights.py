@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"weights file {path} is not a plain state dict, and anything else in a pickle could "
-            f"run code: convert it to .safetensors. ({_brief(error)})"
+            f"run code: convert it to .safetensors{_held(error)}"
         ) from error
     except _DAMAGED as error:
         raise ModelError(
@@ -151,19 +152,23 @@ def _refuse_other_files(path: Path) -> None:
 
 def _content(path: Path) -> Any:
     with path.open("rb") as file:
-        # A header's length in 8 bytes, then the header's JSON; a torch file may bear the name.
-        if path.suffix == ".safetensors" and not file.read(4).startswith(b"PK"):
+        start = file.read(9)
+        # By what it holds, too: the length of a header in 8 bytes, then its JSON.
+        named = path.suffix == ".safetensors" or start[8:] == b"{"
+        if named and not start.startswith((b"PK", b"\x80\x02")):
             return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(n.rsplit("/", 1)[-1] == "constants.pkl" for n in archive.namelist())
-        if scripted:
-            with warnings.catch_warnings():  # that new archives are to be made otherwise
-                warnings.simplefilter("ignore", FutureWarning)
-                return torch.jit.load(path, map_location="cpu").state_dict()
-    # A checkpoint's settings are a Namespace, which holds values and runs nothing.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                scripted = any(n.rsplit("/", 1)[-1] == "constants.pkl" for n in archive.namelist())
+            file.seek(0)
+            if scripted:
+                with warnings.catch_warnings():  # that new archives are to be made otherwise
+                    warnings.simplefilter("ignore", FutureWarning)
+                    return torch.jit.load(file, map_location="cpu").state_dict()
+        file.seek(0)
+        # A checkpoint's settings are a Namespace, which holds values and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,6 +176,12 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     # torch.compile of one tower alone puts it in the middle.
     return {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+
+
+def _held(error: Exception) -> str:
+    """What was refused, without torch's advice to run it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" (it holds {found[1]})" if found else ""
 
 
 def _shape(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ import warnings
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.models import ModelSpec, check_supported, load_model
@@ -46,6 +47,21 @@ def test_forms_that_are_the_same_weights_load_the_same(name, state, tmp_path):
     loaded = load_model(ModelSpec(write_config(tmp_path), str(tmp_path / name)))
     values = loaded.module.state_dict()
     assert all(torch.equal(values[n], v) for n, v in state.items())
+
+
+@pytest.mark.parametrize("how", ["torch.safetensors", "safetensors.pt"])
+def test_a_file_is_read_by_what_it_holds(how, state, tmp_path):
+    save = torch.save if how.startswith("torch") else save_file
+    save(state, tmp_path / how)
+    loaded = load_model(ModelSpec(write_config(tmp_path), str(tmp_path / how)))
+    assert torch.equal(loaded.module.state_dict()["visual.proj"], state["visual.proj"])
+
+
+def test_a_pickle_is_refused_without_advice_to_run_it(state, tmp_path):
+    torch.save(open_clip.CLIP(**CONFIG), tmp_path / "module.pt")
+    with pytest.raises(ModelError, match=r"could run code: .*it holds open_clip") as caught:
+        load_model(ModelSpec(write_config(tmp_path), str(tmp_path / "module.pt")))
+    assert "weights_only" not in str(caught.value)
 
 
 class Holder(nn.Module):
@@ -92,6 +108,7 @@ def larger(state):
         (lambda s: {n: v for n, v in s.items() if "ln_final" not in n},
          r"2 names are missing \(ln_final.bias, ln_final.weight\)"),
         (lambda s: {**s, "head.weight": torch.zeros(2)}, r"1 are not the model's \(head.weight\)"),
+        (lambda s: {"optimizer": {"state": {}}}, "holds no tensors"),
         (lambda s: s["visual.proj"], r"holds a Tensor, .*save the model's state_dict\(\)"),
     ],
 )  # fmt: skip
