@@ -19,6 +19,7 @@ import numpy as np
 from storage.errors import NotFinite
 from storage.reductions import runs
 
+from .accuracy import predicted_classes
 from .moments import Moments, chunk, combine, finalize
 
 if TYPE_CHECKING:  # workers that only predict start without torch
@@ -373,4 +374,4 @@ def predict(
     parts: StoredParts, means: Means, readout: Readout, ablations: Sequence[Ablation]
 ) -> np.ndarray:
     """Predicted classes, (1 + ablations, N) int64; row 0 is the model as it is."""
-    return np.stack([found.argmax(1) for found in logits(parts, means, readout, ablations)])
+    return np.stack([predicted_classes(f) for f in logits(parts, means, readout, ablations)])

@@ -8,9 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from storage.errors import NotFinite
+
 
 class ChanceWarning(UserWarning):
     """The model does no better than guessing, so ablations of it say nothing."""
+
+
+def predicted_classes(logits: np.ndarray) -> np.ndarray:
+    """The class of the largest logit along the last axis, int64; the first among equals.
+
+    Raises
+    ------
+    NotFinite
+        If a logit is NaN or infinite, which would pass for a class.
+    """
+    if lost := int((~np.isfinite(logits)).sum()):
+        raise NotFinite(
+            f"{lost:,} of {logits.size:,} logits are NaN or infinite: what the store or its "
+            "results hold of these images or classes is damaged; `validate` names faults of a store"
+        )
+    return logits.argmax(-1)
 
 
 def accuracy_table(

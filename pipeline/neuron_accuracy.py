@@ -26,7 +26,7 @@ from storage import neurons
 from storage.errors import StoreError, command
 from storage.store import Store, open_store
 
-from .accuracy import accuracy_table
+from .accuracy import accuracy_table, predicted_classes
 from .classes import Classes
 from .images.listing import ray_mapper
 from .neuron_phases import kept_moments
@@ -129,7 +129,7 @@ def predict_shard(plan: CodePlan, shard: int) -> Predictions:
             found = ablate(deviations_bpn, none_large, directions_ne, maps, written_ne)
             removed.append(found.beside_component)
         logits_abc = (rows.unit_be - torch.stack(removed)) @ readout_ce.T
-        predicted.append(logits_abc.argmax(-1).numpy().astype(np.int32))
+        predicted.append(predicted_classes(logits_abc.numpy()).astype(np.int32))
     table, _ = shard_rows(store, shard)
     truth = plan.classes.truth(table[plan.label_column].to_pylist())
     groups = None

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from storage.store import Store
 
+from .accuracy import predicted_classes
 from .classes import Classes
 from .components import first_components
+from .finite import finite_rows, refuse_pass
 from .models import VisionModel
 from .neuron_rows import Pictures, tensor
 from .neuron_sinks import PictureSink, PictureTask, subset
@@ -78,8 +80,10 @@ class _Probe:
         self.indirect = IndirectEffects(model, mlp_layer)
         self.direct_ne = direct_map(model, mlp_layer).to(model.device, torch.float32)
 
-    def look(self, images_bchw: Tensor) -> None:
+    def look(self, images_bchw: Tensor, images_b: Tensor) -> None:
         parts = self.run(images_bchw)
+        finite_b = finite_rows(parts.embedding_be) & finite_rows(parts.totals[self.layer])
+        refuse_pass(self.run.model, "effects", images_bchw, images_b, finite_b)
         self.norm_b = parts.embedding_be.norm(dim=1)
         self.unit_be = parts.embedding_be / self.norm_b[:, None]
         # First-order effects are these times the rows of `direct_ne`.
@@ -132,13 +136,13 @@ class _SumSink:
 
     def add_pictures(self, pictures: Pictures) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
-        images_bchw = pictures.images_bchw
+        images_bchw, images_b = pictures.images_bchw, pictures.images_b
         if self.chosen is not None:
-            keep = torch.isin(pictures.images_b, self.chosen)
-            images_bchw = images_bchw[keep.to(images_bchw.device)]
+            keep = torch.isin(images_b, self.chosen)
+            images_bchw, images_b = images_bchw[keep.to(images_bchw.device)], images_b[keep]
         if not len(images_bchw):
             return
-        probe.look(images_bchw)
+        probe.look(images_bchw, images_b)
         activations_btn = probe.indirect.activations(images_bchw)
         new = Sums(
             len(images_bchw),
@@ -205,7 +209,7 @@ class _CompareSink:
 
     def add_pictures(self, pictures: Pictures) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
-        probe.look(pictures.images_bchw)
+        probe.look(pictures.images_bchw, pictures.images_b)
         unit_be, sums = probe.unit_be, self.task.sums[self.layer]
         means_tn = (sums.activations_tn / sums.images).to(unit_be)
         first_e, second_e = (
@@ -220,7 +224,8 @@ class _CompareSink:
         ]
         scores_abc = torch.stack(replaced) @ tensor(self.task.readout_ce, unit_be.device).T
         keep = torch.isin(pictures.images_b, self.truth.images_b)
-        self.predicted.append(scores_abc.argmax(-1).cpu()[:, keep].numpy().astype(np.int32))
+        predicted = predicted_classes(scores_abc.cpu()[:, keep].numpy())
+        self.predicted.append(predicted.astype(np.int32))
         inside = (pictures.images_b <= self.task.last_image).to(unit_be.device)
         if inside.any():
             self._add_effects(pictures.images_bchw[inside], means_tn, probe, inside)

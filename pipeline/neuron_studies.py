@@ -23,6 +23,7 @@ from storage.errors import StoreError, command
 from storage.results import Result
 from storage.store import Store
 
+from .accuracy import predicted_classes
 from .classes import Classes
 from .extract import Workers
 from .models import VisionModel
@@ -166,7 +167,8 @@ class _Sink:
         ]
         keep = torch.isin(rows.images_b, self.truth.images_b)
         scores_abc = (rows.unit_be - torch.stack(taken)) @ self.readout_ce.T
-        self.predicted.append(scores_abc.argmax(-1).cpu()[:, keep].numpy().astype(np.int32))
+        predicted = predicted_classes(scores_abc.cpu()[:, keep].numpy())
+        self.predicted.append(predicted.astype(np.int32))
 
     def close(self) -> Predictions:
         return self.truth.predictions(np.concatenate(self.predicted, 1))

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
 
 from . import urls
-from .arrays import open_dataset, write_dataset
+from .arrays import open_dataset, refuse_not_finite, write_dataset
 from .errors import StoreError, command
 from .layout import RESULTS
 
@@ -176,6 +177,14 @@ TABLES = {
     ),
 }
 
+# Figures that may be unknown (null, or NaN when read as floats); no other may, and none infinite.
+MAY_BE_UNKNOWN = {
+    "second_order/neurons": ("explained",),
+    "rosetta/concepts": ("even", "odd"),
+    "rosetta/buddies": ("even", "odd"),
+    "rosetta_truth/truth": ("inside", "inside_gap"),
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -257,8 +266,15 @@ def save_result(
         Written as zarr groups.
     files : mapping of str to bytes
         Whatever else, such as pictures, by file name.
+
+    Raises
+    ------
+    NotFinite
+        If a figure is infinite, or is NaN and not of ``MAY_BE_UNKNOWN``.
     """
     identity = dict(config if identity is None else identity)
+    for name, table in (tables or {}).items():
+        _refuse_not_finite(f"{job}/{name}", table)
     place = result_url(url, job, identity)
     urls.remove(urls.join(place, "provenance.json"))
     for name, table in (tables or {}).items():
@@ -280,6 +296,14 @@ def save_result(
 def _put(place: str, name: str, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, sort_keys=True)
     urls.put_bytes(urls.join(place, f"{name}.json"), text.encode())
+
+
+def _refuse_not_finite(name: str, table: pa.Table) -> None:
+    for field in TABLES[name]:
+        if pa.types.is_floating(field.type):
+            values = table[field.name].cast(field.type).to_numpy()
+            known = ~np.isnan(values) if field.name in MAY_BE_UNKNOWN.get(name, ()) else None
+            refuse_not_finite(f"{name}, column {field.name}", values, ok=known)
 
 
 def find_result(url: str, job: str, identity: Mapping[str, Any]) -> Result | None:

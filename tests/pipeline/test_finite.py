@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.ablate import StoredParts
+from pipeline.accuracy import predicted_classes
 from pipeline.finite import first_place
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
@@ -141,6 +142,13 @@ def test_a_text_tower_that_overflows_names_a_text(tmp_path):
 
     with pytest.raises(NotFinite, match=r"2 of 2 texts .* the first is that of 'a star'"):
         encode_texts(model.module, tokens, ["a star", "a heart"])
+
+
+def test_nan_is_no_class():
+    logits = np.array([[0.1, 0.3], [0.2, np.nan]])
+    assert predicted_classes(logits[:1]).tolist() == [1]
+    with pytest.raises(FacetError, match="1 of 4 logits are NaN or infinite"):
+        predicted_classes(logits)
 
 
 def test_what_reads_a_store_of_such_numbers_says_so_in_words():

@@ -5,9 +5,16 @@ import pytest
 import xarray as xr
 
 from storage import urls
-from storage.errors import StoreError
+from storage.errors import NotFinite, StoreError
 from storage.reductions import runs
-from storage.results import ask_again, find_result, latest_result, result_url, save_result
+from storage.results import (
+    TABLES,
+    ask_again,
+    find_result,
+    latest_result,
+    result_url,
+    save_result,
+)
 
 TEXTS = pa.table({"text": ["a", "b"]})
 
@@ -53,6 +60,22 @@ def test_a_result_that_was_cut_short_counts_as_none(tmp_path):
     save_result(url, "encode_texts", config, {}, tables={"texts": TEXTS})
     urls.remove(urls.join(result_url(url, "encode_texts", config), "provenance.json"))
     assert find_result(url, "encode_texts", config) is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+def test_figures_are_known_and_finite_unless_the_law_says_otherwise(tmp_path, bad):
+    url = str(tmp_path)
+    fits = pa.table({"layer": [0, 0], "neuron": [0, 1], "terms": [8, 8], "residual": [0.5, bad]})
+    with pytest.raises(NotFinite, match=r"omp/fits, column residual: .* the first is 1"):
+        save_result(url, "omp", {}, {}, tables={"fits": fits})
+    assert find_result(url, "omp", {}) is None
+    rows = {f.name: [1, 2] for f in TABLES["second_order/neurons"]}
+    neurons = pa.table(rows | {"explained": pa.array([0.5, bad], pa.float64())})
+    if bad == float("inf"):
+        with pytest.raises(NotFinite, match="column explained"):
+            save_result(url, "second_order", {}, {}, tables={"neurons": neurons})
+    else:
+        save_result(url, "second_order", {}, {}, tables={"neurons": neurons})
 
 
 def test_runs_of_shards():

@@ -18,7 +18,7 @@ from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
 from storage.neurons import MOMENT_DIMS, QUANTITIES, neuron_arrays
 from storage.reductions import TABLE, array_dims, axis_sizes, subset_name
-from storage.results import TABLES
+from storage.results import MAY_BE_UNKNOWN, TABLES
 from tests.storage import stores
 
 LAW = (Path(storage.__file__).parent / "SCHEMA.md").read_text()
@@ -87,6 +87,11 @@ def test_the_group_of_a_subset():
 def test_result_tables():
     law = [(name, column, kind) for name, column, kind, _ in table("results/")]
     assert law == [(n, f.name, str(f.type)) for n, schema in TABLES.items() for f in schema]
+
+
+def test_figures_that_may_be_unknown_are_said():
+    said = [(name, column) for name, column, _, what in table("results/") if "unknown" in what]
+    assert sorted(said) == sorted((n, c) for n, some in MAY_BE_UNKNOWN.items() for c in some)
 
 
 def test_every_axis_is_explained():
