@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -113,9 +114,11 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
     """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
     logs.start(Path(inspect.getfile(main)).stem)  # as in ``facet`` and in the store's results
     try:
-        for value in vars(config).values():
+        for name, value in vars(config).items():
             if isinstance(value, str):
                 refuse_credentials(value)  # the configuration is printed, and kept with results
+            if isinstance(value, float) and not math.isfinite(value):
+                raise FacetError(f"--{name.replace('_', '-')} {value}: must be a finite number")
         logs.event("started", config=vars(config))
         main(config)
     except BaseException as error:

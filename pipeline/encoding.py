@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from storage import urls
+from storage.arrays import refuse_not_finite
 from storage.errors import FacetError, StoreMismatch
 from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
@@ -148,6 +149,7 @@ class TextEncoder:
         if kept:
             report(len(texts))
         rows = result.arrays("embeddings")["embedding"].values
+        refuse_not_finite(f"the embeddings in {result.url}", rows)
         return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
 
     def _encode(

@@ -21,7 +21,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from ray.util.dask import ray_dask_get
 
 from storage import neurons, urls
-from storage.errors import FacetError, StoreError, command
+from storage.errors import FacetError, NotFinite, StoreError, command
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.reductions import (
@@ -180,6 +180,12 @@ def chosen_states(
         return states
     data = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
     norm, scale = image_scales(data, start, stop)
+    if (lost := chosen & ~(np.isfinite(scale) & (scale > 0))).any():
+        raise NotFinite(
+            f"{store.url}: images {(start + np.flatnonzero(lost)[:5]).tolist()} are ok in the "
+            f"ledger, and their embedding or ln_std is NaN, infinite or 0 ({int(lost.sum())} "
+            "images): the store was made from damaged weights, or is damaged; extract a new one"
+        )
     for component in components:
         step = max(1, READ_BYTES // store.arrays[component].bytes_per_row)
         for first in range(0, len(chosen), step):
@@ -189,7 +195,12 @@ def chosen_states(
             rows = np.asarray(data[component][start + part.start : start + part.stop])  # type: ignore[index]
             for r in wanted:
                 if r.component == component:
-                    new = _chunk(r, rows, chosen[part], scale[part], norm[part])
+                    try:
+                        new = _chunk(r, rows, chosen[part], scale[part], norm[part])
+                    except NotFinite as error:
+                        raise NotFinite(
+                            f"{store.url}, {component}, rows from image {start + first} on: {error}"
+                        ) from None
                     _refuse_lost(r, new, int(chosen[part].sum()), rows, start + first)
                     states[r.name] = combine([states[r.name], new])
     return states

@@ -194,4 +194,8 @@ def invert(
         total.sum().backward()  # every image has its own latent: the sum keeps them apart
         optimiser.step()
         report(step + 1)
+    if not latents.isfinite().all():
+        raise InversionError(
+            f"latents became NaN or infinite in {steps} steps: take a lower --rate"
+        )
     return latents.detach()

@@ -87,6 +87,19 @@ def test_an_error_of_the_system_under_a_worker_is_its_own_line():
     assert of_the_system(KeyError("x")) is None
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_settings_are_finite(capsys, value):
+    @dataclass(frozen=True)
+    class Config:
+        images_per_second: float
+
+    with pytest.raises(SystemExit) as caught:
+        run_job(lambda config: None, Config(float(value)))
+    assert caught.value.code == 2
+    words = f"error: --images-per-second {value}: must be a finite number"
+    assert said(capsys)[1] == words
+
+
 def test_a_run_that_ends_well_is_finished_once(capsys):
     run_job(lambda config: None, StoppedConfig())
     assert [e["event"] for e in said(capsys)[0]] == ["started", "finished"]

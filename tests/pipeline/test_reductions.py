@@ -12,7 +12,7 @@ from pipeline import reductions
 from pipeline.reductions import reduce_store
 from pipeline.subsets import SubsetError
 from storage import ledger, open_store, urls
-from storage.errors import StoreError
+from storage.errors import NotFinite, StoreError
 from storage.images import write_images
 from storage.layout import CONTRIBUTIONS, model_arrays
 from storage.reductions import TABLE, find_reductions, subset_url
@@ -261,6 +261,16 @@ def test_what_cannot_be_reduced_is_refused(filled, tmp_path):
     group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
     group["tokens"][6] = np.nan
     with pytest.raises(StoreError, match="are ok in the ledger and hold no values"):
+        reduce_store(store, **SYNC)
+    group["tokens"][6] = 1.0
+    group["mlps"][7, 0, 0] = np.inf
+    with pytest.raises(
+        NotFinite, match=r"mlps, rows from image \d on: .*NaN or infinite values .row \d"
+    ):
+        reduce_store(store, **SYNC)
+    group["mlps"][7, 0, 0] = 0.0
+    group["embedding"][10, 1] = np.nan
+    with pytest.raises(NotFinite, match=r"images \[10\] are ok in the ledger, and their embedding"):
         reduce_store(store, **SYNC)
 
 

@@ -109,6 +109,12 @@ def test_inversion_finds_what_a_latent_made():
     ).all()
 
 
+def test_latents_that_run_away_are_refused():
+    with pytest.raises(InversionError, match="NaN or infinite in 3 steps: take a lower --rate"):
+        invert(Tiny(), lambda made, _: made.sum((1, 2, 3)), torch.zeros(2, 5), steps=3,
+               rate=1e30)  # fmt: skip
+
+
 def test_images_are_inverted_apart_from_each_other():
     generator = Tiny()
     images = generator.maps(torch.randn(3, 5))[0].detach()
