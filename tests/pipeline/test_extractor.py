@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.extractor import Extractor
+from pipeline.images.again import digests, load_again
 from pipeline.images.batches import load_batch
+from pipeline.images.errors import BadImage
 from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
 from pipeline.models import ModelSpec, VisionModel, load_model, model_maps
@@ -143,3 +145,22 @@ def test_batches_of_any_size_give_the_same_contributions(model, tmp_path):
         np.testing.assert_allclose(left[name].values, right[name].values, atol=1e-5)
     assert float(left["residual"].max()) < 1e-5
     assert float(left["rounding"].max()) < 1e-5
+
+
+def test_images_read_again_are_held_against_the_ledger(tmp_path, model):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"{i}.bmp").write_bytes(kit.encode(kit.picture(i, 40, 40), "BMP"))
+    store = new_store(tmp_path / "s", str(folder), model, shard_size=4)
+    extract_all(store, model)
+    assert store.validate(sources=digests) == []
+    assert load_again(store, 4).tobytes() == kit.picture(4, 40, 40).tobytes()
+    (folder / "4.bmp").write_bytes(kit.encode(kit.picture(9, 40, 40), "BMP"))
+    (folder / "2.bmp").unlink()
+    assert store.validate() == []
+    gone, other = store.validate(sources=digests)
+    assert gone.startswith("shard 0 (images 0-3): 1 images of the source cannot be read again (2")
+    assert other == "shard 1 (images 4-4): 1 images of the source have other contents (4.bmp)"
+    with pytest.raises(BadImage, match="its bytes are others"):
+        load_again(store, 4)
