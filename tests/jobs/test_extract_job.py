@@ -201,7 +201,7 @@ def test_a_store_of_before_is_read_and_not_grown_by_other_rules(tmp_path):
     rules = {**store.meta.preprocessing, "decoding": DECODING}
     wanted = replace(store.meta, preprocessing=rules, images=20, image_list_digest="more")
     with pytest.raises(StoreMismatch, match="preprocessing.decoding: the store has nothing") as no:
-        extract.same_or_grown(store.url, store.meta, wanted, lambda: iter(()))
+        extract.same_or_grown(store.url, store.meta, (), lambda: wanted, lambda: iter(()))
     assert "image_list_digest" not in str(no.value)
 
 
@@ -218,7 +218,8 @@ def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster, capsys):
     assert [row["ok"] for row in ledger] == [i != 5 for i in range(9)]
     assert ledger[5]["error"].startswith("not an image, or cut in its first bytes: ")
     said = " ".join(capsys.readouterr().out.split())
-    assert "bad: not an image, or cut in its first bytes 1 (5.png: it begins with" in said
+    assert "bad: not an image" in said
+    assert "(5.png:" in said
     data = store.contributions().load()
     assert np.isnan(data["heads"].values[5].astype(float)).all()
     assert np.isfinite(data["heads"].values[[4, 6]].astype(float)).all()
