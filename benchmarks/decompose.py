@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import tyro
 
-from pipeline.decompose import Decomposer
+from pipeline.extraction.decompose import Decomposer
 from pipeline.models import ModelSpec, load_model
 
 

@@ -18,9 +18,10 @@ import torch
 import tyro
 
 from jobs import extract as job
-from pipeline import cluster, extract
-from pipeline.decompose import Decomposer
-from pipeline.extractor import TORCH_DTYPE
+from pipeline.cluster import machines
+from pipeline.extraction import run as extract
+from pipeline.extraction.decompose import Decomposer
+from pipeline.extraction.extractor import TORCH_DTYPE
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from storage.store import Store
@@ -130,5 +131,5 @@ def memory(sizes: tuple[int, ...] = (1_000, 4_000, 20_000)) -> None:
 
 
 if __name__ == "__main__":
-    cluster.connect()
+    machines.connect()
     tyro.extras.subcommand_cli_from_dict({"speed": speed, "memory": memory})

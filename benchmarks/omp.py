@@ -19,7 +19,7 @@ import tyro
 from sklearn.linear_model import orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
-from pipeline.omp import build_dictionary, omp
+from pipeline.neurons.omp import build_dictionary, omp
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ import tyro
 
 from benchmarks.extract_job import PeakMemory
 from jobs import extract, second_order
-from pipeline.components import components, top_chunk, top_combine
 from pipeline.models import ModelSpec, VisionModel, load_model
-from pipeline.neuron_phases import Keep
-from pipeline.neuron_plan import NeuronProjection
-from pipeline.second_order import NeuronPass
-from pipeline.second_order_maps import published_scale, second_order_maps
+from pipeline.neurons.components import components, top_chunk, top_combine
+from pipeline.neurons.forward import NeuronPass
+from pipeline.neurons.maps import published_scale, second_order_maps
+from pipeline.neurons.phases import Keep
+from pipeline.neurons.plan import NeuronProjection
 
 
 @dataclass(frozen=True)

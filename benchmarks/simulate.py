@@ -25,11 +25,12 @@ import torch
 import tyro
 
 from jobs import status
-from pipeline import cluster, extract
-from pipeline.extractor import Extractor
+from pipeline.cluster import machines
+from pipeline.extraction import run
+from pipeline.extraction.extractor import Extractor
 from pipeline.images.batches import Batch
 from pipeline.images.load import Loaded
-from pipeline.reductions import reduce_store
+from pipeline.stats.reductions import reduce_store
 from storage import ledger
 from storage.images import read_rows, write_images
 from storage.layout import CONTRIBUTIONS, model_arrays
@@ -63,7 +64,7 @@ class StubExtractor(Extractor):
         return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
 
 
-class StubActor(extract._Actor):
+class StubActor(run._Actor):
     """The real actor with the stub in place of the model."""
 
     def __init__(self, url: str, device: str, threads: int) -> None:
@@ -137,22 +138,22 @@ class Watched:
 @contextmanager
 def stubbed() -> Any:
     """The extraction's own scheduler, with the stub actor and no decoding."""
-    real = extract._Actor, extract.load_batch
-    extract._Actor, extract.load_batch = StubActor, stub_batch  # type: ignore[misc]
+    real = run._Actor, run.load_batch
+    run._Actor, run.load_batch = StubActor, stub_batch  # type: ignore[misc]
     try:
         yield
     finally:
-        extract._Actor, extract.load_batch = real  # type: ignore[misc]
+        run._Actor, run.load_batch = real  # type: ignore[misc]
 
 
 def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) -> None:
     """Extract and reduce a million images: what a shard costs, and that the driver stays flat."""
-    cluster.connect()
+    machines.connect()
     with tempfile.TemporaryDirectory() as url, stubbed():
         store = stub_store(url, images, shard_size)
-        workers = extract.Workers("cpu", actors, 1, 256)
+        workers = run.Workers("cpu", actors, 1, 256)
         watch = Watched(store.meta.shards)
-        extract.run(store, MODEL, workers, max_bad=0.0, report=lambda p: watch(p.shards))
+        run.run(store, MODEL, workers, max_bad=0.0, report=lambda p: watch(p.shards))
         reducing = Watched(store.meta.shards)
         reduce_store(store, report=reducing)
         files, size = map(sum, zip(*store.size().values(), strict=True))
@@ -181,12 +182,12 @@ def resume(
 
         timed("listing the ledger", store.done_shards)
         timed("facet status", lambda: status.main(status.StatusConfig(store=url, json=False)))
-        cluster.connect()
-        workers = extract.Workers("cpu", 1, 1, 256)
+        machines.connect()
+        workers = run.Workers("cpu", 1, 1, 256)
         started = time.perf_counter()
         seen: list[float] = []
         with stubbed():
-            extract.run(
+            run.run(
                 store, MODEL, workers, max_bad=0.0,
                 say=lambda text: seen.append(time.perf_counter() - started),
             )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from benchmarks.direct import direct_textspan
-from pipeline.textspan import textspan
+from pipeline.heads.textspan import textspan
 
 
 @dataclass(frozen=True)

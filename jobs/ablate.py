@@ -22,16 +22,19 @@ from jobs.console import console, progress_bar, run_job, say_found, show_next, s
 from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
 from jobs.textspan import describe, heads_of, refuse_one_image
-from pipeline import ablate, cluster, neuron_comparison, neuron_studies, studies
-from pipeline.accuracy import ChanceWarning
-from pipeline.classes import Classes, classes_digest, texts_digest
-from pipeline.encoding import TextEncoder
+from pipeline.cluster import machines
+from pipeline.heads import ablation, studies
 from pipeline.identity import found_before, over, settings
-from pipeline.neurons import parse_mlp_layers, second_order_result
-from pipeline.plots import ablation_figures, png
+from pipeline.neurons import ablation as neuron_studies
+from pipeline.neurons import comparison
+from pipeline.neurons.results import parse_mlp_layers, second_order_result
+from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
+from pipeline.stats.accuracy import ChanceWarning
 from pipeline.subsets import SubsetError, check_where
-from pipeline.texts import Pool, class_means, load_classes, load_pool
+from pipeline.texts.classes import Classes, classes_digest, texts_digest
+from pipeline.texts.encoding import TextEncoder
+from pipeline.texts.pools import Pool, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.reductions import Reductions
@@ -140,7 +143,7 @@ def find(
     identity: dict[str, Any],
     store: Store,
     classes: Classes,
-    chosen: list[ablate.Head],
+    chosen: list[ablation.Head],
 ) -> Result:
     """Classify with every ablation, compare, and keep what is found."""
     urls.check_writable(store.url)
@@ -153,7 +156,7 @@ def find(
     reductions = reduce.update(store, config.reference, components(config))
     if direct:
         steps = studies.steps(
-            ablate.Size(store.meta.layers, store.meta.heads),
+            ablation.Size(store.meta.layers, store.meta.heads),
             direct,
             spans=spans(config, store, reductions, encoder) if "textspan" in direct else None,
             counts=config.texts_per_head,
@@ -238,11 +241,11 @@ def direct_predictions(
         where=config.where,
         label_column=config.label_column,
         classes=classes,
-        readout=ablate.Readout(studies.maps_of(store), readout),
+        readout=ablation.Readout(studies.maps_of(store), readout),
         means=studies.reference_means(reductions),
         ablations=[step.ablation for step in steps],
     )
-    cluster.connect()
+    machines.connect()
     shards = sorted(store.done_shards())
     with progress_bar("shards", len(shards)) as move:
         return studies.run(plan, shards, move)
@@ -253,7 +256,7 @@ def neuron_study(
 ) -> neuron_studies.Study:
     """The model and the workers for studies of neurons."""
     settings = second_order.SecondOrderConfig(store.url, pretrained=config.pretrained)
-    cluster.connect()
+    machines.connect()
     model = second_order.load(settings, store)
     run, _ = second_order.plan(settings, store, model, layers)
     return neuron_studies.Study(store, model, run.workers, run.memory, progress_bar, console.print)
@@ -281,8 +284,8 @@ def neuron_parts(
             )
         )
     if "effects" in config.study:
-        made += neuron_comparison.steps(layers)
-        predicted, explained = neuron_comparison.compare(
+        made += comparison.steps(layers)
+        predicted, explained = comparison.compare(
             study, layers, config.where, config.reference, config.label_column, classes, readout
         )
         parts.append(predicted)
@@ -312,7 +315,7 @@ def check_settings(config: AblateConfig) -> None:
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
 
 
-def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
+def check(config: AblateConfig, store: Store) -> list[ablation.Head]:
     """Refuse what cannot work before anything is read; returns the chosen heads."""
     studies.check(store, direct_studies(config), config.label_column)
     if "neurons" in config.study:
@@ -322,7 +325,7 @@ def check(config: AblateConfig, store: Store) -> list[ablate.Head]:
     return [head(text, store) for text in dict.fromkeys(config.heads)]
 
 
-def head(text: str, store: Store) -> ablate.Head:
+def head(text: str, store: Store) -> ablation.Head:
     """``layer.head`` as two numbers."""
     layer, _, number = text.partition(".")
     m = store.meta
@@ -337,7 +340,7 @@ def head(text: str, store: Store) -> ablate.Head:
 
 def spans(
     config: AblateConfig, store: Store, reductions: Reductions, encoder: TextEncoder
-) -> dict[str, dict[ablate.Head, np.ndarray]]:
+) -> dict[str, dict[ablation.Head, np.ndarray]]:
     """Directions of the described heads, by pool: TextSpan's texts and the baselines."""
     refuse_one_image(reductions)
     heads = heads_of(config.layers, store)
@@ -350,7 +353,7 @@ def spans(
         words = load_pool(f"common-words:{count}")
         texts["common words"] = encode_texts.encode(encoder, words.source, words.texts).embeddings
     if "random" in config.baselines:
-        texts["random directions"] = ablate.random_directions(count, store.meta.embed)
+        texts["random directions"] = ablation.random_directions(count, store.meta.embed)
     rounds = max(config.texts_per_head)
     directions = {
         name: describe(store, reductions, heads, rows, rounds).directions

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipeline import logs
+from pipeline.cluster import logs
 from storage.errors import FacetError
 from storage.objects import refuse_credentials
 

@@ -10,13 +10,13 @@ import tyro
 
 from jobs import ablate, extract, omp, rosetta, second_order, textspan
 from jobs.console import console, run_job
-from pipeline.encoding import store_model
-from pipeline.findings import ablation_sections, textspan_sections
-from pipeline.neuron_findings import neuron_sections
-from pipeline.neuron_pictures import NeuronPictures
-from pipeline.report import extraction_sections, section, write_page
+from pipeline.heads.shares import shares
+from pipeline.pages.heads import ablation_sections, textspan_sections
+from pipeline.pages.html import extraction_sections, section, write_page
+from pipeline.pages.neuron_pictures import NeuronPictures
+from pipeline.pages.neurons import neuron_sections
 from pipeline.rosetta.page import make_dictionary
-from pipeline.shares import shares
+from pipeline.texts.encoding import store_model
 
 # The last layer whose neurons have second-order effects, and the texts of a neuron's code.
 MLP_LAYER, TERMS = 2, 8

@@ -23,8 +23,10 @@ from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_next, show_table
 from jobs.settings import refuse_unused
-from pipeline import cluster, extract, plan
-from pipeline.growth import KnownImages, append
+from pipeline.cluster import machines
+from pipeline.extraction import plan, run
+from pipeline.extraction.growth import KnownImages, append
+from pipeline.extraction.unchanged import sample, settle
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import ListingReport
 from pipeline.models import (
@@ -36,8 +38,7 @@ from pipeline.models import (
     model_maps,
 )
 from pipeline.provenance import revision, versions
-from pipeline.reductions import forget_redone
-from pipeline.unchanged import sample, settle
+from pipeline.stats.reductions import forget_redone
 from storage import urls
 from storage.errors import FacetError
 from storage.images import ListDigest, write_images
@@ -91,7 +92,7 @@ def main(config: ExtractConfig) -> Store:
     started = time.monotonic()
     url = urls.absolute(config.store)
     architecture, token_layers = check(config, url)
-    cluster.connect()
+    machines.connect()
     model = load_model(ModelSpec(config.model, config.pretrained, config.seed))
     describe = partial(describe_store, config, architecture, token_layers, model)
     store, report = open_or_create(config, url, model, describe)
@@ -102,19 +103,19 @@ def main(config: ExtractConfig) -> Store:
         image_side=max(model.preprocess.size),
         parameters=sum(p.numel() for p in model.module.parameters()),
     )
-    workers = extract.choose_workers(
-        cluster.resources(),
+    workers = run.choose_workers(
+        machines.resources(),
         config.device,
         None if config.num_actors == "auto" else config.num_actors,
         config.batch_size,
         shards=store.meta.shards,
-        fit=lambda batch: cluster.memory() // project(batch_size=batch).actor,
+        fit=lambda batch: machines.memory() // project(batch_size=batch).actor,
     )
     projection = project(batch_size=workers.batch_size)
     show_plan(store, workers, projection)
     check_memory(projection)
     with progress_bar("images", remaining(store), "finished shards are kept") as move:
-        progress = extract.run(
+        progress = run.run(
             store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
         )
     save_result(url, "extract", asdict(config), {"versions": versions(), "revision": revision()})
@@ -128,7 +129,7 @@ def check(config: ExtractConfig, url: str) -> tuple[Architecture, tuple[int, ...
         raise FacetError(f"--shard-size {config.shard_size}: must be at least 1")
     if not 0 <= config.max_bad <= 1:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
-    cluster.check_device(config.device)
+    machines.check_device(config.device)
     if not config.components:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
     if "tokens" not in config.components:
@@ -246,7 +247,7 @@ def remaining(store: Store) -> int:
 
 def check_memory(projection: plan.Projection) -> None:
     """Refuse actors that no node of the cluster can hold."""
-    memory = cluster.node_memory()
+    memory = machines.node_memory()
     if projection.actor > memory:
         raise FacetError(
             f"an actor will need {naturalsize(projection.actor)} and the largest node has "
@@ -254,7 +255,7 @@ def check_memory(projection: plan.Projection) -> None:
         )
 
 
-def show_plan(store: Store, workers: extract.Workers, projection: plan.Projection) -> None:
+def show_plan(store: Store, workers: run.Workers, projection: plan.Projection) -> None:
     """Bytes and workers, before anything long starts."""
     meta = store.meta
     done = len(store.done_shards())
@@ -275,7 +276,7 @@ def show_plan(store: Store, workers: extract.Workers, projection: plan.Projectio
 
 
 def show_summary(
-    store: Store, report: ListingReport, progress: extract.Progress, seconds: float
+    store: Store, report: ListingReport, progress: run.Progress, seconds: float
 ) -> None:
     """What was done, what was not, how exact it is, and what to type next."""
     files, size = map(sum, zip(*store.size().values(), strict=True))

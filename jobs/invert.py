@@ -23,7 +23,7 @@ from torch import Tensor
 from jobs.console import console, progress_bar, run_job, show_table
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
-from pipeline.report import data_url, section, write_page
+from pipeline.pages.html import data_url, section, write_page
 from pipeline.rosetta.edits import Edit, copy_paste, remove, shift, zoom
 from pipeline.rosetta.image_figures import psnr, ssim
 from pipeline.rosetta.inversion import (

@@ -26,20 +26,24 @@ from jobs import encode_texts
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
-from pipeline import cluster, neuron_accuracy, neuron_codes, neuron_truth, roles
-from pipeline.accuracy import ChanceWarning
-from pipeline.classes import Classes, classes_digest, texts_digest
-from pipeline.encoding import Encoded, TextEncoder, store_model
+from pipeline.cluster import machines
+from pipeline.heads import roles
 from pipeline.identity import found_before, over, settings
 from pipeline.models import VisionModel
-from pipeline.neuron_codes import Method, Neuron, NeuronCodes
-from pipeline.neuron_rows import pack
-from pipeline.neurons import parse_mlp_layers, second_order_result
-from pipeline.omp import build_dictionary
-from pipeline.plots import png
+from pipeline.neurons import code_accuracy
+from pipeline.neurons import codes as neuron_codes
+from pipeline.neurons import truth as neuron_truth
+from pipeline.neurons.codes import Method, Neuron, NeuronCodes
+from pipeline.neurons.maps import SecondOrderMaps, second_order_maps
+from pipeline.neurons.omp import build_dictionary
+from pipeline.neurons.results import parse_mlp_layers, second_order_result
+from pipeline.neurons.rows import pack
+from pipeline.pages.figures import png
 from pipeline.provenance import revision, versions
-from pipeline.second_order_maps import SecondOrderMaps, second_order_maps
-from pipeline.texts import Pool, class_means, load_classes, load_pool
+from pipeline.stats.accuracy import ChanceWarning
+from pipeline.texts.classes import Classes, classes_digest, texts_digest
+from pipeline.texts.encoding import Encoded, TextEncoder, store_model
+from pipeline.texts.pools import Pool, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.results import Result, save_result
@@ -117,7 +121,7 @@ def main(config: OmpConfig) -> OmpRun:
     store = open_store(config.store)
     layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
     if classes is not None:
-        neuron_accuracy.check(store, layers, config.label_column, classes)
+        code_accuracy.check(store, layers, config.label_column, classes)
     found = second_order_result(store, layers)
     identity = {
         "settings": settings(config) | {"mlp_layers": list(layers)},
@@ -162,7 +166,7 @@ def find(
     encoder = TextEncoder(store, config.pretrained)
     encoded = encode_texts.encode(encoder, pool.source, pool.texts)
     refuse_texts(encoded)
-    cluster.connect()
+    machines.connect()
     show_plan(alive, encoded, config)
     codes = code(config, encoded, directions, alive, written=classes is not None)
     table = neuron_codes.code_table(codes, alive, pool.texts)
@@ -268,7 +272,7 @@ def refuse_texts(encoded: Encoded) -> None:
 def show_plan(alive: Sequence[Neuron], encoded: Encoded, config: OmpConfig) -> None:
     """What it will take; refused where no node of the cluster can hold a task."""
     texts, embed = encoded.embeddings.shape
-    task, memory = neuron_codes.task_bytes(texts, embed, config.terms), cluster.node_memory()
+    task, memory = neuron_codes.task_bytes(texts, embed, config.terms), machines.node_memory()
     show_table(
         "plan",
         {
@@ -326,20 +330,20 @@ def accuracies(
         written = np.zeros((len(codes.sizes), *directions_ne.shape), np.float32)
         if codes.written is not None:
             written[:, neurons] = codes.written[:, at]
-        plan = neuron_accuracy.CodePlan(
+        plan = code_accuracy.CodePlan(
             url=store.url,
             layer=layer,
             label_column=config.label_column,
             classes=classes,
             readout_ce=readout_ce,
             maps=pack(cpu_maps(model, layer)),
-            means_pn=neuron_accuracy.layer_means(store, layer),
+            means_pn=code_accuracy.layer_means(store, layer),
             directions_ne=directions_ne,
             sizes=codes.sizes,
             written=written,
         )
         with progress_bar(f"accuracy of layer {layer}: shards", len(shards)) as move:
-            found = neuron_accuracy.run(plan, shards, move)
+            found = code_accuracy.run(plan, shards, move)
         # The model as it is comes once, with the first layer.
         tables.append(found if not tables else found[found["study"] != "none"])
     return pd.concat(tables, ignore_index=True)
@@ -380,7 +384,7 @@ def save(
     if accuracy is not None:
         tables["accuracy"] = accuracy
         for layer in sorted(codes["layer"].unique()):
-            figure = neuron_accuracy.codes_figure(accuracy, layer)
+            figure = code_accuracy.codes_figure(accuracy, layer)
             files[f"accuracy-layer-{layer:02d}.png"] = png(figure)
     if truths:
         tables["truth"] = pd.concat([t.table for t in truths.values()], ignore_index=True)

@@ -16,8 +16,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from jobs.console import console, run_job, show_table
+from pipeline.extraction.cost import GPUS, Assumptions, Scale, forward_flops, scale
 from pipeline.models import Architecture, ModelSpec, check_supported, count_parameters
-from pipeline.scale import GPUS, Assumptions, Scale, forward_flops, scale
 from storage.errors import FacetError
 from storage.metadata import Metadata
 

@@ -15,9 +15,9 @@ import tyro
 from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
-from pipeline import cluster
+from pipeline.cluster import machines
 from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.reductions import available_components, check, missing_shards, reduce_store
+from pipeline.stats.reductions import available_components, check, missing_shards, reduce_store
 from storage import open_store, urls
 from storage.errors import ELIDED, command
 from storage.reductions import TABLE, Reductions, state_bytes, subset_url
@@ -82,7 +82,7 @@ def update(store: Store, where: str | None, components: tuple[str, ...]) -> Redu
     if not missing:
         return reduce_store(store, where, components)
     urls.check_writable(store.url)
-    cluster.connect()
+    machines.connect()
     state = state_bytes([r for r in TABLE if r.component in components], store.meta)
     console.print(
         f"reducing {', '.join(components)} of {missing:,} shards; one state takes "

@@ -22,16 +22,16 @@ from humanize import naturalsize
 
 from jobs.console import console, progress_bar, run_job, show_next, show_table
 from jobs.settings import refuse_unused
-from pipeline import cluster
-from pipeline.bad import BadImages
-from pipeline.extract import Workers, choose_workers
-from pipeline.growth import KnownImages
+from pipeline.cluster import machines
+from pipeline.extraction.growth import KnownImages
+from pipeline.extraction.run import Workers, choose_workers
+from pipeline.extraction.unchanged import sample, settle
+from pipeline.images.bad import BadImages
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import FIXED, ListingReport
 from pipeline.provenance import revision, versions
 from pipeline.rosetta import matching, plan, run
 from pipeline.rosetta.models import UnitModel, left_out_words, load_units
-from pipeline.unchanged import sample, settle
 from storage import urls
 from storage.errors import FacetError, command
 from storage.images import ListDigest, write_images
@@ -107,7 +107,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     models = load_all(config)
     cards = {slug: model.card for slug, model in models.items()}
     hub = hub_of(config, cards)
-    cluster.connect()
+    machines.connect()
     report = ListingReport()
     setup = open_or_create(config, url, cards, report)
     wanted = plan.wanted_tiles(cards.values(), hub)
@@ -158,7 +158,7 @@ def check(config: RosettaConfig, url: str) -> None:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
     if config.hub is not None and config.hub not in names:
         raise FacetError(f"--hub {config.hub} is none of the models: {', '.join(names)}")
-    cluster.check_device(config.device)
+    machines.check_device(config.device)
     urls.check_writable(url, "--out")
 
 
@@ -265,16 +265,16 @@ def choose(
     config: RosettaConfig, setup: Setup, models: dict[str, UnitModel]
 ) -> tuple[Workers, int]:
     """Workers, and the bytes of sums that each may hold."""
-    resources = cluster.resources()
+    resources = machines.resources()
     asked = None if config.num_actors == "auto" else config.num_actors
     likely = asked or max(1, int(resources["GPU"] or resources["CPU"]))
-    hold = min(plan.HOLD_BYTES, cluster.memory() // (4 * likely))
+    hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely))
     one = Workers(config.device, 1, 1, config.batch_size)
     need = run.need_bytes(models, one, hold)
-    if need > cluster.node_memory():
+    if need > machines.node_memory():
         raise FacetError(
             f"an actor will need {naturalsize(need)} and the largest node has "
-            f"{naturalsize(cluster.node_memory())}: lower --batch-size, or choose fewer layers"
+            f"{naturalsize(machines.node_memory())}: lower --batch-size, or choose fewer layers"
         )
     workers = choose_workers(
         resources,
@@ -282,7 +282,7 @@ def choose(
         asked,
         config.batch_size,
         shards=setup.shards,
-        fit=lambda batch: cluster.memory() // need,
+        fit=lambda batch: machines.memory() // need,
     )
     return workers, hold
 

@@ -26,8 +26,8 @@ import tyro
 
 from jobs import cli
 from jobs.console import console, run_job, show_table
-from pipeline import cluster
-from pipeline.runs import RunFile, Stage, read_run
+from pipeline.cluster import machines
+from pipeline.run_file import RunFile, Stage, read_run
 from storage import urls
 from storage.layout import RESULTS
 
@@ -64,9 +64,9 @@ def main(config: RunConfig) -> None:
         job = cli.config_of(stage.job)
         settings = tyro.cli(job, prog=f"facet {stage.job}", args=stage.arguments())
         # Not left to the stage: it joins the whole run's cluster, and would wait for that to grow.
-        cluster.check_device(getattr(settings, "device", "auto"))
+        machines.check_device(getattr(settings, "device", "auto"))
     urls.check_writable(urls.absolute(run.store))
-    cluster.connect()
+    machines.connect()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that children end too
     outcomes = Runner(run).run()
     failed = [o for o in outcomes if o.status in ("failed", "not run")]

@@ -25,14 +25,14 @@ from humanize import naturalsize
 from jobs import extract
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.settings import refuse_unused
-from pipeline import cluster, neuron_plan
-from pipeline.bad import BadImages
-from pipeline.encoding import store_model
-from pipeline.extract import TooManyBadImages, choose_workers
+from pipeline.cluster import machines
+from pipeline.extraction.run import TooManyBadImages, choose_workers
 from pipeline.identity import found_before, over, settings
+from pipeline.images.bad import BadImages
 from pipeline.models import ModelSpec, VisionModel, check_supported
 from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.neuron_phases import (
+from pipeline.neurons import plan as neuron_plan
+from pipeline.neurons.phases import (
     Effects,
     Keep,
     find_effects,
@@ -40,8 +40,9 @@ from pipeline.neuron_phases import (
     kept_quantities,
     lacking,
 )
-from pipeline.neurons import JOB, parse_mlp_layers
+from pipeline.neurons.results import JOB, parse_mlp_layers
 from pipeline.provenance import revision, versions
+from pipeline.texts.encoding import store_model
 from storage import ledger, neurons, open_store, urls
 from storage.errors import FacetError, StoreError, command
 from storage.metadata import Metadata, require_same
@@ -118,7 +119,7 @@ def main(config: SecondOrderConfig) -> SecondOrderRun:
     if result is not None and not missing(config, store, layers):
         say_found(result.url)
     else:
-        cluster.connect()
+        machines.connect()
         model = load(config, store)
         run, projection = plan(config, store, model, layers)
         show_plan(config, run, projection)
@@ -155,7 +156,7 @@ def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
         raise FacetError(f"--top-k {config.top_k}: must be at least 1")
     if not 0 <= config.max_bad <= 1:
         raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
-    cluster.check_device(config.device)
+    machines.check_device(config.device)
     existing = find_metadata(url)
     if existing is not None and config.keep == "moments":
         refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
@@ -288,12 +289,12 @@ def plan(
         )
 
     workers = choose_workers(
-        cluster.resources(),
+        machines.resources(),
         config.device,
         None if config.num_actors == "auto" else config.num_actors,
         config.batch_size,
         shards=store.meta.shards,
-        fit=lambda batch: cluster.memory() // project(batch).worker,
+        fit=lambda batch: machines.memory() // project(batch).worker,
     )
     projection = project(workers.batch_size)
     run = Effects(
@@ -333,7 +334,7 @@ def check_room(run: Effects, projection: neuron_plan.NeuronProjection) -> None:
 
 def check_memory(projection: neuron_plan.NeuronProjection) -> None:
     """Refuse actors that no node of the cluster can hold."""
-    memory = cluster.node_memory()
+    memory = machines.node_memory()
     if projection.worker > memory:
         raise FacetError(
             f"an actor will need {naturalsize(projection.worker)} and the largest node has "

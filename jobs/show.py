@@ -19,10 +19,10 @@ from rich.table import Table
 
 from jobs.console import console, run_job, show_table
 from jobs.settings import refuse_unused
-from pipeline.findings import signed, top_texts
 from pipeline.identity import over
-from pipeline.neurons import latest_effects, parse_mlp_layers
-from pipeline.plots import png
+from pipeline.neurons.results import latest_effects, parse_mlp_layers
+from pipeline.pages.figures import png
+from pipeline.pages.heads import signed, top_texts
 from storage import open_store, urls
 from storage.errors import ELIDED, FacetError, StoreError, command
 from storage.results import Result, finished_results, latest_result
@@ -156,8 +156,8 @@ def code_table(store: Store, result: Result, top: int) -> Table:
 def show_neuron(config: ShowConfig) -> Table:
     """Draw one neuron and print its texts."""
     # Models take seconds to import, and tables do without them.
-    from pipeline.encoding import store_model
-    from pipeline.neuron_pictures import NeuronPictures
+    from pipeline.pages.neuron_pictures import NeuronPictures
+    from pipeline.texts.encoding import store_model
 
     if config.layer is None or config.neuron is None:
         raise FacetError("`facet show neuron …` needs --layer and --neuron")

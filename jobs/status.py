@@ -16,7 +16,7 @@ import tyro
 from humanize import naturaldelta
 
 from jobs.console import run_job, show_next, show_table
-from pipeline.bad import BadImages
+from pipeline.images.bad import BadImages
 from pipeline.status import Extraction, Status, status
 from storage import open_store
 

@@ -22,15 +22,17 @@ import xarray as xr
 from jobs import encode_texts, reduce
 from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.show import head_table
-from pipeline import cluster, plan, roles
-from pipeline.classes import texts_digest
-from pipeline.describe import Head, describe_heads, description_table
-from pipeline.encoding import TextEncoder
+from pipeline.cluster import machines
+from pipeline.extraction import plan
+from pipeline.heads import roles
+from pipeline.heads.describe import Head, describe_heads, description_table
+from pipeline.heads.textspan import Objective, TextSpanResult
 from pipeline.identity import found_before, over, settings
-from pipeline.plots import png, roles_figure, textspan_figure
+from pipeline.pages.figures import png, roles_figure, textspan_figure
 from pipeline.provenance import revision, versions
-from pipeline.texts import load_pool
-from pipeline.textspan import Objective, TextSpanResult
+from pipeline.texts.classes import texts_digest
+from pipeline.texts.encoding import TextEncoder
+from pipeline.texts.pools import load_pool
 from storage import open_store, urls
 from storage.errors import ELIDED, FacetError, command
 from storage.reductions import Reductions
@@ -71,7 +73,7 @@ class TextSpanRun:
     result : Result
     descriptions : DataFrame
     roles : DataFrame or None
-        Known truth: see ``pipeline.roles.role_table``.
+        Known truth: see ``pipeline.heads.roles.role_table``.
     shares : (L, H, attributes) float or None
     attributes : tuple of str
     """
@@ -163,7 +165,7 @@ def describe(
     objective: Objective = "projection",
 ) -> TextSpanResult:
     """TextSpan of the heads, with a bar."""
-    cluster.connect()
+    machines.connect()
     with progress_bar("heads", len(heads)) as move:
         return describe_heads(store, reductions, heads, texts, rounds, objective, move)
 

@@ -14,7 +14,7 @@ from storage.reductions import TABLE, all_reductions
 from storage.results import finished_results
 from storage.store import Store
 
-from .bad import BadImages
+from .images.bad import BadImages
 
 # The rate is that of the last so many parts.
 RECENT = 100

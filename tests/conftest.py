@@ -20,8 +20,8 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests that only need some cluster."""
     import ray
 
-    from pipeline import cluster
+    from pipeline.cluster import machines
 
-    cluster.connect()
+    machines.connect()
     yield
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""jobs -> pipeline -> storage -> nothing of ours."""
+"""jobs -> pipeline -> storage -> nothing of ours; within the pipeline, wings point down too."""
 
 import ast
 from pathlib import Path
@@ -6,23 +6,60 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOWED = {"storage": {"storage"}, "pipeline": {"pipeline", "storage"}}
+ALLOWED = {
+    "storage": {"storage"},
+    "pipeline": {"pipeline", "storage"},
+    "jobs": {"jobs", "pipeline", "storage"},
+}
 OURS = {"storage", "pipeline", "jobs", "tests", "benchmarks"}
+# Wings and single rooms of the pipeline, the lowest first: each imports only what stands before it.
+ROOMS = (
+    "lean", "provenance", "microworld", "images", "models", "published", "cluster", "identity",
+    "subsets", "stats", "texts", "extraction", "status", "run_file", "heads", "neurons", "pages", "rosetta",
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:
+    """Every module of ours that a file imports, and what it takes from packages, dotted."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add((node.module or "").split(".")[0])
-    return names
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] in OURS}
 
 
 @pytest.mark.parametrize("layer", ALLOWED)
 def test_imports_point_down_only(layer):
     files = list((ROOT / layer).rglob("*.py"))
     assert files
-    up = {f"{f.relative_to(ROOT)}: {n}" for f in files for n in imported(f) & OURS - ALLOWED[layer]}
+    up = {
+        f"{f.relative_to(ROOT)}: {name}"
+        for f in files
+        for name in imported(f)
+        if name.split(".")[0] not in ALLOWED[layer]
+    }
     assert not up
+
+
+def test_wings_of_the_pipeline_point_down_only():
+    files = [f for f in (ROOT / "pipeline").rglob("*.py") if f.parent != ROOT / "pipeline"]
+    files += [f for f in (ROOT / "pipeline").glob("*.py") if f.stem != "__init__"]
+    up = set()
+    for file in files:
+        room = file.relative_to(ROOT / "pipeline").with_suffix("").parts[0]
+        below = ROOMS[: ROOMS.index(room) + 1]
+        for name in imported(file):
+            layer, *rest = name.split(".")
+            if layer == "pipeline" and rest[0] not in below:
+                up.add(f"{file.relative_to(ROOT)}: {name}")
+    assert not up
+
+
+def test_tests_of_the_pipeline_stand_as_it_does():
+    rooms = {p.name for p in (ROOT / "tests" / "pipeline").iterdir() if p.is_dir()}
+    assert rooms - {"__pycache__"} <= set(ROOMS)

@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.columns import is_bytes, is_text, plain
-
 from .addresses import presentable
+from .columns import is_bytes, is_text, plain
 from .errors import BadImage, SourceError
 from .files import open_file, read_ranges
 from .rows import FIXED, RESERVED, ROW_ORIGIN, ListingReport, Piece, as_column, as_text, clean

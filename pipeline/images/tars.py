@@ -25,10 +25,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.lines import decode_text
-
 from .errors import BadImage, SourceError
 from .files import open_file
+from .lines import decode_text
 from .rows import (
     RESERVED,
     ListingReport,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.models import open_clip
+from pipeline.lean import open_clip
 
 from .captions import class_prompts
 from .world import ATTRIBUTES, BACKGROUNDS, PLANTED, Scene

@@ -23,7 +23,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.models.lean import open_clip, torchvision
+from pipeline.lean import open_clip, torchvision
 
 from .captions import caption
 from .figures import zero_shot_figures

@@ -14,14 +14,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from .training import (
-    WEIGHTS,
-    batches,
-    optimiser_and_schedule,
-    render,
-    save_rounded,
-    write_card,
-)
+from .training import WEIGHTS, batches, optimiser_and_schedule, render, save_rounded, write_card
 from .world import ATTRIBUTES, Scene
 from .zoo import HEADS, Cnn, architecture_of, logits_of, prepare
 from .zoo_figures import cnn_figures

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import nn
 
-from pipeline.models.lean import timm
+from pipeline.lean import timm
 from storage.errors import FacetError
 
 from .training import WEIGHTS, card_of

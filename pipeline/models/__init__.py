@@ -1,6 +1,7 @@
 """Models: what is meant, whether it is supported, loading it, and its linear tail."""
 
-from .lean import open_clip  # before the others, which bring it in
+from pipeline.lean import open_clip  # before the others, which bring it in
+
 from .loading import VisionModel, count_parameters, load_model
 from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
 from .preprocess import Preprocess

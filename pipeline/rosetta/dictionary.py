@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.plots import png
-from pipeline.report import PAGE, data_url, section
+from pipeline.pages.figures import png
+from pipeline.pages.html import PAGE, data_url, section
 from storage import urls
 from storage.rosetta import Card
 

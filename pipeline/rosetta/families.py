@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.images.resize import FILTER
+from pipeline.lean import open_clip, timm, torchvision
 from pipeline.microworld.world import SIDE
 from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
-from pipeline.models.lean import open_clip, timm, torchvision
 from pipeline.models.spec import WEIGHT_SUFFIXES, ModelError
 from storage.rosetta import Size
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.bad import BadImages
-from pipeline.unchanged import refuse_changed
+from pipeline.extraction.unchanged import refuse_changed
+from pipeline.images.bad import BadImages
 from storage import ledger
 from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, write_sums

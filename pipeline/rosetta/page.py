@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.pages.html import section
 from pipeline.provenance import revision, versions
-from pipeline.report import section
 from storage import urls
 from storage.errors import FacetError
 from storage.results import save_result

@@ -16,9 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from pipeline.bad import BadImages
-from pipeline.crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
-from pipeline.extract import SPREAD, TooManyBadImages, Workers
+from pipeline.cluster.crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
+from pipeline.extraction.run import SPREAD, TooManyBadImages, Workers
+from pipeline.images.bad import BadImages
 from pipeline.images.resize import Resize
 from storage import ledger
 from storage.errors import FacetError

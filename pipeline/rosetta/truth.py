@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.images.micro import PREFIX, parse
 from pipeline.microworld.draw import picture
 from pipeline.microworld.world import ATTRIBUTES, Scene
-from pipeline.neuron_truth import areas
+from pipeline.neurons.truth import areas
 
 from .dictionary import Concept, unit_number
 from .replay import Found, replay

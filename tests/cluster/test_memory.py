@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from jobs.extract import ExtractConfig, main
-from pipeline import extract
+from pipeline.extraction import run
 
 # The projection may be this many times what was measured: a batch's activations are counted as
 # if all lived at once.
@@ -45,8 +45,8 @@ def test_an_actor_takes_what_it_was_projected_to(
     model, pretrained, components, ray_cluster, tmp_path, monkeypatch
 ):
     asked = []
-    needs = extract.needs
-    monkeypatch.setattr(extract, "needs", lambda *given: asked.append(needs(*given)) or asked[-1])
+    needs = run.needs
+    monkeypatch.setattr(run, "needs", lambda *given: asked.append(needs(*given)) or asked[-1])
     with Peak() as peak:
         main(
             ExtractConfig(

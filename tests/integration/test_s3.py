@@ -23,7 +23,7 @@ from jobs.console import run_job
 from pipeline.microworld.world import SHAPES
 from storage import open_store
 from tests import s3_kit
-from tests.pipeline.images_kit import png
+from tests.pipeline.images.kit import png
 from tests.s3_kit import Fault
 
 ROOT = Path(__file__).resolve().parents[2]

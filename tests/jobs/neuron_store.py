@@ -9,10 +9,10 @@ import torch
 import xarray as xr
 
 from jobs import extract, second_order
-from pipeline.encoding import TextEncoder
 from pipeline.identity import over
-from pipeline.omp import build_dictionary
-from pipeline.texts import load_pool
+from pipeline.neurons.omp import build_dictionary
+from pipeline.texts.encoding import TextEncoder
+from pipeline.texts.pools import load_pool
 from storage.results import TABLES, Result, save_result
 from storage.store import Store
 

@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from jobs import encode_texts, second_order, textspan
 from jobs.console import of_the_system, progress_bar, run_job
-from pipeline.logs import logger
+from pipeline.cluster.logs import logger
 from storage.errors import FacetError
 
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from jobs import extract
 from jobs.extract import ExtractConfig, main
-from pipeline.extract import TooManyBadImages, choose_workers
+from pipeline.extraction.run import TooManyBadImages, choose_workers
 from pipeline.images.decode import DECODING
 from pipeline.models import ModelSpec, load_model
-from pipeline.reductions import missing_shards, reduce_store
+from pipeline.stats.reductions import missing_shards, reduce_store
 from storage import growth, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results

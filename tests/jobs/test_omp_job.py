@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from jobs import omp, show
-from pipeline.encoding import TextEncoder, store_model
 from pipeline.microworld.words import microworld_values
-from pipeline.neuron_accuracy import DIRECTION, MEANS, CodePlan, layer_means, predict_shard
-from pipeline.neuron_codes import code_block
-from pipeline.neuron_rows import pack, stored_rows
-from pipeline.neurons import second_order_result
-from pipeline.omp import build_dictionary
-from pipeline.omp import omp as pursue
-from pipeline.second_order_maps import second_order_maps
-from pipeline.texts import PoolError, class_means, load_classes, load_pool
+from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means, predict_shard
+from pipeline.neurons.codes import code_block
+from pipeline.neurons.maps import second_order_maps
+from pipeline.neurons.omp import build_dictionary
+from pipeline.neurons.omp import omp as pursue
+from pipeline.neurons.results import second_order_result
+from pipeline.neurons.rows import pack, stored_rows
+from pipeline.texts.encoding import TextEncoder, store_model
+from pipeline.texts.pools import PoolError, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, StoreError
 from storage.results import save_result

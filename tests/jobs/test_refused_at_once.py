@@ -18,7 +18,8 @@ from jobs import (
     second_order,
     textspan,
 )
-from pipeline import cluster, encoding
+from pipeline.cluster import machines
+from pipeline.texts import encoding
 from storage import urls
 from storage.errors import FacetError, StoreError
 from tests.storage import stores
@@ -39,7 +40,7 @@ def store(tmp_path, monkeypatch) -> str:
         monkeypatch.setattr(module, "load_model", started)
     for module in (rosetta, invert):
         monkeypatch.setattr(module, "load_units", started)
-    monkeypatch.setattr(cluster, "connect", started)
+    monkeypatch.setattr(machines, "connect", started)
     return stores.fill(stores.new_store(str(tmp_path / "s"))).url
 
 

@@ -161,7 +161,7 @@ def test_the_manifest_is_what_kubernetes_and_kuberay_take():
 @pytest.mark.parametrize("page", ["scheduling.md", "rayjob.yaml"])
 def test_run_files_in_the_docs_are_understood(page, tmp_path):
     from jobs.run import settings_of
-    from pipeline.runs import read_run
+    from pipeline.run_file import read_run
 
     text = (ROOT / "docs" / page).read_text()
     if page.endswith(".md"):

@@ -16,11 +16,11 @@ from PIL import Image
 
 from jobs import ablate, extract, second_order
 from jobs.second_order import SecondOrderConfig
-from pipeline.extract import TooManyBadImages
-from pipeline.neurons import second_order_result
+from pipeline.extraction.run import TooManyBadImages
+from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch
-from tests.pipeline import neurons_kit
+from tests.pipeline.neurons import kit
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -69,7 +69,7 @@ def found(extracted, tmp_path_factory) -> second_order.SecondOrderRun:
 
 
 def test_actors_and_tasks_give_what_one_process_gives(found, extracted, tmp_path, monkeypatch):
-    neurons_kit.in_process(monkeypatch)
+    kit.in_process(monkeypatch)
     plain = second_order.main(config(copy(extracted, tmp_path), store_dtype="float32"))
     for name in ("norm_mean", "norm_max", "norm_large", "explained_top", "explained"):
         np.testing.assert_allclose(plain.neurons[name], found.neurons[name], rtol=1e-4)

@@ -9,12 +9,12 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from jobs import omp, show
-from pipeline.encoding import store_model
 from pipeline.images.decode import load_image
-from pipeline.neuron_findings import most_selective, neuron_sections
-from pipeline.neuron_pictures import NeuronPictures
-from pipeline.neurons import second_order_result
-from pipeline.second_order import NeuronPass
+from pipeline.neurons.forward import NeuronPass
+from pipeline.neurons.results import second_order_result
+from pipeline.pages.neuron_pictures import NeuronPictures
+from pipeline.pages.neurons import most_selective, neuron_sections
+from pipeline.texts.encoding import store_model
 from storage.errors import FacetError, StoreError
 from storage.store import Store
 from tests.jobs.neuron_store import KEPT

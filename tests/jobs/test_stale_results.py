@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from jobs import ablate, extract, omp, second_order, show, textspan
-from pipeline.neurons import second_order_result
+from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import StoreError
 from storage.results import finished_results, latest_result

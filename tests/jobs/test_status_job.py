@@ -11,7 +11,7 @@ import pytest
 
 from jobs import status as job
 from jobs.status import StatusConfig
-from pipeline.bad import BadImages
+from pipeline.images.bad import BadImages
 from pipeline.status import SECONDS_QUIET, extraction
 from storage import ledger
 from storage.errors import StoreError
@@ -95,7 +95,7 @@ def test_results_finished_and_not(store, capsys):
 
 
 def test_reductions_and_their_counts(store):
-    from pipeline.reductions import reduce_store
+    from pipeline.stats.reductions import reduce_store
 
     reduce_store(store, "label == 'class-0'", ["embedding"], scheduler="synchronous")
     (found,) = job.main(StatusConfig(store=store.url)).reductions

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.decompose import Decomposer
+from pipeline.extraction.decompose import Decomposer
 from pipeline.models import ModelSpec, VisionModel, load_model
-from pipeline.omp import omp
+from pipeline.neurons.forward import NeuronPass
+from pipeline.neurons.omp import omp
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
-from pipeline.second_order import NeuronPass
 from storage import open_store
 from storage.rosetta import Tile
+from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
+from tests.pipeline.neurons.test_omp import dense, oracle, problem
 from tests.pipeline.rosetta.kit import card, direct, random_maps
-from tests.pipeline.second_order_kit import TINY, perturbed, random_images
-from tests.pipeline.test_omp import dense, oracle, problem
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 

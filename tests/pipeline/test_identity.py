@@ -8,9 +8,9 @@ from jobs.ablate import AblateConfig
 from jobs.omp import OmpConfig
 from jobs.second_order import SecondOrderConfig
 from jobs.textspan import TextSpanConfig
-from pipeline.classes import Classes, classes_digest, texts_digest
 from pipeline.identity import MEANS, found_before, over, settings
 from pipeline.provenance import revision
+from pipeline.texts.classes import Classes, classes_digest, texts_digest
 from storage import ledger, urls
 from storage.results import latest_result, save_result
 from tests.storage.stores import fill, new_store

@@ -17,7 +17,7 @@ from storage.errors import FacetError, NotFinite
 from storage.images import write_images
 from storage.ledger import read_part
 from storage.rosetta import create_correlations, done_spans, open_correlations, pair_of, tiles
-from tests.pipeline.images_kit import encode, picture
+from tests.pipeline.images.kit import encode, picture
 from tests.pipeline.rosetta.kit import TOYS, direct
 
 IMAGES = 20

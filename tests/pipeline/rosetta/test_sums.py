@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.rosetta import bilinear
-from pipeline.rosetta.sums import (
-    HalfMaps,
-    Layout,
-    PairSums,
-    Sums,
-    combine,
-    finalize,
-    segments,
-)
+from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, Sums, combine, finalize, segments
 from storage import rosetta
 from storage.rosetta import Tile, tiles
 from tests.pipeline.rosetta.kit import card, direct, half_maps, random_maps

@@ -1,0 +1,294 @@
+"""Ray actors that work off the shards of a store: hired as the cluster has room, replaced when
+they or their nodes die.
+
+Work goes only to actors that have started. A shard whose actor died goes back to the queue, for
+any other: nothing waits for a node that never returns, and a cluster that grows gets more actors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import ray
+from humanize import naturalsize
+from ray.exceptions import RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
+
+from storage.errors import FacetError
+
+from . import logs, machines, metrics
+
+# An actor that waits for pictures keeps its CPUs, also from the tasks that decode them, and actors
+# of several jobs meet on one cluster: they must leave room to decode, or all wait for ever.
+ACTOR_CPUS = 0.1
+DECODE_CPUS = 0.5
+RETRIES = 5
+SECONDS_TO_WAIT = 15 * 60.0
+SECONDS_BEFORE_SAYING = 10.0
+SECONDS_BETWEEN_SAYING = 60.0
+POLL = 0.5
+
+Report = TypeVar("Report")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one actor asks Ray for.
+
+    Attributes
+    ----------
+    cpus, gpus : float
+    memory : int
+        Bytes; Ray places actors so that a node's memory is not promised twice.
+    """
+
+    cpus: float
+    gpus: float
+    memory: int
+
+    def __str__(self) -> str:
+        return _amounts(self.cpus, self.gpus, self.memory)
+
+    def options(self) -> dict[str, Any]:
+        """The same in Ray's words."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
+
+
+@dataclass
+class _Member:
+    actor: Any
+    started: bool = False
+    load: int = 0  # shards handed to it and not back
+    finished: int = 0  # images of the shards that are back
+    heard: int = 0  # images computed since it was made, as it last said
+
+
+@dataclass
+class Crew(Generic[Report]):
+    """Actors and the shards they have still to do.
+
+    Attributes
+    ----------
+    hire : callable
+        Makes an actor with the options it is given. An actor has ``ready()``, which returns when
+        it can work, and ``progress()``, the images computed since it was made.
+    hand_out : callable
+        Gives a shard to an actor; returns the reference of its report.
+    recover : callable
+        The report of a shard whose actor died if it had been finished all the same, else None.
+    size : int
+        Actors wanted. Fewer run while the cluster has no room for more.
+    slots : int
+        Shards that one actor has in hand at once.
+    needs : Needs
+    say : callable
+        Told, now and then, what the crew waits for.
+    """
+
+    hire: Callable[[dict[str, Any]], Any]
+    hand_out: Callable[[Any, int], ray.ObjectRef[Report]]
+    recover: Callable[[int], Report | None]
+    size: int
+    slots: int
+    needs: Needs
+    say: Callable[[str], None]
+    _members: list[_Member] = field(default_factory=list)
+    _starting: dict[Any, _Member] = field(default_factory=dict)
+    _under_way: dict[Any, tuple[_Member, int]] = field(default_factory=dict)
+    _queue: deque[int] = field(default_factory=deque)
+    _lost: Counter[int] = field(default_factory=Counter)
+    _false_starts: int = 0
+    _gone: int = 0  # images finished by members that are gone
+
+    def work(
+        self, shards: Iterable[int], images: Callable[[int], int]
+    ) -> Generator[Report | int, None, None]:
+        """Do the shards; yield their reports and, about twice a second, the images computed.
+
+        Parameters
+        ----------
+        shards : iterable of int
+        images : callable
+            How many images a shard has.
+
+        Raises
+        ------
+        FacetError
+            What an actor found wrong that the user can mend; if actors cannot start, die again
+            and again, or if the cluster had no room for a single one for a quarter of an hour.
+        """
+        if self.needs.gpus:
+            machines.check_device("cuda")
+        self._queue.extend(shards)
+        self._idle_since, self._say_at = time.monotonic(), time.monotonic() + SECONDS_BEFORE_SAYING
+        asked = 0.0
+        try:
+            while self._queue or self._under_way:
+                self._hire_missing()
+                self._fill()
+                for ref in self._ready():
+                    if ref in self._starting:
+                        self._arrive(ref)
+                        continue
+                    report = self._collect(ref, images)
+                    self._fill()
+                    if report is not None:
+                        yield report
+                self._wait_with_words()
+                metrics.show_queue(len(self._queue), len(self._under_way))
+                if time.monotonic() - asked >= POLL:
+                    asked = time.monotonic()
+                    yield self._computed()
+        finally:
+            for member in self._members:
+                ray.kill(member.actor)
+
+    def _ready(self) -> list[Any]:
+        refs = [*self._starting, *self._under_way]
+        if not refs:
+            time.sleep(POLL)
+            return []
+        ray.wait(refs, num_returns=1, timeout=POLL)
+        return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+
+    def _hire_missing(self) -> None:
+        # The first is asked for whatever the cluster has: an autoscaler sees what is wanted.
+        while (
+            self._queue
+            and len(self._members) < self.size
+            and (not self._members or self._room_for(len(self._members) + 1))
+        ):
+            member = _Member(self.hire(self.needs.options()))
+            self._members.append(member)
+            self._starting[member.actor.ready.remote()] = member
+
+    def _room_for(self, members: int) -> bool:
+        """Whether this many actors leave CPUs to decode their pictures with."""
+        return machines.resources()["CPU"] >= members * self.needs.cpus + DECODE_CPUS
+
+    def _arrive(self, ref: Any) -> None:
+        member = self._starting.pop(ref)
+        try:
+            ray.get(ref)
+        except RayError as error:
+            failed = isinstance(error, (RayTaskError, RuntimeEnvSetupError))
+            if failed or (isinstance(error, RayActorError) and error.actor_init_failed):
+                raise FacetError(
+                    f"a worker cannot start: {error}\n"
+                    "Every node needs the environment that this job runs in."
+                ) from None
+            self._dismiss(member)
+            self._false_starts += 1
+            if self._false_starts > RETRIES:
+                raise FacetError(
+                    f"{self._false_starts} workers died while starting: {error}"
+                ) from None
+            return
+        # A node may have died since it was asked for.
+        if self._running() and not self._room_for(self._running() + 1):
+            self._dismiss(member)
+            return
+        member.started, self._false_starts = True, 0
+
+    def _fill(self) -> None:
+        started = [member for member in self._members if member.started]
+        for load in range(self.slots):
+            for member in started:
+                if member.load == load and self._queue:
+                    shard = self._queue.popleft()
+                    self._under_way[self.hand_out(member.actor, shard)] = (member, shard)
+                    member.load += 1
+
+    def _collect(self, ref: Any, images: Callable[[int], int]) -> Report | None:
+        """The report of a finished shard; None if its actor died and it has to be done again."""
+        member, shard = self._under_way.pop(ref)
+        member.load -= 1
+        try:
+            report: Report | None = ray.get(ref)
+            member.finished += images(shard)
+            return report
+        except RayTaskError as error:
+            cause: Any = error
+            while isinstance(cause, RayTaskError):
+                cause = cause.cause
+            if isinstance(cause, FacetError):
+                raise cause from None
+            if not isinstance(cause, RayError):
+                raise
+            reason: RayError = cause  # pictures, or a decoding task, were lost with their node
+        except RayError as error:
+            self._dismiss(member)
+            reason = error
+        report = self.recover(shard)
+        if report is not None:
+            self._gone += images(shard)
+            return report
+        self._lost[shard] += 1
+        metrics.count_retry()
+        logs.event("shard lost", level=logging.WARNING, shard=shard, reason=str(reason))
+        if self._lost[shard] > RETRIES:
+            raise FacetError(
+                f"a worker died {RETRIES + 1} times over on the same work: {reason}\n"
+                "It is probably out of memory: lower --batch-size, --shard-size or --num-actors. "
+                "What was finished is kept; the same command goes on from it."
+            )
+        self._queue.appendleft(shard)
+        return None
+
+    def _dismiss(self, member: _Member) -> None:
+        if member not in self._members:
+            return
+        self._members.remove(member)
+        self._gone += member.finished
+        member.started = False
+        with contextlib.suppress(RayError):
+            ray.kill(member.actor)
+
+    def _running(self) -> int:
+        return sum(member.started for member in self._members)
+
+    def _computed(self) -> int:
+        """Images computed, of finished shards and of those in hand."""
+        asked = {m.actor.progress.remote(): m for m in self._members if m.started}
+        if asked:
+            for ref in ray.wait(list(asked), num_returns=len(asked), timeout=1.0)[0]:
+                with contextlib.suppress(RayError):  # it has just died
+                    asked[ref].heard = ray.get(ref)
+        return self._gone + sum(max(m.heard, m.finished) for m in self._members)
+
+    def _wait_with_words(self) -> None:
+        now, running = time.monotonic(), self._running()
+        if running:
+            self._idle_since = now
+        if running >= self.size or not self._queue:
+            self._say_at = now + SECONDS_BEFORE_SAYING
+            return
+        if now - self._idle_since > SECONDS_TO_WAIT:
+            raise FacetError(
+                f"no worker could start in {SECONDS_TO_WAIT / 60:.0f} minutes: each needs "
+                f"{self.needs}, the cluster has {_free()} free. Add nodes, wait for other jobs to "
+                "end, or choose a smaller --batch-size, or another --device"
+            )
+        if now < self._say_at:
+            return
+        self._say_at = now + SECONDS_BETWEEN_SAYING if not running else float("inf")
+        self.say(
+            f"{running} of {self.size} workers run; the next is starting, or waits for "
+            f"{self.needs}: the cluster has {_free()} free (Ctrl-C stops)"
+        )
+
+
+def _free() -> str:
+    free = machines.free()
+    return _amounts(free["CPU"], free["GPU"], int(free["memory"]), every=True)
+
+
+def _amounts(cpus: float, gpus: float, memory: int, *, every: bool = False) -> str:
+    parts = [f"{cpus:g} CPU"] if cpus or every else []
+    parts += [f"{gpus:g} GPU"] if gpus or every else []
+    return ", ".join(parts) + f" and {naturalsize(memory)} of memory"

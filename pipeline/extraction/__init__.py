@@ -1,0 +1,1 @@
+"""A model taken apart over a set of images: the pass, the shards, the plan, growth."""

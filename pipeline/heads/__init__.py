@@ -1,0 +1,1 @@
+"""Attention heads: descriptions, shares, roles, ablations."""

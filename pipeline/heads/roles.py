@@ -1,0 +1,144 @@
+"""What each head is about where the truth is known: analysis of variance against attributes.
+
+For an attribute with values v, the share of a head's variance that it explains is the trace of
+the covariance between the values' means over the trace of the whole covariance, both of the
+contributions in the joint space on the published scale. Means by value are reductions like any
+other; no contribution is expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from ray.util.dask import ray_dask_get
+
+from pipeline.microworld.words import microworld_attributes
+from pipeline.microworld.world import ATTRIBUTES
+from pipeline.stats.moments import chunk
+from pipeline.stats.reductions import Scheduler, States, fold, image_scales, merge
+from pipeline.subsets import check_where, shard_rows
+from storage import urls
+from storage.layout import CONTRIBUTIONS
+from storage.reductions import Reductions
+from storage.store import Store, open_store
+
+TOP = 5
+
+
+def known_attributes(store: Store) -> tuple[str, ...]:
+    """The embedded world's attributes, if the image table has a column for every one."""
+    columns = store.images(0, 1).column_names
+    return tuple(ATTRIBUTES) if set(ATTRIBUTES) <= set(columns) else ()
+
+
+def attribute_shares(
+    store: Store,
+    reductions: Reductions,
+    attributes: Sequence[str],
+    *,
+    scheduler: Scheduler = ray_dask_get,
+    report: Callable[[int], None] = lambda shards: None,
+) -> np.ndarray:
+    """Share of each head's variance that every attribute explains.
+
+    Parameters
+    ----------
+    store : Store
+    reductions : Reductions
+        Of the same subset; its heads' mean and covariance are the whole's.
+    attributes : sequence of str
+        Columns of the image table; their values are classes.
+
+    Returns
+    -------
+    (L, H, attributes) float64
+        0 for a head without variance. An attribute of c values explains about (c − 1) / n by
+        chance.
+    """
+    where = reductions.facts.where
+    check_where(store, where)
+    shards = sorted(reductions.facts.counted("heads"))
+    tasks = [(store.url, shard, where, tuple(attributes)) for shard in shards]
+    states: States = {}
+    for count, wave in fold(value_states, tasks, scheduler):
+        states = merge([states, wave])
+        report(count)
+    head_map = store.model()["head_map"].values.astype(np.float64)
+    gram = head_map @ head_map.swapaxes(-1, -2)
+    total = head_variances(reductions)
+    mean = reductions.array("heads_mean").values
+    shares = np.zeros((*total.shape, len(attributes)))
+    for name, state in states.items():
+        away = state.mean - mean
+        between = np.einsum("lhk,lhkj,lhj->lh", away, gram, away) * state.n / reductions.count()
+        shares[..., attributes.index(name.partition("=")[0])] += between
+    return shares / np.where(total > 0, total, np.inf)[..., None]
+
+
+def head_variances(reductions: Reductions) -> np.ndarray:
+    """Variance of every head's contributions in the joint space, (L, H) float64."""
+    return np.asarray(reductions.array("heads_pca_variance").sum("head_component"))
+
+
+def value_states(url: str, shard: int, where: str | None, attributes: Sequence[str]) -> States:
+    """Means of the heads of one shard's images, by value of every attribute."""
+    store = open_store(url)
+    rows, chosen = shard_rows(store, shard, where)
+    if not chosen.any():
+        return {}
+    start, stop = store.meta.rows(shard)
+    data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
+    heads = np.asarray(data["heads"][start:stop])[chosen]  # type: ignore[index]
+    scale = image_scales(data, start, stop)[1][chosen]
+    states: States = {}
+    for attribute in attributes:
+        values = np.array([str(v) for v in rows[attribute].to_pylist()])
+        for value in np.unique(values):
+            of = values == value
+            states[f"{attribute}={value}"] = chunk(heads[of], None, scale[of], covariance=False)
+    return states
+
+
+def role_table(
+    shares: np.ndarray,
+    variance: np.ndarray,
+    attributes: Sequence[str],
+    descriptions: pd.DataFrame,
+) -> pa.Table:
+    """For every described head, the attribute that dominates it and what TextSpan says of it.
+
+    Parameters
+    ----------
+    shares : (L, H, attributes) float
+    variance : (L, H) float
+        Variance of each head's contributions.
+    attributes : sequence of str
+    descriptions : DataFrame
+        TextSpan's result: layer, head, rank, text.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``layer``, ``head``, ``attribute``, its ``share``, ``variance``, and ``texts_about``: how
+        many of the first five texts name the attribute.
+    """
+    rows = []
+    heads = descriptions[["layer", "head"]].drop_duplicates().to_numpy().tolist()
+    for layer, head in heads:
+        found = descriptions[(descriptions["layer"] == layer) & (descriptions["head"] == head)]
+        best = int(shares[layer, head].argmax())
+        first = found.sort_values("rank")["text"][:TOP]
+        rows.append(
+            {
+                "layer": layer,
+                "head": head,
+                "attribute": attributes[best],
+                "share": float(shares[layer, head, best]),
+                "variance": float(variance[layer, head]),
+                "texts_about": sum(attributes[best] in microworld_attributes(t) for t in first),
+            }
+        )
+    return pa.Table.from_pylist(rows)

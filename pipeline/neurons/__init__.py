@@ -1,0 +1,1 @@
+"""Neurons: second-order effects over a store, and their sparse text codes."""

@@ -1,0 +1,191 @@
+"""Zero-shot accuracy when neurons write what their sparse codes say (thesis, Figure 3.4).
+
+Every second-order effect of a layer's neurons is replaced by its mean plus its score along the
+neuron's direction r times r̂, the code's reconstruction of r; for comparison by its mean alone,
+and with r itself in place of r̂. All of these are linear corrections of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import ray
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pipeline.heads.studies import Predictions
+from pipeline.images.listing import ray_mapper
+from pipeline.stats.accuracy import accuracy_table, predicted_classes
+from pipeline.subsets import shard_rows
+from pipeline.texts.classes import Classes
+from storage import neurons
+from storage.errors import StoreError, command
+from storage.store import Store, open_store
+
+from .effects import ablate
+from .phases import kept_moments
+from .rows import Packed, stored_rows, tensor, unpack
+
+# Images whose labels are looked at before any work is done.
+_LABELS_CHECKED = 1000
+MEANS, DIRECTION = "all replaced by means", "uncompressed direction"
+
+
+@dataclass(frozen=True, eq=False)
+class CodePlan:
+    """All that a task needs to evaluate one layer's codes on a shard.
+
+    Attributes
+    ----------
+    url : str
+    layer : int
+    label_column : str
+    classes : Classes
+    readout_ce : (C, E) float32
+        Unit embeddings of the classes.
+    maps : packed SecondOrderMaps
+    means_pn : (P, N) float32
+        Mean coefficients, on the published scale.
+    directions_ne : (N, E) float32
+    sizes : tuple of int
+    written : (sizes, N, E) float32
+        r̂; zero for a neuron without a direction.
+    """
+
+    url: str
+    layer: int
+    label_column: str
+    classes: Classes
+    readout_ce: NDArray[np.float32]
+    maps: Packed
+    means_pn: NDArray[np.float32]
+    directions_ne: NDArray[np.float32]
+    sizes: tuple[int, ...]
+    written: NDArray[np.float32]
+
+    @property
+    def names(self) -> list[str]:
+        """What is replaced, in the order of the predictions."""
+        said = [MEANS, DIRECTION, *(f"code of {size} texts" for size in self.sizes)]
+        return [f"layer {self.layer}: {name}" for name in said]
+
+
+def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: Classes) -> None:
+    """Refuse layers whose coefficients the store does not keep, and labels that are no class."""
+    shards = store.done_shards()
+    lacking = [
+        layer
+        for layer in mlp_layers
+        if shards - neurons.done(store.url, layer, "coefficients")
+        or kept_moments(store, layer) is None
+    ]
+    if lacking:
+        layers = ",".join(map(str, lacking))
+        first = command("second-order", store=store.url, mlp_layers=layers, keep="coefficients")
+        raise StoreError(
+            f"--classes needs the coefficients of MLP layers {layers} on every image, which "
+            f"{store.url} does not keep: run `{first}`"
+        )
+    columns = store.images(0, 1).column_names
+    if label_column not in columns:
+        raise StoreError(
+            f"the image table has no column {label_column!r} to take labels from; it has "
+            f"{', '.join(columns)}"
+        )
+    first = store.images(0, min(store.meta.images, _LABELS_CHECKED))
+    classes.truth(first[label_column].to_pylist())
+
+
+def layer_means(store: Store, layer: int) -> NDArray[np.float32]:
+    """Mean coefficients over all images that are ok, published scale, (path, neuron)."""
+    moments = kept_moments(store, layer)
+    if moments is None:
+        raise StoreError(f"no moments of MLP layer {layer} over all finished shards in {store.url}")
+    return np.ascontiguousarray(moments.mean.T, np.float32)
+
+
+def predict_shard(plan: CodePlan, shard: int) -> Predictions:
+    """Truth and predictions of one shard's images; plain code, run in a task or in-process."""
+    store, cpu = open_store(plan.url), torch.device("cpu")
+    maps = unpack(plan.maps, cpu)
+    directions_ne, means_pn = tensor(plan.directions_ne, cpu), tensor(plan.means_pn, cpu)
+    readout_ce, written_sne = tensor(plan.readout_ce, cpu), tensor(plan.written, cpu)
+    predicted = [np.zeros((1 + len(plan.names), 0), np.int32)]
+    for rows in stored_rows(store, plan.layer, shard):
+        deviations_bpn = rows.deviations(means_pn)
+        none_large = torch.zeros_like(deviations_bpn[:, 0], dtype=torch.bool)
+        whole = ablate(deviations_bpn, none_large, directions_ne, maps)
+        removed = [torch.zeros_like(rows.unit_be), whole.all_neurons, whole.beside_component]
+        for written_ne in written_sne:
+            found = ablate(deviations_bpn, none_large, directions_ne, maps, written_ne)
+            removed.append(found.beside_component)
+        logits_abc = (rows.unit_be - torch.stack(removed)) @ readout_ce.T
+        predicted.append(predicted_classes(logits_abc.numpy()).astype(np.int32))
+    table, _ = shard_rows(store, shard)
+    truth = plan.classes.truth(table[plan.label_column].to_pylist())
+    groups = None
+    if "group" in table.column_names:
+        groups = ["none" if g is None else str(g) for g in table["group"].to_pylist()]
+    return Predictions(np.concatenate(predicted, 1), truth, groups)
+
+
+def run(plan: CodePlan, shards: Sequence[int], report: Callable[[int], None]) -> pd.DataFrame:
+    """Evaluate one layer's codes on the Ray cluster; the columns are those of ``studies``."""
+    shared = [ray.put(plan)]
+    found: list[Predictions] = []
+    for part in ray_mapper(_predict_with, [(shared, shard) for shard in shards]):
+        found.append(part)
+        report(len(found))
+    table = accuracy_table(
+        np.concatenate([f.predicted for f in found], axis=1),
+        plan.names,
+        np.concatenate([f.truth for f in found]),
+        plan.classes.names,
+        None if found[0].groups is None else [g for f in found for g in f.groups or []],
+    )
+    layer = f"layer {plan.layer}"
+    series = [f"{layer}, {MEANS}", f"{layer}, {DIRECTION}", *[layer] * len(plan.sizes)]
+    at = ["", "", *map(str, plan.sizes)]
+    places = {
+        name: ("codes", *place)
+        for name, place in zip(plan.names, zip(series, at, strict=True), strict=True)
+    } | {"none": ("none", "", "")}
+    columns = zip(*(places[name] for name in table["ablation"]), strict=True)
+    for place, (name, values) in enumerate(zip(("study", "series", "at"), columns, strict=True)):
+        table.insert(place, name, values)
+    return table
+
+
+def _predict_with(item: tuple[list[Any], int]) -> Predictions:
+    return predict_shard(ray.get(item[0][0]), item[1])
+
+
+def codes_figure(accuracy: pd.DataFrame, layer: int) -> Figure:
+    """Accuracy against the texts of a code, between its two bounds (thesis, Figure 3.4)."""
+    whole = accuracy[accuracy["scope"] == "all"].set_index("series")
+    name = f"layer {layer}"
+    codes = whole.loc[[name]]
+    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    at = codes["at"].astype(int).to_numpy()
+    ends = codes["accuracy"] - codes["low"], codes["high"] - codes["accuracy"]
+    errors = np.maximum(np.array(ends, float), 0.0)
+    axis.errorbar(at, codes["accuracy"], errors, marker="o", capsize=2, label="code of m texts")
+    bounds = {"": "nothing replaced", f"{name}, {DIRECTION}": DIRECTION, f"{name}, {MEANS}": MEANS}
+    for (series, label), style in zip(bounds.items(), ("-", "--", ":"), strict=True):
+        axis.axhline(float(whole["accuracy"][series]), color="#9aa5b5", ls=style, label=label)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(at, [str(m) for m in at])
+    axis.set(xlabel="texts in the code of each neuron, m", ylabel="accuracy")
+    axis.set_title(f"MLP layer {layer}", size=10)
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.legend(fontsize=8)
+    return figure

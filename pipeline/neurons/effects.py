@@ -1,0 +1,179 @@
+"""What neurons do otherwise, to compare with: first-order and indirect effects, and ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.extraction.decompose import Block, enter, leave
+from pipeline.models import VisionModel, model_maps
+
+from .maps import SecondOrderMaps, check_neurons
+
+# Values of the residual stream that re-runs may hold at once.
+_CPU_VALUES, _GPU_VALUES = 1 << 23, 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """What ablations of a layer's second-order effects take from the embeddings, (batch, embed).
+
+    On the scale of the deviations: with the published one, subtract from the unit embedding.
+    """
+
+    all_neurons: Tensor
+    """All effects become their mean."""
+    small: Tensor
+    """Only those of small norm do."""
+    large: Tensor
+    """Only those of large norm do."""
+    beside_component: Tensor
+    """Effects become their mean plus their projection on one direction each."""
+
+
+def ablate(
+    deviations_bpn: Tensor,
+    large_bn: Tensor,
+    directions_ne: Tensor,
+    maps: SecondOrderMaps,
+    written_ne: Tensor | None = None,
+) -> Removed:
+    """The ablations of thesis Figure 3.3 as linear corrections.
+
+    Parameters
+    ----------
+    deviations_bpn : (B, P, N)
+        Coefficients less their mean over the data set.
+    large_bn : (B, N) bool
+        Which effects count as large.
+    directions_ne : (N, E)
+        r_n, on which effects are projected.
+    written_ne : (N, E), optional
+        What replaces r_n in the reconstruction: its sparse code (thesis, Figure 3.4).
+    """
+    every_be = maps.total(deviations_bpn)
+    large_be = maps.total(deviations_bpn * large_bn[:, None])
+    scores_bn = (deviations_bpn * maps.readout(directions_ne)).sum(1)
+    written_ne = directions_ne if written_ne is None else written_ne
+    return Removed(
+        all_neurons=every_be,
+        small=every_be - large_be,
+        large=large_be,
+        beside_component=every_be - scores_bn @ written_ne.to(scores_bn),
+    )
+
+
+def direct_map(model: VisionModel, mlp_layer: int) -> Tensor:
+    """First-order effects (thesis, section 3.3): P diag(γ) C w_n of every neuron, (neuron, embed).
+
+    To be multiplied by the activation at the class token and divided by σ; float64, on the CPU.
+    """
+    _check_layer(model, mlp_layer)
+    weight_dn = model.blocks[mlp_layer].mlp.c_proj.weight.detach().cpu().double()
+    return weight_dn.T @ torch.from_numpy(model_maps(model).mlp_map)
+
+
+class IndirectEffects:
+    """Effects of neurons through everything after them, by running the network again.
+
+    The indirect effect of a neuron is the embedding less what it becomes when the neuron's
+    activation at every token is replaced by its mean there over a data set (thesis, section 3.3).
+
+    Parameters
+    ----------
+    model
+        From `load_model`.
+    mlp_layer
+        Any layer.
+    """
+
+    def __init__(self, model: VisionModel, mlp_layer: int) -> None:
+        _check_layer(model, mlp_layer)
+        self.model, self.layer = model, mlp_layer
+        self._blocks = [Block(block, model) for block in model.blocks]
+
+    @torch.inference_mode()
+    def activations(self, images_bchw: Tensor) -> Tensor:
+        """p, (batch, token, neuron), for the means; of the class token alone in the last layer."""
+        return self._until(images_bchw)[1]
+
+    @torch.inference_mode()
+    def __call__(
+        self, images_bchw: Tensor, means_tn: Tensor, neurons: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Ablate neurons one by one.
+
+        Parameters
+        ----------
+        images_bchw
+            From `Preprocess.to_tensor`.
+        means_tn
+            (token, neuron): the mean of `activations` over a data set.
+        neurons
+            Which to ablate.
+
+        Returns
+        -------
+        tuple of Tensor
+            Indirect effects (batch, len(neurons), embed), and the embeddings (batch, embed).
+        """
+        check_neurons(self.model, neurons)
+        x_btd, hidden_btn = self._until(images_bchw)
+        embedding_be = self._after(x_btd.clone())
+        changes_btn = self._changes(hidden_btn, means_tn)
+        weight_nd = self._blocks[self.layer].c_proj[0].T.to(x_btd.dtype)
+        most = _GPU_VALUES if x_btd.is_cuda else _CPU_VALUES
+        step = max(1, most // x_btd.numel())
+        effects = []
+        for start in range(0, len(neurons), step):
+            chosen = list(neurons[start : start + step])
+            changed = changes_btn[:, :, chosen].permute(2, 0, 1)[..., None]
+            streams = x_btd + changed * weight_nd[chosen][:, None, None]
+            ablated = self._after(streams.flatten(0, 1)).unflatten(0, streams.shape[:2])
+            effects.append(embedding_be[:, None] - ablated.transpose(0, 1))
+        return torch.cat(effects, 1), embedding_be
+
+    @torch.inference_mode()
+    def ablate_all(self, images_bchw: Tensor, means_tn: Tensor) -> Tensor:
+        """Embeddings (batch, embed) with all neurons of the layer at their means together."""
+        x_btd, hidden_btn = self._until(images_bchw)
+        weight_nd = self._blocks[self.layer].c_proj[0].T.to(x_btd.dtype)
+        return self._after(x_btd + self._changes(hidden_btn, means_tn) @ weight_nd)
+
+    def _until(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream as it leaves the layer's block, and the layer's activations."""
+        x_btd = enter(self.model, images_bchw)
+        for layer in range(self.layer):
+            x_btd = self._step(layer, x_btd)
+        block, last = self._blocks[self.layer], self.layer == self.model.layers - 1
+        x_btd, _ = block.attend(x_btd, *block.queries_keys_values(x_btd, class_only=last))
+        hidden_btn, written_btd = block.mlp(x_btd)
+        return x_btd + written_btd, hidden_btn.to(x_btd.dtype)
+
+    def _after(self, x_btd: Tensor) -> Tensor:
+        """Embeddings from the stream as it leaves the layer's block; overwrites it."""
+        for layer in range(self.layer + 1, self.model.layers):
+            x_btd = self._step(layer, x_btd)
+        return leave(self.model, x_btd[:, 0])[0]
+
+    def _step(self, layer: int, x_btd: Tensor) -> Tensor:
+        block, last = self._blocks[layer], layer == self.model.layers - 1
+        return block.rest(x_btd, *block.queries_keys_values(x_btd, class_only=last))[0]
+
+    def _changes(self, hidden_btn: Tensor, means_tn: Tensor) -> Tensor:
+        if means_tn.shape != hidden_btn.shape[1:]:
+            raise ValueError(
+                f"means have shape {tuple(means_tn.shape)}; layer {self.layer} of "
+                f"{self.model.name} needs {tuple(hidden_btn.shape[1:])}, (token, neuron)"
+            )
+        return means_tn.to(hidden_btn) - hidden_btn
+
+
+def _check_layer(model: VisionModel, mlp_layer: int) -> None:
+    if not 0 <= mlp_layer < model.layers:
+        raise ValueError(
+            f"MLP layer {mlp_layer} does not exist: {model.name} has layers 0 to {model.layers - 1}"
+        )

@@ -1,0 +1,204 @@
+"""Second-order effects of neurons: one pass gives the coefficients (thesis, section 3.3 and B.5).
+
+A neuron n of MLP layer l writes p_i^n w_n at token i. A later head (l', h) reads it through ln_1
+and its values, and its class token writes on to the output. With attention and normalisation as
+they are, that flow is linear in the neuron, and splits into a number and a fixed vector for each
+path (l', h):
+
+    φ_n = (1/σ) Σ_path s_n^path G_n^path,    s_n^path = Σ_i p_i^n α_i^{l',h} / σ_i^{l'},
+
+where α is the class token's attention and σ_i^{l'} what ln_1 divides token i by. This module
+computes s while the model runs; `second_order_maps` holds G. The effects themselves, with their
+512 numbers a neuron and image, are never needed for a whole data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.extraction.decompose import Block, class_attention, enter, leave
+from pipeline.models import VisionModel
+
+from .maps import check_mlp_layers, check_neurons, head_maps, value_maps
+
+QUANTITIES = ("coefficients", "totals", "class_neurons", "peaks")
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronParts:
+    """What a pass found about the neurons of the chosen MLP layers.
+
+    On the model's device; float32, or float64 if the model is. The dicts are keyed by MLP layer
+    and empty where a quantity was not asked for.
+    """
+
+    coefficients: dict[int, Tensor]
+    """s, (batch, path, neuron); paths as
+    `second_order_maps.paths` lists them."""
+    totals: dict[int, Tensor]
+    """Σ_n φ_n, (batch, embed), got without a neuron axis; divided by σ, as φ is."""
+    class_neurons: dict[int, Tensor]
+    """p_0, the activations at the class token, (batch, neuron): the first-order effect is
+    p_0 · `direct_map` / σ."""
+    peaks: dict[int, Tensor]
+    """Largest activation over the image tokens, (batch, neuron)."""
+    attention_blh: Tensor
+    """Σ_i α_i/σ_i of every head (l', h): what a bias of the residual stream is multiplied by."""
+    shift_blh: Tensor
+    """Σ_i α_i μ_i/σ_i, μ_i the mean that ln_1 subtracts; only the equal-share convention needs
+    it."""
+    embedding_be: Tensor
+    """The model's own output, not normalised."""
+    mean_b: Tensor
+    """The mean that the last LayerNorm subtracts."""
+    ln_std_b: Tensor
+    """What the last LayerNorm divided by: σ."""
+
+
+class NeuronPass:
+    """Runs images through the image tower and takes down what neurons do.
+
+    Parameters
+    ----------
+    model
+        From `load_model`.
+    mlp_layers
+        The MLP layers whose neurons are meant, any but the last.
+    quantities
+        Which of ``coefficients``, ``totals``, ``class_neurons`` and ``peaks`` to return.
+
+    Notes
+    -----
+    Beside the forward pass it holds the activations of the chosen layers, tokens × neurons each,
+    until the last layer has read them.
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        mlp_layers: Sequence[int],
+        quantities: Sequence[str] = ("coefficients",),
+    ) -> None:
+        check_mlp_layers(model, mlp_layers)
+        if unknown := set(quantities) - set(QUANTITIES):
+            raise ValueError(f"quantities {sorted(unknown)} are none of {', '.join(QUANTITIES)}")
+        self.model = model
+        self.mlp_layers = tuple(sorted(set(mlp_layers)))
+        self.quantities = frozenset(quantities)
+        self._blocks = [Block(block, model) for block in model.blocks]
+        later = range(self.mlp_layers[0] + 1, model.layers)
+        self._readers = {
+            layer: _Reader(model, layer, head_map_hke)
+            for layer, head_map_hke in zip(later, head_maps(model, later), strict=True)
+        }
+
+    @torch.inference_mode()
+    def __call__(self, images_bchw: Tensor) -> NeuronParts:
+        """Take down a batch.
+
+        Parameters
+        ----------
+        images_bchw
+            From `Preprocess.to_tensor`.
+        """
+        model, wanted = self.model, self.quantities
+        x_btd = enter(model, images_bchw)
+        found = _Found(model, x_btd)
+        for layer, block in enumerate(self._blocks):
+            q, k, v = block.queries_keys_values(x_btd, class_only=layer == model.layers - 1)
+            if layer > self.mlp_layers[0]:
+                found.read(layer, x_btd, class_attention(q, k), self._readers[layer])
+            x_btd, _ = block.attend(x_btd, q, k, v)
+            hidden_btn, written_btd = block.mlp(x_btd)
+            x_btd = x_btd.add_(written_btd)
+            if layer in self.mlp_layers:
+                if "coefficients" in wanted:
+                    found.hidden[layer] = hidden_btn.to(x_btd.dtype)
+                    found.coefficients[layer] = []
+                if "totals" in wanted:
+                    found.written[layer] = (written_btd - block.c_proj[1]).to(x_btd.dtype)
+                    found.totals[layer] = x_btd.new_zeros(len(x_btd), model.embed_dim)
+                if "class_neurons" in wanted:
+                    found.class_neurons[layer] = hidden_btn[:, 0].to(x_btd.dtype, copy=True)
+                if "peaks" in wanted:
+                    found.peaks[layer] = hidden_btn[:, 1:].amax(1).to(x_btd.dtype)
+        embedding_be, mean_b, ln_std_b = leave(model, x_btd[:, 0])
+        return NeuronParts(
+            coefficients={at: torch.cat(rows, 1) for at, rows in found.coefficients.items()},
+            totals={at: total / ln_std_b[:, None] for at, total in found.totals.items()},
+            class_neurons=found.class_neurons,
+            peaks=found.peaks,
+            attention_blh=found.attention_blh,
+            shift_blh=found.shift_blh,
+            embedding_be=embedding_be,
+            mean_b=mean_b,
+            ln_std_b=ln_std_b,
+        )
+
+    @torch.inference_mode()
+    def token_maps(self, images_bchw: Tensor, mlp_layer: int, neurons: Sequence[int]) -> Tensor:
+        """Activations of a few neurons at every token, (batch, token, len(neurons)), for pictures.
+
+        Parameters
+        ----------
+        images_bchw
+            From `Preprocess.to_tensor`.
+        mlp_layer
+            Any MLP layer but the last.
+        neurons
+            Their numbers.
+        """
+        check_mlp_layers(self.model, [mlp_layer])
+        check_neurons(self.model, neurons)
+        x_btd = enter(self.model, images_bchw)
+        for block in self._blocks[:mlp_layer]:
+            x_btd = block.rest(x_btd, *block.queries_keys_values(x_btd, class_only=False))[0]
+        block = self._blocks[mlp_layer]
+        x_btd, _ = block.attend(x_btd, *block.queries_keys_values(x_btd, class_only=False))
+        return block.mlp(x_btd)[0][:, :, list(neurons)].to(x_btd.dtype)
+
+
+class _Found:
+    """What has been gathered of a batch so far."""
+
+    def __init__(self, model: VisionModel, x_btd: Tensor) -> None:
+        self.hidden: dict[int, Tensor] = {}
+        self.written: dict[int, Tensor] = {}
+        self.coefficients: dict[int, list[Tensor]] = {}
+        self.totals: dict[int, Tensor] = {}
+        self.class_neurons: dict[int, Tensor] = {}
+        self.peaks: dict[int, Tensor] = {}
+        self.attention_blh = x_btd.new_zeros(len(x_btd), model.layers, model.heads)
+        self.shift_blh = torch.zeros_like(self.attention_blh)
+
+    def read(self, layer: int, x_btd: Tensor, alpha_bht: Tensor, reader: _Reader) -> None:
+        """What the heads of `layer` read from the MLPs before it."""
+        variance_bt, mean_bt = torch.var_mean(x_btd, -1, correction=0)
+        weights_bht = alpha_bht.to(x_btd.dtype) * (variance_bt + reader.eps).rsqrt()[:, None]
+        self.attention_blh[:, layer] = weights_bht.sum(-1)
+        self.shift_blh[:, layer] = (weights_bht * mean_bt[:, None]).sum(-1)
+        for at, hidden_btn in self.hidden.items():
+            self.coefficients[at].append(weights_bht @ hidden_btn)
+        for at, written_btd in self.written.items():
+            self.totals[at] += reader.output(weights_bht @ written_btd)
+
+
+class _Reader:
+    """A layer's way from the residual stream of a token, over its values, to the joint space."""
+
+    def __init__(self, model: VisionModel, layer: int, head_map_hke: NDArray[np.float64]) -> None:
+        wide = {"dtype": model.visual.proj.dtype, "device": model.device}
+        self.eps = model.blocks[layer].ln_1.eps
+        self.value_map_hdk = torch.from_numpy(value_maps(model, layer)).to(**wide)
+        self.head_map_hke = torch.from_numpy(head_map_hke).to(**wide)
+
+    def output(self, read_bhd: Tensor) -> Tensor:
+        """(batch, embed), still to be divided by the image's σ."""
+        values_hbk = read_bhd.transpose(0, 1) @ self.value_map_hdk
+        return values_hbk.transpose(0, 1).flatten(1) @ self.head_map_hke.flatten(0, 1)

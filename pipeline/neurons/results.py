@@ -1,0 +1,83 @@
+"""What jobs about neurons share: which MLP layers are meant, and where their results stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pipeline.extraction.plan import parse_layers
+from pipeline.identity import over
+from storage.errors import FacetError, StoreError, command
+from storage.results import Result, finished_results
+from storage.store import Store
+
+JOB = "second_order"
+
+
+def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
+    """MLP layers named on the command line: ``all``, ``last:3``, ``8-10``, ``1,3`` or a mixture.
+
+    Parameters
+    ----------
+    text : str
+    layers : int
+        Of the whole model; the last MLP has no attention after it and is no choice.
+
+    Raises
+    ------
+    FacetError
+        If a layer does not exist, is the last, or the text cannot be read.
+    """
+    last = layers - 2
+    if last < 0:
+        raise FacetError(f"a model of {layers} layer has no neurons with second-order effects")
+    try:
+        return parse_layers(text, layers - 1)
+    except FacetError:
+        raise FacetError(
+            f"--mlp-layers {text}: neurons of MLP layers 0 to {last} have second-order effects (no "
+            f"attention comes after layer {layers - 1}); write all, last:1, 0-{last} or 0,{last}"
+        ) from None
+
+
+def latest_effects(store: Store, mlp_layers: Sequence[int]) -> Result:
+    """The result of the second-order job that was asked for last, of those with all these layers.
+
+    Raises
+    ------
+    StoreError
+        If there is none; the message holds the command.
+    """
+    wanted = set(mlp_layers)
+    for result in reversed(finished_results(store.url, JOB)):
+        if wanted <= set(result.provenance["mlp_layers"]):
+            return result
+    raise StoreError(
+        f"no second-order effects of MLP layers {_listed(wanted)} in {store.url}: run "
+        f"`{_command(store, wanted)}` first"
+    )
+
+
+def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
+    """`latest_effects`, which must be over the images that are finished now.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it is over others; the message holds the command.
+    """
+    result = latest_effects(store, mlp_layers)
+    if result.provenance["over"] != over(store):
+        raise StoreError(
+            f"the second-order effects of MLP layers {_listed(mlp_layers)} in {store.url} are over "
+            f"{result.provenance['images']:,} images, and other or more images are finished now: "
+            f"run `{_command(store, mlp_layers)}` again"
+        )
+    return result
+
+
+def _listed(mlp_layers: Collection[int]) -> str:
+    return ",".join(map(str, sorted(mlp_layers)))
+
+
+def _command(store: Store, mlp_layers: Collection[int]) -> str:
+    return command("second-order", store=store.url, mlp_layers=_listed(mlp_layers))

@@ -1,0 +1,100 @@
+"""Sections of the page: what TextSpan and the ablations found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from .figures import ablation_figures, roles_figure, textspan_figure
+from .html import data_url, section
+
+TITLES = {
+    "mlps": "All MLPs replaced by their means",
+    "layers": "Attention layers replaced by their means",
+    "heads": "Single heads replaced by their means",
+    "class-token": "The class token's own contribution replaced by its mean",
+    "textspan": "All but the span of a head's first texts replaced by means",
+    "chosen": "Chosen heads replaced by their means",
+}
+
+
+def signed(texts: Sequence[tuple[str, float]]) -> str:
+    """``+ a red star · − snow``."""
+    return " · ".join(f"{'+' if value > 0 else '−'} {text}" for text, value in texts)
+
+
+def top_texts(descriptions: pd.DataFrame, top: int = 5) -> list[tuple[str, str]]:
+    """Each head and its first texts, ``("3.1", "snow · sand · …")``."""
+    rows = descriptions[descriptions["rank"] < top].sort_values(["layer", "head", "rank"])
+    return [
+        (f"{found['layer'].iloc[0]}.{found['head'].iloc[0]}", " · ".join(found["text"]))
+        for _, found in rows.groupby(["layer", "head"])
+    ]
+
+
+def textspan_sections(
+    descriptions: pd.DataFrame,
+    roles: pd.DataFrame | None = None,
+    shares: np.ndarray | None = None,
+    attributes: Sequence[str] = (),
+) -> list[str]:
+    """Heads in words; and, where the truth is known, which attribute each follows.
+
+    Parameters
+    ----------
+    descriptions, roles : DataFrame
+        TextSpan's tables ``descriptions`` and ``roles``.
+    shares : (L, H, attributes) float, optional
+    attributes : sequence of str
+    """
+    sections = [
+        section(
+            f"What the heads of layer {layer} write, in words",
+            "TextSpan's first five texts of every head; bars show the share of the head's variance "
+            "that each text adds.",
+            plot=data_url(textspan_figure(descriptions, layer)),
+        )
+        for layer in sorted(descriptions["layer"].unique(), reverse=True)
+    ]
+    if roles is not None and shares is not None:
+        heads = [(int(a), int(b)) for a, b in zip(roles["layer"], roles["head"], strict=True)]
+        rows = [
+            (f"{r.layer}.{r.head}", r.attribute, f"{r.share:.0%}", f"{r.texts_about} of 5")
+            for r in roles.sort_values("share", ascending=False).itertuples()
+        ]
+        sections.append(
+            section(
+                "Heads against the truth",
+                "How much of each head's variance every attribute of the pictures explains, and "
+                "how many of its first five texts are about the attribute that explains most.",
+                plot=data_url(roles_figure(shares, attributes, heads)),
+                header=("head", "attribute", "explains", "texts about it"),
+                rows=rows,
+            )
+        )
+    return sections
+
+
+def ablation_sections(table: pd.DataFrame) -> list[str]:
+    """Accuracy when parts are replaced by their means, a section a study."""
+    whole = table[table["scope"] == "all"]
+    baseline = whole[whole["study"] == "none"].iloc[0]
+    sections = []
+    for study, figure in ablation_figures(table).items():
+        rows = [
+            (r.ablation, f"{r.accuracy:.1%}", f"{r.change:+.1%}", f"{r.low:.1%} to {r.high:.1%}")
+            for r in whole[whole["study"] == study].itertuples()
+        ]
+        sections.append(
+            section(
+                TITLES[study],
+                f"Zero-shot accuracy over {baseline['n']:,} images; {baseline['accuracy']:.1%} "
+                "with nothing ablated. Intervals are 95%, by bootstrap.",
+                plot=data_url(figure),
+                header=("ablated", "accuracy", "change", "interval"),
+                rows=rows if len(rows) <= 24 else [],
+            )
+        )
+    return sections

@@ -1,0 +1,166 @@
+"""The page that shows what was found: one section a job, assembled into ``index.html``."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from humanize import naturalsize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.heads.shares import Shares
+from pipeline.images.again import load_again
+from storage.store import Store
+
+PAGE = jinja2.Environment(autoescape=True).from_string(
+    """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+        color: #1c2330; background: #fff }
+ h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
+ .lead, figcaption { color: #5b6575 } figure { margin: 0 } img { max-width: 100%; height: auto }
+ .pictures { display: grid; gap: .8rem;
+             grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }
+ .pictures img { width: 100%; image-rendering: pixelated; border-radius: 4px }
+ .pictures figcaption { font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere }
+ table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
+ td.n { text-align: right; font-variant-numeric: tabular-nums } pre { overflow-x: auto }
+</style>
+<h1>{{ title }}</h1><p class="lead">{{ lead }}</p>
+{% for section in sections %}{{ section|safe }}
+{% endfor %}</html>
+"""
+)
+SECTION = jinja2.Environment(autoescape=True).from_string(
+    """<section><h2>{{ title }}</h2>{% if text %}<p>{{ text }}</p>{% endif %}
+{%- if pictures %}<div class="pictures">{% for source, caption in pictures %}
+<figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+{%- endfor %}</div>{% endif %}
+{%- if plot %}<figure><img src="{{ plot }}" alt="{{ title }}"></figure>{% endif %}
+{%- if rows %}<table>
+{%- if header %}<tr>{% for c in header %}<th>{{ c }}</th>{% endfor %}</tr>{% endif %}
+{%- for row in rows %}<tr>
+{%- for c in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ c }}</td>{% endfor %}</tr>
+{%- endfor %}</table>{% endif %}</section>"""
+)
+
+
+def section(
+    title: str,
+    text: str = "",
+    *,
+    pictures: Sequence[tuple[str, str]] = (),
+    plot: str = "",
+    header: Sequence[str] = (),
+    rows: Sequence[Sequence[object]] = (),
+) -> str:
+    """One section as HTML; everything given is escaped."""
+    return SECTION.render(
+        title=title, text=text, pictures=pictures, plot=plot, header=header, rows=rows
+    )
+
+
+def write_page(path: Path, title: str, lead: str, sections: Sequence[str]) -> None:
+    """Assemble the page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(PAGE.render(title=title, lead=lead, sections=sections))
+
+
+def data_url(image: Image.Image | Figure) -> str:
+    """A picture or a plot as a PNG inside the page."""
+    buffer = io.BytesIO()
+    if isinstance(image, Figure):
+        image.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+        plt.close(image)
+    else:
+        image.save(buffer, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list[str]:
+    """What an extraction shows: pictures, who wrote how much, how exact it is, the store."""
+    table = store.images(0, min(pictures, store.meta.images))
+    shown = [
+        (data_url(thumbnail(store, row["index"])), row["caption"] or row["label"] or row["key"])
+        for row in table.to_pylist()
+    ]
+    data = store.contributions()
+    residual, rounding = data["residual"].values, data["rounding"].values
+    tree = [(n, f, naturalsize(b)) for n, (f, b) in sorted(store.size().items())]
+    return [
+        section("Images", f"The first of {store.meta.images:,}.", pictures=shown),
+        section(
+            "Which layers and heads wrote the embedding",
+            "Share of the embedding that each component wrote, mean over "
+            f"{found.images:,} images. All shares, with {found.constants:.1%} for the constants, "
+            f"sum to {found.heads.sum() + found.mlps.sum() + found.constants:.6f}.",
+            plot=data_url(share_plot(found)),
+        ),
+        section(
+            "How exact",
+            "Distance between the sum of all contributions and the model's own output, relative "
+            f"to that output. As computed ({store.meta.precision}): median "
+            f"{np.nanmedian(residual):.1e}, largest {np.nanmax(residual):.1e}. As stored "
+            f"({store.meta.store_dtype}): median {np.nanmedian(rounding):.1e}, largest "
+            f"{np.nanmax(rounding):.1e}.",
+            plot=data_url(residual_plot(residual, rounding)),
+        ),
+        section("The store", store.url, header=("part", "files", "size"), rows=tree),
+    ]
+
+
+def thumbnail(store: Store, index: int) -> Image.Image:
+    """An image, at most 128 pixels wide; grey where it cannot be read or is another now."""
+    try:
+        image = load_again(store, index)
+    except (ValueError, OSError):
+        return Image.new("RGB", (64, 64), "lightgrey")
+    image.thumbnail((128, 128))
+    return image
+
+
+def share_plot(found: Shares) -> Figure:
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained"
+    )
+    top = float(np.abs(found.heads).max()) or 1.0
+    image = left.imshow(found.heads, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    left.set(xlabel="head", ylabel="layer", title="attention heads")
+    left.set_xticks(range(found.heads.shape[1]))
+    left.set_yticks(range(found.heads.shape[0]))
+    if found.heads.size <= 64:
+        for (layer, head), value in np.ndenumerate(found.heads):
+            colour = "white" if abs(value) > 0.6 * top else "black"
+            left.text(head, layer, f"{value:.1%}", ha="center", va="center", color=colour, size=9)
+    figure.colorbar(image, ax=left, format="{x:.0%}")
+    names = ["embedding", *(f"MLP {layer}" for layer in range(len(found.mlps) - 1))]
+    right.barh(names, found.mlps, color="#4a6fa5")
+    right.axvline(0, color="black", lw=0.8)
+    right.invert_yaxis()
+    right.xaxis.set_major_formatter("{x:.0%}")
+    right.set_title("embedding and MLPs")
+    return figure
+
+
+def residual_plot(residual: NDArray, rounding: NDArray) -> Figure:
+    figure, axis = plt.subplots(figsize=(9, 2.6), layout="constrained")
+    for values, name in ((residual, "as computed"), (rounding, "as stored")):
+        kept = values[np.isfinite(values) & (values > 0)]
+        if len(kept):
+            bins = np.geomspace(kept.min() / 1.1, kept.max() * 1.1, 40)
+            axis.hist(kept, bins=bins.tolist(), label=name, alpha=0.8)
+    axis.set(xscale="log", xlabel="relative distance to the model's own output", ylabel="images")
+    axis.legend()
+    return figure

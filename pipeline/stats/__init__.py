@@ -1,0 +1,1 @@
+"""Mergeable statistics: moments, principal components, reductions, accuracy."""

@@ -1,0 +1,183 @@
+"""Text embeddings of a store's own model, kept with the store's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+import xarray as xr
+
+from pipeline.models import ModelSpec, VisionModel, load_model, open_clip
+from pipeline.models.spec import WEIGHT_SUFFIXES
+from pipeline.provenance import revision, versions
+from storage import urls
+from storage.arrays import refuse_not_finite
+from storage.errors import FacetError, StoreMismatch
+from storage.metadata import Metadata
+from storage.results import Result, config_digest, find_result, save_result
+from storage.store import Store
+
+from .classes import texts_digest
+from .pools import Tokenizer, count_too_long, encode_texts
+
+JOB = "encode_texts"
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Texts and their unit embeddings, row by row.
+
+    Attributes
+    ----------
+    result : Result
+        Where they are kept.
+    texts : tuple of str
+    embeddings : (M, E) float32
+    too_long : int
+        Texts with more tokens than the model reads; the tokenizer cut those off.
+    new : bool
+        Whether they were embedded now.
+    """
+
+    result: Result
+    texts: tuple[str, ...]
+    embeddings: np.ndarray
+    too_long: int
+    new: bool
+
+
+def model_spec(meta: Metadata, pretrained: str | None = None) -> ModelSpec:
+    """What a store's model was loaded from.
+
+    Parameters
+    ----------
+    meta : Metadata
+    pretrained : str, optional
+        The weights file, where the store was made from one: the store keeps only its name.
+    """
+    if pretrained is not None:
+        return ModelSpec(meta.architecture, pretrained)
+    kind, _, seed = meta.weights.partition(":")
+    if kind == "none":
+        return ModelSpec(meta.architecture, "none", int(seed or 0))
+    if meta.weights.endswith(WEIGHT_SUFFIXES):
+        raise FacetError(
+            f"the store's weights came from a file called {meta.weights}: say where it is with "
+            "--pretrained FILE"
+        )
+    return ModelSpec(meta.architecture, meta.weights)
+
+
+def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
+    """The model that a store was made with, both towers.
+
+    Raises
+    ------
+    StoreMismatch
+        If what was loaded is not that model.
+    """
+    meta, device = store.meta, "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(model_spec(meta, pretrained), device)
+    loaded = {
+        "architecture_digest": config_digest(model.config),
+        "weights_digest": model.weights_digest,
+        "activation": model.activation,
+    }
+    for name, value in loaded.items():
+        if value != getattr(meta, name):
+            raise StoreMismatch(
+                f"the loaded model is not the one that made the store at {store.url}: {name} is "
+                f"{value}, the store has {getattr(meta, name)}. Give the weights that the store "
+                f"was made with ({meta.architecture}, {meta.weights}) by --pretrained FILE."
+            )
+    return model
+
+
+def tokenizer_of(model: VisionModel) -> Tokenizer:
+    """open_clip's tokenizer of a model."""
+    text = model.config["text_cfg"]
+    length = text.get("context_length", 77)
+    if name := text.get("hf_tokenizer_name"):
+        return open_clip.HFTokenizer(
+            name, context_length=length, **text.get("tokenizer_kwargs", {})
+        )
+    return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
+
+
+class TextEncoder:
+    """Embeds lists of texts with a store's model; what was embedded before is read back.
+
+    Parameters
+    ----------
+    store : Store
+    pretrained : str, optional
+        See ``model_spec``. The model is loaded when the first new text is met.
+    """
+
+    def __init__(self, store: Store, pretrained: str | None = None) -> None:
+        self.store, self.pretrained = store, pretrained
+        self._model: VisionModel | None = None
+
+    def encode(
+        self,
+        source: str,
+        texts: Sequence[str],
+        report: Callable[[int], None] = lambda done: None,
+    ) -> Encoded:
+        """Unit embeddings of texts, from the store's results or, if new, put there.
+
+        Parameters
+        ----------
+        source : str
+            What they are, for people.
+        texts : sequence of str
+        report : callable
+            Called with the number of texts done so far.
+        """
+        config = {
+            "texts": texts_digest(texts),
+            "count": len(texts),
+            "weights_digest": self.store.meta.weights_digest,
+            "normalize": True,
+        }
+        kept = find_result(self.store.url, JOB, config)
+        result = kept or self._encode(source, texts, config, report)
+        if kept:
+            report(len(texts))
+        rows = result.arrays("embeddings")["embedding"].values
+        refuse_not_finite(f"the embeddings in {result.url}", rows)
+        return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
+
+    def _encode(
+        self,
+        source: str,
+        texts: Sequence[str],
+        config: dict[str, object],
+        report: Callable[[int], None],
+    ) -> Result:
+        urls.check_writable(self.store.url)
+        if self._model is None:
+            self._model = store_model(self.store, self.pretrained)
+        module, tokenizer = self._model.module, tokenizer_of(self._model)
+        rows = []
+        for first in range(0, len(texts), BATCH):
+            rows.append(encode_texts(module, tokenizer, texts[first : first + BATCH], BATCH))
+            report(first + len(rows[-1]))
+        return save_result(
+            self.store.url,
+            JOB,
+            config,
+            {
+                "source": source,
+                "too_long": count_too_long(tokenizer, texts, module.context_length),
+                "activation": self._model.activation,
+                "versions": versions(),
+                "revision": revision(),
+            },
+            tables={"texts": pa.table({"text": list(texts)})},
+            arrays={"embeddings": xr.Dataset({"embedding": (("text", "embed"), np.vstack(rows))})},
+        )

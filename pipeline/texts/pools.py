@@ -1,0 +1,287 @@
+"""Pools of candidate texts, sets of classes, and their embeddings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import wordfreq
+
+from pipeline.images.columns import is_text
+from pipeline.images.lines import decode_text, lines
+from pipeline.lean import open_clip, timm
+from pipeline.microworld.captions import class_prompts, phrase
+from pipeline.microworld.world import ATTRIBUTES
+from storage.errors import NotFinite
+
+from .classes import Classes, PoolError, nearest
+
+# What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
+Tokenizer = Callable[..., torch.Tensor]
+
+# Pairs of attributes that the microworld pool also names together.
+_PAIRS = (
+    ("colour", "shape"),
+    ("texture", "shape"),
+    ("size", "shape"),
+    ("count", "shape"),
+    ("texture", "colour"),
+    ("colour", "background"),
+    ("shape", "background"),
+)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidate texts, each once, and what was met on the way.
+
+    Attributes
+    ----------
+    source : str
+        Name or file that it came from.
+    texts : tuple of str
+        Trimmed, not empty, each once, in the order in which they came.
+    blank, duplicates : int
+        Entries left out because they were empty or had come before.
+    """
+
+    source: str
+    texts: tuple[str, ...]
+    blank: int
+    duplicates: int
+
+    @property
+    def report(self) -> str:
+        """One line that says what was read and what was left out."""
+        return (
+            f"pool {self.source}: {len(self.texts)} texts "
+            f"({self.duplicates} duplicates and {self.blank} blank lines left out)"
+        )
+
+
+def load_pool(source: str | Path) -> Pool:
+    """A pool by name, or from a file.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``general``, ``microworld``, ``imagenet-classes``, ``common-words:N``, or a file: text
+        (one description a line, see ``pipeline.images.lines``) or Parquet (column ``text``, or
+        the only string column).
+    """
+    name = str(source)
+    kind, _, count = name.partition(":")
+    if kind == "common-words":
+        return _clean(name, _common_words(name, count))
+    if name in _NAMED:
+        return _clean(name, _NAMED[name]())
+    path = Path(source)
+    if not path.is_file():
+        near = nearest(name, [*_NAMED, "common-words:3500"])
+        raise PoolError(
+            f"no pool and no file is called {name!r}{near}: give a text or Parquet file, or one of "
+            f"{', '.join(_NAMED)}, common-words:N"
+        )
+    return _clean(name, _file_texts(path))
+
+
+def _clean(source: str, entries: Iterable[str | None]) -> Pool:
+    trimmed = [" ".join((entry or "").split()) for entry in entries]
+    filled = [text for text in trimmed if text]
+    texts = tuple(dict.fromkeys(filled))
+    if not texts:
+        raise PoolError(f"pool {source} is empty: give it at least one text")
+    return Pool(source, texts, len(trimmed) - len(filled), len(filled) - len(texts))
+
+
+def _file_texts(path: Path) -> list[str | None]:
+    if path.suffix.lower() in (".parquet", ".pq"):
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PoolError(f"{path} is not a Parquet file, or is cut: {error}") from error
+        columns = [f.name for f in table.schema if is_text(f.type)]
+        if "text" in columns:
+            columns = ["text"]
+        if len(columns) != 1:
+            raise PoolError(
+                f"{path} has string columns {columns}: give it one called 'text', or only one"
+            )
+        return table[columns[0]].to_pylist()
+    text, undecodable = decode_text(path.read_bytes())
+    if undecodable or "\0" in text:
+        faulty = [i for i, line in enumerate(lines(text), 1) if {"\ufffd", "\0"} & set(line)]
+        what = f"{undecodable:,} bytes" if undecodable else "NUL characters"
+        raise PoolError(
+            f"{path} is not UTF-8 text ({what}, the first in line {faulty[0]:,}): convert it, or "
+            "give Parquet"
+        )
+    return list(lines(text))
+
+
+def _common_words(name: str, count: str) -> list[str]:
+    if not count.isdecimal() or int(count) < 1:
+        raise PoolError(f"pool {name!r}: say how many words, for example common-words:3498")
+    words = wordfreq.top_n_list("en", int(count))
+    if len(words) < int(count):
+        raise PoolError(f"pool {name!r}: the word list ends after {len(words)} words; ask for less")
+    return words
+
+
+def _general() -> list[str]:
+    return lines(decode_text((files(__package__) / "lists" / "general.txt").read_bytes())[0])
+
+
+def _imagenet_texts() -> list[str]:
+    return [f"a photo of a {name}." for name in open_clip.IMAGENET_CLASSNAMES]
+
+
+def _microworld() -> list[str]:
+    single = [
+        text for name in ATTRIBUTES for texts in class_prompts(name).values() for text in texts
+    ]
+    pairs = [
+        phrase({"shape": "thing", "count": 1, a: value_a, b: value_b}, {a, b})
+        for a, b in _PAIRS
+        for value_a, value_b in itertools.product(ATTRIBUTES[a], ATTRIBUTES[b])
+    ]
+    return list(dict.fromkeys(single + pairs))
+
+
+_NAMED: dict[str, Callable[[], list[str]]] = {
+    "general": _general,
+    "microworld": _microworld,
+    "imagenet-classes": _imagenet_texts,
+}
+
+
+def load_classes(source: str | Path) -> Classes:
+    """Classes by name, or from a text file.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``imagenet`` (labels may be WordNet ids, unambiguous names or numbers 0 to 999),
+        ``microworld:<attribute>``, or a text file with one class a line, optionally
+        ``label<TAB>name`` where labels are not the names. ImageNet and files take OpenAI's 80
+        templates.
+    """
+    name = str(source)
+    if name == "imagenet":
+        return _imagenet_classes()
+    kind, _, attribute = name.partition(":")
+    if kind == "microworld":
+        if attribute not in ATTRIBUTES:
+            near = nearest(attribute, ATTRIBUTES)
+            raise PoolError(
+                f"the embedded world has no attribute {attribute!r}{near}: its attributes are "
+                f"{', '.join(ATTRIBUTES)}"
+            )
+        prompts = class_prompts(attribute)
+        texts = tuple(tuple(p) for p in prompts.values())
+        return Classes(tuple(prompts), texts, {value: i for i, value in enumerate(prompts)})
+    path = Path(source)
+    if not path.is_file():
+        known = ["imagenet", *(f"microworld:{a}" for a in ATTRIBUTES)]
+        raise PoolError(
+            f"no classes and no file are called {name!r}{nearest(name, known)}: give a text file "
+            f"with one class a line, or one of {', '.join(known)}"
+        )
+    rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
+    labels = [row[0].strip() for row in rows]
+    names = tuple(" ".join(row[-1].split()) for row in rows)
+    whole = all(names) and all(labels) and all(len(row) <= 2 for row in rows)
+    if not rows or len(set(labels)) < len(labels) or not whole:
+        raise PoolError(
+            f"{name} is empty, gives a label twice, a label without a name, or more than these: "
+            "write one class a line, or label<TAB>name"
+        )
+    return Classes(names, _templated(names), {label: i for i, label in enumerate(labels)})
+
+
+def _imagenet_classes() -> Classes:
+    names = tuple(open_clip.IMAGENET_CLASSNAMES)
+    # Two names stand for two classes each; as labels they would be ambiguous.
+    index = {name: i for i, name in enumerate(names) if names.count(name) == 1}
+    index |= {str(i): i for i in range(len(names))}
+    index |= {wnid: i for i, wnid in enumerate(timm.data.ImageNetInfo("imagenet-1k").label_names())}
+    return Classes(names, _templated(names), index)
+
+
+def _templated(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES) for name in names)
+
+
+def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> int:
+    """How many texts have more tokens than the model reads; the tokenizer cuts those off."""
+    if not texts:
+        return 0
+    pad = tokenizer([""], context_length=context_length + 1)[0, -1]
+    longer = tokenizer(list(texts), context_length=context_length + 1)
+    return int((longer[:, -1] != pad).sum())
+
+
+@torch.inference_mode()
+def encode_texts(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    batch: int = 256,
+    normalize: bool = True,
+) -> np.ndarray:
+    """Embeddings of texts in the joint space.
+
+    Parameters
+    ----------
+    model : open_clip.CLIP
+        Its own text tower, with its own activation function.
+    tokenizer : callable
+        open_clip's tokenizer of that model.
+    texts : sequence of str
+        Those over the context length are cut off by the tokenizer: see ``count_too_long``.
+    batch : int
+    normalize : bool
+        Rows of unit length, as zero-shot classification and the published TextSpan have them.
+
+    Returns
+    -------
+    (M, E) float32
+    """
+    if not texts:
+        raise PoolError("no texts to encode: the pool is empty")
+    device = next(model.parameters()).device
+    length: int = model.context_length  # type: ignore[assignment]
+    encode: Callable[..., torch.Tensor] = model.encode_text  # type: ignore[assignment]
+    rows = [
+        encode(tokenizer(list(part), context_length=length).to(device), normalize=normalize)
+        for part in (texts[i : i + batch] for i in range(0, len(texts), batch))
+    ]
+    found = torch.cat(rows).float().cpu().numpy()
+    if lost := np.flatnonzero(~np.isfinite(found).all(1)).tolist():
+        raise NotFinite(
+            f"the embeddings of {len(lost)} of {len(texts)} texts hold NaN or infinite numbers, "
+            f"the first is that of {texts[lost[0]]!r}: the text tower's weights are finite and "
+            "its numbers are not. Give other weights"
+        )
+    return found
+
+
+def encode_classes(
+    model: torch.nn.Module, tokenizer: Tokenizer, classes: Classes, batch: int = 256
+) -> np.ndarray:
+    """One unit embedding a class: the mean of its prompts' unit embeddings, (C, E) float32."""
+    return class_means(encode_texts(model, tokenizer, classes.flat, batch), classes)
+
+
+def class_means(rows: np.ndarray, classes: Classes) -> np.ndarray:
+    """Unit embeddings of classes from those of their prompts, ``classes.flat``, (C, E) float32."""
+    ends = np.cumsum([len(prompts) for prompts in classes.prompts])
+    means = np.stack([part.mean(0) for part in np.split(rows.astype(np.float64), ends[:-1])])
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,145 @@
+"""The arithmetic of scale against hand-computed numbers, real files and a real server."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import extraction
+from pipeline.extraction.cost import (
+    Assumptions,
+    count_objects,
+    count_requests,
+    forward_flops,
+    scale,
+)
+from pipeline.models import ModelSpec, check_supported, count_parameters, load_model
+from storage.images import read_rows
+from tests import s3_kit
+from tests.storage import stores
+
+LARGE = stores.metadata(
+    components=("heads", "mlps"), store_dtype="float16", images=400_000_000, shard_size=4096,
+    precision="bf16", layers=24, heads=16, head_dim=64, width=1024, mlp_width=4096, embed=768,
+    tokens=257,
+)  # fmt: skip
+ASSUMED = Assumptions(
+    tflops=100, decodes_per_second=100, gpu_hour=2, gb_month=0.02, thousand_puts=0.005,
+    thousand_gets=0.0004,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return scale(
+        LARGE, ASSUMED, patch_values=3 * 14 * 14, image_side=224, parameters=427_616_513,
+        batch_size=256,
+    )  # fmt: skip
+
+
+def test_four_hundred_million_images_by_hand(plan):
+    heads = 24 * 16 * 64 * 2
+    assert heads == 49_152
+    assert plan.heads_bytes == 400_000_000 * heads  # 20 TB
+    # heads, MLPs, embedding, ln_std, residual, rounding, and key and label at 16 bytes each
+    assert plan.bytes_per_image == heads + 25 * 1024 * 2 + 768 * 4 + 3 * 4 + 2 * 16
+    assert plan.store_bytes == 400_000_000 * plan.bytes_per_image
+    assert plan.objects["ledger"] == 97_657
+    assert plan.objects["images"] == 6_104
+    assert plan.objects["contributions.zarr"] == 8 * 97_657 + 8 + 1 + 3 * 2
+
+
+def test_hours_and_dollars_by_hand(plan):
+    t, d = 257, 1024
+    layer = 4 * t * d * d + 2 * t * t * d + 2 * t * d * 4096
+    flops = 2 * (256 * 588 * d + 24 * layer + d * 768)
+    assert plan.gigaflops == pytest.approx(flops / 1e9)
+    assert plan.images_per_second == pytest.approx(100e12 / flops)
+    assert plan.decoding_cores == pytest.approx(plan.images_per_second / 100)
+    assert plan.gpu_hours == pytest.approx(400e6 * flops / 100e12 / 3600)
+    assert plan.gpu_dollars == pytest.approx(2 * plan.gpu_hours)
+    assert plan.month_dollars == pytest.approx(plan.store_bytes / 1e9 * 0.02)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> ModelSpec:
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
+            "mlp_ratio": 2.0,
+        },
+        "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "tiny.json"
+    path.write_text(json.dumps(config))
+    return ModelSpec(str(path), "none")
+
+
+def test_flops_are_those_that_torch_counts(model):
+    loaded = load_model(model)
+    meta = stores.metadata(
+        layers=3, heads=3, head_dim=16, width=48, mlp_width=96, embed=24, tokens=17
+    )
+    # In training mode torch takes no fused path, which its counter does not see into.
+    tower = loaded.module.visual.train()
+    with FlopCounterMode(display=False) as counter:
+        tower(torch.zeros(1, 3, 32, 32))
+    assert forward_flops(meta, 3 * 8 * 8) == counter.get_total_flops()
+
+
+def test_parameters_are_counted_without_making_them(model):
+    loaded = load_model(model)
+    assert count_parameters(check_supported(model)) == sum(
+        p.numel() for p in loaded.module.parameters()
+    )
+    module = open_clip.create_model("ViT-B-32")
+    counted = count_parameters(check_supported(ModelSpec("ViT-B-32", "none")))
+    assert counted == sum(p.numel() for p in module.parameters())
+
+
+def test_objects_are_the_files_of_a_real_store(tmp_path):
+    for components in (("heads", "mlps", "tokens"), ("mlps",)):
+        url = tmp_path / "-".join(components)
+        store = stores.fill(stores.new_store(str(url), images=11, components=components))
+        assert count_objects(store.meta) == {name: n for name, (n, _) in store.size().items()}
+
+
+def test_requests_are_those_that_a_server_sees(tmp_path):
+    with (
+        s3_kit.serve() as server,
+        s3_kit.proxy(server) as proxy,
+        s3_kit.used(proxy.endpoint) as bucket,
+    ):
+        store = stores.new_store(f"{bucket}/s", images=12)
+        stores.fill(store, [0])  # the first opens the arrays
+        proxy.clear()
+        stores.fill(store, [1])
+        writing, target = proxy.seen.copy(), proxy.targets
+        proxy.clear()
+        read_rows(store.url, 4, 8)
+        reading = proxy.seen.copy()
+    one = replace(store.meta, images=4, shard_size=4)
+    puts, _, gets = count_requests(one, batch_size=4)
+    assert puts - 1 == writing["PUT"], target  # the image table was put before
+    assert writing["LIST"] == 0, target
+    assert gets == sum((writing + reading)[kind] for kind in ("GET", "HEAD")), target
+
+
+def test_the_ledger_is_listed_by_pages():
+    puts, lists, gets = count_requests(LARGE, batch_size=256)
+    more = count_requests(replace(LARGE, images=2 * LARGE.images), batch_size=256)
+    assert [b / a for a, b in zip((puts, lists, gets), more, strict=True)] == pytest.approx(
+        [2, 2, 2], rel=1e-2
+    )
+    assert lists < 1500
+
+
+def test_the_plan_needs_neither_torch_nor_ray():
+    wing = Path(extraction.__path__[0])
+    source = (wing / "cost.py").read_text() + (wing / "plan.py").read_text()
+    assert not any(f"import {name}" in source for name in ("torch", "ray", "zarr"))

@@ -1,0 +1,221 @@
+"""Ablations over stored factors against the joint space, expanded in float64."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.heads import ablation as ablate
+from pipeline.models import ModelMaps
+from pipeline.published import attention_bias_contributions, head_contributions, mlp_contributions
+from pipeline.stats.accuracy import ChanceWarning, accuracy_table
+
+N, REFERENCE, L, H, K, D, E, C = 40, 60, 3, 2, 4, 9, 12, 5
+SIZE = ablate.Size(L, H)
+
+
+def make_maps(rng: np.random.Generator) -> ModelMaps:
+    return ModelMaps(
+        rng.normal(size=(L, H, K, E)),
+        rng.normal(size=(D, E)),
+        rng.normal(size=(L, E)),
+        rng.normal(size=E),
+    )
+
+
+def make_parts(rng: np.random.Generator, maps: ModelMaps, n: int) -> ablate.StoredParts:
+    heads, mlps = rng.normal(size=(n, L, H, K)) + 1, rng.normal(size=(n, L + 1, D)) - 0.5
+    std = rng.uniform(0.5, 2, n)
+    total = (
+        head_contributions(heads, maps.head_map, std).sum((1, 2))
+        + mlp_contributions(mlps, maps.mlp_map, std).sum(1)
+        + attention_bias_contributions(maps.attention_bias, std).sum(1)
+    )
+    return ablate.StoredParts(heads, mlps, total + maps.bias, std, rng.normal(size=(n, E)))
+
+
+def joint(parts: ablate.StoredParts, maps: ModelMaps) -> dict[str, np.ndarray]:
+    """Every contribution in the joint space, on the published scale."""
+    norm = np.linalg.norm(parts.embedding_be, axis=1)
+    expanded = {
+        "heads": head_contributions(parts.heads_blhk, maps.head_map, parts.ln_std_b),
+        "blocks": mlp_contributions(parts.mlps_bsd, maps.mlp_map, parts.ln_std_b),
+        "attention_bias": attention_bias_contributions(maps.attention_bias, parts.ln_std_b),
+        "class_token": np.asarray(parts.class_token_be),
+        "constant": np.tile(maps.bias, (len(norm), 1)),
+    }
+    return {k: v / norm.reshape(-1, *(1,) * (v.ndim - 1)) for k, v in expanded.items()}
+
+
+def oracle(
+    parts: ablate.StoredParts,
+    reference: ablate.StoredParts,
+    maps: ModelMaps,
+    classes: np.ndarray,
+    ablation: ablate.Ablation,
+) -> np.ndarray:
+    """Logits from the sum of all contributions, some of them replaced."""
+    own, means = joint(parts, maps), {k: v.mean(0) for k, v in joint(reference, maps).items()}
+    heads, blocks, bias = own["heads"].copy(), own["blocks"].copy(), own["attention_bias"].copy()
+    heads[:, ablation.heads] = means["heads"][ablation.heads]
+    for at, rows in ablation.spans.items():
+        mean = means["heads"][at]
+        heads[:, *at] = mean + (own["heads"][:, *at] - mean) @ rows.T @ rows
+    blocks[:, ablation.blocks] = means["blocks"][ablation.blocks]
+    bias[:, ablation.attention_bias] = means["attention_bias"][ablation.attention_bias]
+    total = heads.sum((1, 2)) + blocks.sum(1) + bias.sum(1) + own["constant"]
+    if ablation.class_token:
+        total += means["class_token"] - own["class_token"]
+    return total @ classes.T
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray]:
+    rng = np.random.default_rng(0)
+    maps = make_maps(rng)
+    classes = rng.normal(size=(C, E))
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    return maps, make_parts(rng, maps, N), make_parts(rng, maps, REFERENCE), classes
+
+
+def directions(rows: int) -> dict[ablate.Head, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {
+        head: np.linalg.qr(rng.normal(size=(E, rows)))[0].T for head in ((1, 0), (2, 0), (2, 1))
+    }
+
+
+STUDIES = {
+    "mlps": ablate.all_mlps(SIZE),
+    "accumulated": ablate.accumulated_layers(SIZE),
+    "layers": ablate.single_layers(SIZE),
+    "heads": ablate.single_heads(SIZE),
+    "class-token": ablate.class_token(SIZE, range(SIZE.layers)),
+    "spans": ablate.spans(SIZE, directions(4), [1, 2, 4], "TextSpan"),
+    "random": ablate.random_heads(SIZE, 3, 4),
+    "nothing": [SIZE.ablation("nothing")],
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_logits_equal_those_of_the_expanded_joint_space(
+    study: str, world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray]
+) -> None:
+    maps, parts, reference, classes = world
+    means = ablate.reference_means([reference])
+    found = list(ablate.logits(parts, means, ablate.Readout(maps, classes), STUDIES[study]))
+    assert len(found) == 1 + len(STUDIES[study])
+    for ablation, values in zip([SIZE.ablation("none"), *STUDIES[study]], found, strict=True):
+        expected = oracle(parts, reference, maps, classes, ablation)
+        np.testing.assert_allclose(values, expected, atol=1e-12, err_msg=ablation.name)
+
+
+def test_float32_and_float16_factors_give_the_same_logits_up_to_rounding(
+    world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray],
+) -> None:
+    maps, parts, reference, classes = world
+    stored = replace(
+        parts,
+        heads_blhk=parts.heads_blhk.astype(np.float16),
+        mlps_bsd=parts.mlps_bsd.astype(np.float16),
+    )
+    means = ablate.reference_means([reference])
+    studies = [*STUDIES["mlps"], *STUDIES["accumulated"], *STUDIES["spans"]]
+    exact = ablate.logits(parts, means, ablate.Readout(maps, classes), studies)
+    quick = ablate.logits(stored, means, ablate.Readout(maps, classes.astype(np.float32)), studies)
+    for a, b in zip(exact, quick, strict=True):
+        assert b.dtype == np.float32
+        np.testing.assert_allclose(b, a, atol=5e-3)
+
+
+def test_reference_means_do_not_depend_on_chunking(
+    world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray],
+) -> None:
+    _, _, parts, _ = world
+    cut = [
+        ablate.StoredParts(
+            parts.heads_blhk[i], parts.mlps_bsd[i], parts.embedding_be[i], parts.ln_std_b[i]
+        )
+        for i in (slice(0, 7), slice(7, None))
+    ]
+    whole, merged = ablate.reference_means([parts]), ablate.reference_means(cut)
+    np.testing.assert_allclose(merged.heads_lhk, whole.heads_lhk, rtol=1e-12)
+    np.testing.assert_allclose(merged.mlps_sd, whole.mlps_sd, rtol=1e-12)
+    assert merged.inverse_scale == pytest.approx(whole.inverse_scale, rel=1e-12)
+    assert merged.class_token_e is None
+    assert whole.class_token_e is not None
+
+
+def test_bad_ablations_are_refused(
+    world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray],
+) -> None:
+    maps, parts, reference, classes = world
+    with pytest.raises(ValueError, match="both by its mean and by a projection"):
+        SIZE.ablation("x", heads=[(1, 0)], spans=directions(2))
+    with pytest.raises(ValueError, match="taken away twice"):
+        SIZE.ablation("x", layers=[0], class_token=True)
+    with pytest.raises(ValueError, match="7 random heads out of 6"):
+        ablate.random_heads(SIZE, 7, 1)
+    with pytest.raises(ValueError, match="reference subset is empty"):
+        ablate.reference_means([])
+    with pytest.raises(ValueError, match="encoded by the model of this store"):
+        ablate.Readout(maps, classes[:, :-1])
+    without = replace(reference, class_token_be=None)
+    with pytest.raises(ValueError, match="--components tokens"):
+        ablate.predict(
+            without,
+            ablate.reference_means([without]),
+            ablate.Readout(maps, classes),
+            STUDIES["class-token"],
+        )
+    masked = parts.ln_std_b.copy()
+    masked[3] = np.nan
+    with pytest.raises(ValueError, match="row 3 has no embedding"):
+        replace(parts, ln_std_b=masked)
+
+
+def test_random_baselines_are_reproducible_and_of_the_size_asked_for() -> None:
+    first, second = (
+        ablate.random_heads(SIZE, 2, 3, seed=1, among=[(0, 0), (0, 1), (2, 1)]) for _ in "ab"
+    )
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.heads, b.heads)
+        assert a.heads.sum() == 2
+        assert not a.heads[1].any()
+    rows = ablate.random_directions(10, 6, seed=2)
+    assert rows.shape == (10, 6)
+    np.testing.assert_array_equal(rows, ablate.random_directions(10, 6, seed=2))
+
+
+def test_accuracies_by_class_and_group_with_paired_changes() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 600)
+    groups = np.where(rng.random(600) < 0.3, "night", "day").tolist()
+    base = np.where(rng.random(600) < 0.9, truth, (truth + 1) % 3)
+    after = np.where(rng.random(600) < 0.2, (base + 1) % 3, base)
+    table = accuracy_table(np.stack([base, base, after]), ["same", "worse"], truth, "abc", groups)
+    assert len(table) == 3 * (1 + 3 + 2)
+    rows = table.set_index(["ablation", "scope", "name"])
+    for name, predicted in (("none", base), ("same", base), ("worse", after)):
+        right = predicted == truth
+        assert rows.loc[name, "all", "all"].accuracy == right.mean()
+        assert rows.loc[name, "class", "b"].accuracy == right[truth == 1].mean()
+        night = np.array(groups) == "night"
+        assert rows.loc[name, "group", "night"].accuracy == right[night].mean()
+        assert rows.loc[name, "group", "night"].n == night.sum()
+    worse = rows.loc["worse", "all", "all"]
+    assert worse.change == pytest.approx((after == truth).mean() - (base == truth).mean())
+    same = rows.loc["same", "all", "all"]
+    assert same.change == same.change_low == same.change_high == 0
+    # The normal approximation of the binomial's interval.
+    half = 1.96 * np.sqrt(worse.accuracy * (1 - worse.accuracy) / 600)
+    assert worse.low == pytest.approx(worse.accuracy - half, abs=0.01)
+    assert worse.high == pytest.approx(worse.accuracy + half, abs=0.01)
+
+
+def test_a_baseline_at_chance_is_said_loudly_and_no_images_are_refused() -> None:
+    truth = np.arange(200) % 4
+    with pytest.warns(ChanceWarning, match=r"guessing among 4 classes gets 25\.0%"):
+        accuracy_table(np.zeros((1, 200), int), [], truth, "abcd")
+    with pytest.raises(ValueError, match="no images to classify"):
+        accuracy_table(np.zeros((1, 0), int), [], truth[:0], "abcd")

@@ -1,0 +1,182 @@
+"""Studies and analyses of variance over small stores, against the expanded joint space."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.heads import ablation, roles, studies
+from pipeline.stats.accuracy import ChanceWarning
+from pipeline.stats.reductions import reduce_store
+from pipeline.subsets import SubsetError
+from pipeline.texts.pools import Classes, PoolError
+from storage.errors import FacetError, StoreError
+from storage.images import write_images
+from storage.store import Store, create_store, open_store
+from tests.storage import stores
+
+N = 30
+CLASSES = Classes(
+    ("a", "b", "c"), (("a",), ("b",), ("c",)), {"class-0": 0, "class-1": 1, "class-2": 2}
+)
+SIZE = ablation.Size(2, 3)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    """30 images whose parts sum to their embeddings; image 4 is bad."""
+    url = str(tmp_path_factory.mktemp("s") / "store")
+    meta, rng = stores.metadata(images=N, shard_size=8), np.random.default_rng(0)
+    table = stores.image_table(N)
+    colours = [["red", "green", "blue"][i % 3 if i % 5 else 0] for i in range(N)]
+    table = table.append_column("colour", pa.array(colours))
+    table = table.append_column("count", pa.array([1 + i % 2 for i in range(N)]))
+    table = table.append_column("group", pa.array([None, *(["day", "night"] * 15)[1:]]))
+    write_images(url, [table])
+    maps = {s: rng.normal(size=v) for s, v in {
+        "head_map": (2, 3, 2, 5), "mlp_map": (6, 5), "attention_bias": (2, 5), "bias": (5,),
+    }.items()}  # fmt: skip
+    made = create_store(url, meta, maps)
+    maps = {k: made.model()[k].values for k in maps}
+    for shard in range(meta.shards):
+        start, stop = meta.rows(shard)
+        rows = made.empty_rows(stop - start)
+        for name in ("heads", "mlps", "tokens"):
+            rows[name][:] = rng.normal(size=rows[name].shape) + 1
+        rows["heads"][:, 0, 1] = 0.5
+        rows["heads"][:, 1, 2] += 4 * np.array([[len(c), len(c) % 2] for c in colours[start:stop]])
+        rows["ln_std"][:] = rng.uniform(0.5, 2, stop - start)
+        total = np.einsum("blhk,lhke->be", rows["heads"], maps["head_map"])
+        total += rows["mlps"].sum(1) @ maps["mlp_map"] + maps["attention_bias"].sum(0)
+        rows["embedding"][:] = total / rows["ln_std"][:, None] + maps["bias"]
+        rows["residual"][:] = rows["rounding"][:] = 0
+        bad = {}
+        if start <= 4 < stop:
+            bad = {4: "broken"}
+            for name, spec in made.arrays.items():
+                if spec.dtype != "str":
+                    rows[name][4 - start] = np.nan
+        made.write_shard(shard, rows, stores.ledger_rows(made, shard, bad), {"bad": {}})
+    return open_store(url)
+
+
+def joint(store: Store, layer: int, head: int) -> np.ndarray:
+    """A head's contributions on the published scale, (images, embed); NaN for the bad one."""
+    norm = np.linalg.norm(store.embeddings().values.astype(float), axis=1)
+    return store.heads(layer, head).values / norm[:, None]
+
+
+@pytest.mark.parametrize("where", [None, "index >= 7"])
+def test_shares_are_those_of_an_analysis_of_variance(store, where):
+    found = reduce_store(store, where, scheduler="synchronous")
+    shares = roles.attribute_shares(store, found, ["colour", "count"], scheduler="synchronous")
+    table = store.images()
+    keep = np.arange(N) != 4
+    keep[: 7 if where else 0] = False
+    for layer, head in np.ndindex(2, 3):
+        rows = joint(store, layer, head)[keep]
+        total = rows.var(0).sum()
+        for i, attribute in enumerate(("colour", "count")):
+            values = np.array(table[attribute].to_pylist())[keep]
+            between = sum(
+                (values == v).mean() * ((rows[values == v].mean(0) - rows.mean(0)) ** 2).sum()
+                for v in set(values.tolist())
+            )
+            np.testing.assert_allclose(shares[layer, head, i], between / total, rtol=1e-4)
+    np.testing.assert_allclose(
+        roles.head_variances(found)[1, 2], joint(store, 1, 2)[keep].var(0).sum(), rtol=1e-4
+    )
+    assert roles.known_attributes(store) == ()
+
+
+def test_the_role_table_counts_the_texts_about_the_dominating_attribute():
+    import pandas as pd
+
+    shares = np.array([[[0.2, 0.7], [0.5, 0.1]]])
+    texts = ["a red thing", "two stars", "a thing", "blue things", "a green moon", "a red thing"]
+    descriptions = pd.DataFrame(
+        {"layer": 0, "head": [0] * 6 + [1], "rank": [*range(6), 0], "text": [*texts, "a moon"]}
+    )
+    table = roles.role_table(shares, np.ones((1, 2)), ["shape", "colour"], descriptions).to_pylist()
+    assert [(r["head"], r["attribute"], r["share"], r["texts_about"]) for r in table] == [
+        (0, "colour", 0.7, 3), (1, "shape", 0.5, 1),
+    ]  # fmt: skip
+
+
+def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.Plan:
+    rng = np.random.default_rng(1)
+    classes = rng.normal(size=(3, 5))
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    fields = {
+        "url": store.url, "where": None, "label_column": "label", "classes": CLASSES,
+        "readout": ablation.Readout(studies.maps_of(store), classes),
+        "means": studies.reference_means(reduce_store(store, scheduler="synchronous")),
+        "ablations": [s.ablation for s in steps],
+    }  # fmt: skip
+    return studies.Plan(**{**fields, **changes})
+
+
+ALL = ("mlps", "layers", "heads", "class-token", "textspan", "chosen")
+
+
+def all_steps() -> list[studies.Step]:
+    basis = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 2)))[0].T
+    return studies.steps(
+        SIZE, ALL, spans={"TextSpan": {(1, 0): basis}}, counts=[1, 2], chosen=[(0, 0), (1, 2)]
+    )
+
+
+def test_shards_give_what_all_good_images_at_once_give(store):
+    steps = all_steps()
+    plan = plan_of(store, steps)
+    data = store.contributions().load()
+    good = np.arange(N) != 4
+    parts = ablation.StoredParts(
+        *(data[n].values[good] for n in ("heads", "mlps", "embedding", "ln_std")),
+        data["tokens"].values[good, 0],
+    )
+    means = ablation.reference_means([parts])
+    for name in ("heads_lhk", "mlps_sd", "inverse_scale", "class_token_e"):
+        np.testing.assert_allclose(getattr(plan.means, name), getattr(means, name), rtol=1e-10)
+    expected = ablation.predict(parts, means, plan.readout, plan.ablations)
+    found = [studies.predict_shard(plan, shard) for shard in range(4)]
+    np.testing.assert_array_equal(np.concatenate([f.predicted for f in found], 1), expected)
+    truth = np.concatenate([f.truth for f in found])
+    assert truth.tolist() == [i % 3 for i in range(N) if i != 4]
+    assert found[0].groups[:3] == ["none", "night", "day"]
+
+
+def test_steps_name_their_places_and_no_name_occurs_twice():
+    steps = all_steps()
+    assert len({s.ablation.name for s in steps}) == len(steps) == 1 + 4 + 6 + 2 + 2 + 6
+    assert [s.at for s in steps if s.study == "heads"] == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]
+    assert [s.series for s in steps if s.study == "chosen"] == ["chosen"] + ["random heads"] * 5
+
+
+def test_a_small_read_limit_changes_nothing(store, monkeypatch):
+    plan = plan_of(store, all_steps())
+    whole = studies.predict_shard(plan, 0).predicted
+    monkeypatch.setattr(studies, "READ_BYTES", 1000)
+    np.testing.assert_array_equal(studies.predict_shard(plan, 0).predicted, whole)
+
+
+def test_labels_come_from_the_image_table_or_it_is_an_error(store, ray_cluster):
+    steps = studies.steps(SIZE, ["mlps"])
+    found = studies.run(plan_of(store, steps, where="colour == 'red'"), range(4), lambda n: None)
+    red = [i for i, c in enumerate(store.images()["colour"].to_pylist()) if c == "red" and i != 4]
+    assert found.truth.tolist() == [i % 3 for i in red]
+    with pytest.warns(ChanceWarning, match="guessing among 3 classes"):
+        table = studies.study_table(found, CLASSES, steps)
+    assert set(table["study"]) == {"none", "mlps"}
+    assert set(table[table["scope"] == "group"]["name"]) <= {"day", "night", "none"}
+    with pytest.raises(SubsetError, match="matches no image that is ok"):
+        studies.run(plan_of(store, steps, where="colour == 'x'"), range(4), lambda n: None)
+    with pytest.raises(PoolError, match="labels are no class of this set"):
+        studies.run(plan_of(store, steps, label_column="colour"), range(4), lambda n: None)
+
+
+def test_what_the_store_cannot_answer_is_refused(store, tmp_path):
+    with pytest.raises(FacetError, match="no column 'species'.*it has index, key"):
+        studies.check(store, ["mlps"], "species")
+    lean = stores.new_store(str(tmp_path / "lean"), components=("heads", "mlps"))
+    with pytest.raises(StoreError, match="has no tokens: extract with --components heads mlps tok"):
+        studies.check(lean, ["class-token"], "label")
