@@ -32,9 +32,9 @@ from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.stats.accuracy import ChanceWarning
 from pipeline.subsets import SubsetError, check_where
-from pipeline.texts.classes import Classes, classes_digest, texts_digest
+from pipeline.texts import Pool, load_classes, load_pool
+from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
-from pipeline.texts.pools import Pool, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.reductions import Reductions

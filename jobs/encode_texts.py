@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.console import progress_bar, run_job, say_found, show_next, show_table
+from pipeline.texts import load_pool
 from pipeline.texts.encoding import Encoded, TextEncoder
-from pipeline.texts.pools import load_pool
 from storage import open_store
 from storage.errors import command
 from storage.store import Store

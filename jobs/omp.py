@@ -41,9 +41,9 @@ from pipeline.neurons.rows import pack
 from pipeline.pages.figures import png
 from pipeline.provenance import revision, versions
 from pipeline.stats.accuracy import ChanceWarning
-from pipeline.texts.classes import Classes, classes_digest, texts_digest
+from pipeline.texts import Pool, load_classes, load_pool
+from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import Encoded, TextEncoder, store_model
-from pipeline.texts.pools import Pool, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.results import Result, save_result

@@ -30,9 +30,9 @@ from pipeline.heads.textspan import Objective, TextSpanResult
 from pipeline.identity import found_before, over, settings
 from pipeline.pages.figures import png, roles_figure, textspan_figure
 from pipeline.provenance import revision, versions
+from pipeline.texts import load_pool
 from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
-from pipeline.texts.pools import load_pool
 from storage import open_store, urls
 from storage.errors import ELIDED, FacetError, command
 from storage.reductions import Reductions

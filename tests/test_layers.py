@@ -15,7 +15,8 @@ OURS = {"storage", "pipeline", "jobs", "tests", "benchmarks"}
 # Wings and single rooms of the pipeline, the lowest first: each imports only what stands before it.
 ROOMS = (
     "lean", "provenance", "microworld", "images", "models", "published", "cluster", "identity",
-    "subsets", "stats", "texts", "extraction", "status", "run_file", "heads", "neurons", "pages", "rosetta",
+    "subsets", "stats", "texts", "extraction", "status", "run_file", "heads", "neurons", "pages",
+    "rosetta",
 )  # fmt: skip
 
 

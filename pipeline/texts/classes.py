@@ -74,6 +74,13 @@ def classes_digest(classes: Classes | None) -> str | None:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def class_means(rows: np.ndarray, classes: Classes) -> np.ndarray:
+    """Unit embeddings of classes from those of their prompts, ``classes.flat``, (C, E) float32."""
+    ends = np.cumsum([len(prompts) for prompts in classes.prompts])
+    means = np.stack([part.mean(0) for part in np.split(rows.astype(np.float64), ends[:-1])])
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that a misspelt one is closest to, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)

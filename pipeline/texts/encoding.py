@@ -21,7 +21,7 @@ from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store
 
 from .classes import texts_digest
-from .pools import Tokenizer, count_too_long, encode_texts
+from .embedding import Tokenizer, count_too_long, encode_texts
 
 JOB = "encode_texts"
 BATCH = 256

@@ -1,4 +1,4 @@
-"""Pools of candidate texts, sets of classes, and their embeddings."""
+"""Pools of candidate texts and sets of classes, by name or from files; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-import wordfreq
 
 from pipeline.images.columns import is_text
 from pipeline.images.lines import decode_text, lines
-from pipeline.lean import open_clip, timm
 from pipeline.microworld.captions import class_prompts, phrase
 from pipeline.microworld.world import ATTRIBUTES
-from storage.errors import NotFinite
 
 from .classes import Classes, PoolError, nearest
-
-# What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
-Tokenizer = Callable[..., torch.Tensor]
 
 # Pairs of attributes that the microworld pool also names together.
 _PAIRS = (
@@ -129,6 +121,8 @@ def _file_texts(path: Path) -> list[str | None]:
 def _common_words(name: str, count: str) -> list[str]:
     if not count.isdecimal() or int(count) < 1:
         raise PoolError(f"pool {name!r}: say how many words, for example common-words:3498")
+    import wordfreq  # here, as the libraries below: whoever wants another pool does without
+
     words = wordfreq.top_n_list("en", int(count))
     if len(words) < int(count):
         raise PoolError(f"pool {name!r}: the word list ends after {len(words)} words; ask for less")
@@ -140,6 +134,8 @@ def _general() -> list[str]:
 
 
 def _imagenet_texts() -> list[str]:
+    from pipeline.lean import open_clip
+
     return [f"a photo of a {name}." for name in open_clip.IMAGENET_CLASSNAMES]
 
 
@@ -207,6 +203,8 @@ def load_classes(source: str | Path) -> Classes:
 
 
 def _imagenet_classes() -> Classes:
+    from pipeline.lean import open_clip, timm
+
     names = tuple(open_clip.IMAGENET_CLASSNAMES)
     # Two names stand for two classes each; as labels they would be ambiguous.
     index = {name: i for i, name in enumerate(names) if names.count(name) == 1}
@@ -216,72 +214,6 @@ def _imagenet_classes() -> Classes:
 
 
 def _templated(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    from pipeline.lean import open_clip
+
     return tuple(tuple(t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES) for name in names)
-
-
-def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> int:
-    """How many texts have more tokens than the model reads; the tokenizer cuts those off."""
-    if not texts:
-        return 0
-    pad = tokenizer([""], context_length=context_length + 1)[0, -1]
-    longer = tokenizer(list(texts), context_length=context_length + 1)
-    return int((longer[:, -1] != pad).sum())
-
-
-@torch.inference_mode()
-def encode_texts(
-    model: torch.nn.Module,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    batch: int = 256,
-    normalize: bool = True,
-) -> np.ndarray:
-    """Embeddings of texts in the joint space.
-
-    Parameters
-    ----------
-    model : open_clip.CLIP
-        Its own text tower, with its own activation function.
-    tokenizer : callable
-        open_clip's tokenizer of that model.
-    texts : sequence of str
-        Those over the context length are cut off by the tokenizer: see ``count_too_long``.
-    batch : int
-    normalize : bool
-        Rows of unit length, as zero-shot classification and the published TextSpan have them.
-
-    Returns
-    -------
-    (M, E) float32
-    """
-    if not texts:
-        raise PoolError("no texts to encode: the pool is empty")
-    device = next(model.parameters()).device
-    length: int = model.context_length  # type: ignore[assignment]
-    encode: Callable[..., torch.Tensor] = model.encode_text  # type: ignore[assignment]
-    rows = [
-        encode(tokenizer(list(part), context_length=length).to(device), normalize=normalize)
-        for part in (texts[i : i + batch] for i in range(0, len(texts), batch))
-    ]
-    found = torch.cat(rows).float().cpu().numpy()
-    if lost := np.flatnonzero(~np.isfinite(found).all(1)).tolist():
-        raise NotFinite(
-            f"the embeddings of {len(lost)} of {len(texts)} texts hold NaN or infinite numbers, "
-            f"the first is that of {texts[lost[0]]!r}: the text tower's weights are finite and "
-            "its numbers are not. Give other weights"
-        )
-    return found
-
-
-def encode_classes(
-    model: torch.nn.Module, tokenizer: Tokenizer, classes: Classes, batch: int = 256
-) -> np.ndarray:
-    """One unit embedding a class: the mean of its prompts' unit embeddings, (C, E) float32."""
-    return class_means(encode_texts(model, tokenizer, classes.flat, batch), classes)
-
-
-def class_means(rows: np.ndarray, classes: Classes) -> np.ndarray:
-    """Unit embeddings of classes from those of their prompts, ``classes.flat``, (C, E) float32."""
-    ends = np.cumsum([len(prompts) for prompts in classes.prompts])
-    means = np.stack([part.mean(0) for part in np.split(rows.astype(np.float64), ends[:-1])])
-    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)

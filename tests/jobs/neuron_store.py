@@ -11,8 +11,8 @@ import xarray as xr
 from jobs import extract, second_order
 from pipeline.identity import over
 from pipeline.neurons.omp import build_dictionary
+from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder
-from pipeline.texts.pools import load_pool
 from storage.results import TABLES, Result, save_result
 from storage.store import Store
 

@@ -20,8 +20,9 @@ from pipeline.neurons.omp import build_dictionary
 from pipeline.neurons.omp import omp as pursue
 from pipeline.neurons.results import second_order_result
 from pipeline.neurons.rows import pack, stored_rows
+from pipeline.texts import load_classes, load_pool
+from pipeline.texts.classes import PoolError, class_means
 from pipeline.texts.encoding import TextEncoder, store_model
-from pipeline.texts.pools import PoolError, class_means, load_classes, load_pool
 from storage import open_store, urls
 from storage.errors import FacetError, StoreError
 from storage.results import save_result

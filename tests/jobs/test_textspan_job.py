@@ -14,9 +14,9 @@ from benchmarks.direct import direct_textspan
 from jobs import ablate, encode_texts, extract, reduce, show, textspan
 from pipeline.pages.heads import ablation_sections, textspan_sections
 from pipeline.subsets import SubsetError
+from pipeline.texts.classes import PoolError
+from pipeline.texts.embedding import encode_texts as embed
 from pipeline.texts.encoding import TextEncoder, store_model, tokenizer_of
-from pipeline.texts.pools import PoolError
-from pipeline.texts.pools import encode_texts as embed
 from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.store import Store
 from tests.commands_kit import next_config

@@ -17,7 +17,7 @@ from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.rows import ok_pictures, passed_rows
 from pipeline.stats.accuracy import predicted_classes
 from pipeline.stats.moments import chunk
-from pipeline.texts.pools import encode_texts
+from pipeline.texts.embedding import encode_texts
 from storage import ledger
 from storage.errors import FacetError, NotFinite, StoreDtypeError
 from tests.pipeline.extraction.test_extractor import TEXT, VISION, extract_all, new_store

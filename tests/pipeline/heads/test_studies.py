@@ -8,7 +8,7 @@ from pipeline.heads import ablation, roles, studies
 from pipeline.stats.accuracy import ChanceWarning
 from pipeline.stats.reductions import reduce_store
 from pipeline.subsets import SubsetError
-from pipeline.texts.pools import Classes, PoolError
+from pipeline.texts.classes import Classes, PoolError
 from storage.errors import FacetError, StoreError
 from storage.images import write_images
 from storage.store import Store, create_store, open_store

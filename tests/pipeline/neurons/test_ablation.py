@@ -17,8 +17,8 @@ from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import find_effects
+from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
-from pipeline.texts.pools import load_classes
 from storage import neurons
 from storage.errors import StoreError
 from storage.results import save_result

@@ -11,15 +11,10 @@ import torch
 
 from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import ATTRIBUTES
+from pipeline.texts import load_classes, load_pool
+from pipeline.texts.classes import PoolError
+from pipeline.texts.embedding import count_too_long, encode_classes, encode_texts
 from pipeline.texts.lists import make_general
-from pipeline.texts.pools import (
-    PoolError,
-    count_too_long,
-    encode_classes,
-    encode_texts,
-    load_classes,
-    load_pool,
-)
 
 
 @pytest.fixture(scope="module")
