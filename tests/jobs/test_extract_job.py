@@ -15,7 +15,7 @@ from pipeline.extraction.run import TooManyBadImages, choose_workers
 from pipeline.images.decode import DECODING
 from pipeline.models import ModelSpec, load_model
 from pipeline.stats.reductions import missing_shards, reduce_store
-from storage import growth, open_store
+from storage import growth, neurons, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
 from tests.storage import stores
@@ -175,18 +175,22 @@ def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_p
         main(config(model, tmp_path / "s", images=str(folder), shard_size=5))
 
 
-@pytest.mark.parametrize("at", ["append_images", "_forget", "consolidate"])
-def test_a_growth_cut_short_is_done_again(finished, model, tmp_path, monkeypatch, at):
+@pytest.mark.parametrize(
+    ("module", "at"),
+    [(growth, "append_images"), (neurons, "forget_shards"), (growth, "consolidate")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_growth_cut_short_is_done_again(finished, model, tmp_path, monkeypatch, module, at):
     more = "microworld:n=70,seed=3,split=test"
     shutil.copytree(finished.url, tmp_path / "s")
-    real = getattr(growth, at)
+    real = getattr(module, at)
 
     def cut(*args):
         real(*args)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(growth, at, cut)
+        patch.setattr(module, at, cut)
         with pytest.raises(KeyboardInterrupt):
             main(config(model, tmp_path / "s", images=more))
     store = main(config(model, tmp_path / "s", images=more))
