@@ -25,12 +25,24 @@ iformer_t inception_next_atto inception_v3 lcnet_050 levit_128s lowformer_b0 mam
 maxvit_pico_rw_256 mixer_l32_224 mixer_s16_224 mobilenetv3_small_050 mobileone_s0 mobilevit_xxs
 mobilevitv2_050 mvitv2_tiny nest_tiny nextvit_small nf_regnet_b0 pit_ti_224 poolformerv2_s12
 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002 repghostnet_050 repvgg_a0 repvit_m1 res2next50
-resmlp_12_224 resnest14d resnet10t resnet50 resnetv2_18 rexnet_100
+resmlp_12_224 resnest14d resnet10t resnet50 resnetv2_18 rexnet_100 cait_xxs24_224
+coatnet_nano_rw_224 convit_tiny deit3_small_patch16_224 hrnet_w18_small maxxvit_rmlp_nano_rw_256
+sebotnet33ts_256 selecsls42 sequencer2d_s seresnext26t_32x4d shvit_s1 skresnet18 starnet_s1
+swiftformer_xs swin_s3_tiny_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
+tf_efficientnet_lite0 tf_mixnet_s tiny_vit_5m_224 tresnet_m twins_svt_small vgg11 visformer_tiny
+vit_small_patch14_reg4_dinov2 vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 vovnet39a
+xception41 xcit_nano_12_p16_224
 """
 TORCHVISION = """
-resnet18
+alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 maxvit_t mnasnet0_5
+mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5
+squeezenet1_1 swin_t swin_v2_t vgg11 vit_b_32
 """
-FAMILIES = {"timm": TIMM, "torchvision": TORCHVISION}
+OPEN_CLIP = """
+EVA02-B-16 MobileCLIP-S1 RN50 ViT-B-16-SigLIP ViT-B-32 ViT-S-32-alt ViTamin-S coca_ViT-B-32
+convnext_base
+"""
+FAMILIES = {"timm": TIMM, "torchvision": TORCHVISION, "open_clip": OPEN_CLIP}
 WORLD = ("microworld", "microworld-cnn", "microworld-mae", "microworld-generator")
 MODELS = (
     *WORLD,

@@ -1,12 +1,18 @@
-"""Figures of inversions, from pictures that are given."""
+"""Figures of inversions, from pictures that are given; what their settings change."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
-from jobs.invert import BOTH, PERCEPTUAL, Models, measure
+from jobs import invert
+from jobs.invert import BOTH, GUIDED, PERCEPTUAL, InvertConfig, Models, measure
 from pipeline.rosetta.models import load_units
+from storage.results import save_result
+from storage.rosetta import Setup, keep_card, write_setup
 
 STARTS, PICTURES = 3, 5
 
@@ -44,3 +50,55 @@ def test_intervals_are_over_pictures_and_spreads_over_starts(models):
     twice = {name: torch.cat([tries, tries]) for name, tries in found.items()}
     again = measure(models, targets, twice).set_index("loss").loc[BOTH]
     assert again["psnr_low"] == pytest.approx(row["psnr_low"], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory) -> str:
+    """What mining two models with a generator leaves; the pairs are made up."""
+    url = str(tmp_path_factory.mktemp("mined"))
+    names = ("microworld-generator", "microworld-cnn", "microworld-mae")
+    cards = [load_units(name, generator=name == names[0]).card for name in names]
+    write_setup(url, Setup("digest", 10, 5, 5, generator=names[0]))
+    for card in cards:
+        keep_card(url, card)
+    units = [(c.name, c.layers[0].name, u, 0.0, 1.0, "alive") for c in cards for u in range(3)]
+    pairs = [
+        (names[0], cards[0].layers[0].name, u, c.name, c.layers[0].name, u, 0.5, 0.5, 0.5, True)
+        for c in cards[1:]
+        for u in range(3)
+    ]
+    sides = [f"{n}_{side}" for side in "ab" for n in ("model", "layer", "unit")]
+    tables = {
+        "units": pd.DataFrame(units, columns=["model", "layer", "unit", "mean", "std", "state"]),
+        "buddies": pd.DataFrame(
+            pairs, columns=[*sides, "correlation", "even", "odd", "replicates"]
+        ),
+    }
+    save_result(
+        url, "rosetta", {}, {}, tables={n: pa.Table.from_pandas(t) for n, t in tables.items()}
+    )
+    return url
+
+
+def test_settings_of_inversions(mined, tmp_path):
+    plain = InvertConfig(mined, "microworld:n=9,seed=2", tmp_path, limit=2, steps=4, starts=1)
+
+    def figures(**changes) -> pd.DataFrame:
+        return invert.main(replace(plain, **changes)).set_index("loss")
+
+    def moved(**changes) -> set[str]:
+        after = figures(**changes)
+        return {name for name in first.index if after["psnr"][name] != first["psnr"][name]}
+
+    first = figures()
+    everything = {PERCEPTUAL, GUIDED, BOTH}
+    assert moved() == set()
+    assert moved(beta=5.0) == {BOTH, GUIDED}
+    for changes in (
+        {"steps": 5}, {"rate": 0.3}, {"alpha": 10.0}, {"seed": 7}, {"starts": 2}, {"limit": 1},
+        {"images": "microworld:n=9,seed=3"}, {"guide": "microworld-mae"},
+    ):  # fmt: skip
+        assert moved(**changes) == everything, changes
+    judged = figures(judge="microworld-cnn")
+    assert judged["psnr"].equals(first["psnr"])
+    assert not judged["perceptual"].equals(first["perceptual"])

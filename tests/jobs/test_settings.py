@@ -80,6 +80,10 @@ SHOWN = {
         "max_bad": JOBS + "rosetta_job.py::test_bad_images_are_left_out_and_counted",
         "limit": "tests/pipeline/test_images_sources.py::test_limit_must_be_positive",
     },
+    "invert": {
+        "images guide judge limit steps rate alpha beta seed starts": JOBS + "invert_job.py"
+        "::test_settings_of_inversions",
+    },
     "plan": {
         "images": JOBS + "plan_job.py::test_the_document_quotes_both_data_sets",
         "images_per_second": JOBS + "plan_job.py"
@@ -108,7 +112,7 @@ def defined_in(path: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("job", [j for j in cli.JOBS if j != "invert"])
+@pytest.mark.parametrize("job", cli.JOBS)
 def test_a_test_shows_what_every_setting_does(job):
     shown = {name for names in SHOWN[job] for name in names.split()}
     assert shown | PLACES >= {f.name for f in fields(cli.config_of(job))}
