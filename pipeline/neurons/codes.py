@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cluster import machines
+from pipeline.extraction.plan import LIBRARIES
 
 from .omp import build_dictionary, omp
 from .omp_variants import lasso, nonneg_omp
@@ -29,8 +30,6 @@ _CPU_BLOCK, _GPU_BLOCK = 256, 4096
 _GPU_SHARE = 0.5
 # What `omp` holds of a block of targets at once, on a CPU.
 VALUES_OF_A_PURSUIT = 1 << 25
-# What a Python worker with torch holds before it does anything.
-_WORKER_BYTES = 400 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ def sizes_up_to(terms: int) -> tuple[int, ...]:
 def task_bytes(texts: int, embed: int, terms: int) -> int:
     """Memory of one task: the dictionary (its own, padded, in float64) and a pursuit's arrays."""
     pursuit = min(_CPU_BLOCK * (texts + terms * (embed + terms)), VALUES_OF_A_PURSUIT)
-    return _WORKER_BYTES + 4 * (4 * texts * embed + 2 * pursuit)
+    return LIBRARIES + 4 * (4 * texts * embed + 2 * pursuit)
 
 
 def plan_blocks(neurons: int, memory: int) -> tuple[list[slice], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.extraction.plan import LIBRARIES
 from storage.metadata import Metadata
 from storage.neurons import PIECE_BYTES, neuron_arrays, paths_of
 
@@ -116,6 +117,6 @@ def project(
     )
     keeps = (True, True, True) if "coefficients" in dtypes else (False, True, True)
     peak = max(need for need, does in zip(phases, keeps, strict=True) if does)
-    worker = parameters * (4 + itemsize) + activations + hidden + peak
+    worker = LIBRARIES + parameters * (4 + itemsize) + activations + hidden + peak
     written = sum(images * rows[of] for of, images in absent.items())
     return NeuronProjection(written, sum(rows.values()), second + tops, worker)

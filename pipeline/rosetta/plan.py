@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pipeline.extraction.plan import LIBRARIES
 from storage.rosetta import HALVES, Card, Setup, Span, Tile, outermost, pair_of, tiles
 
 # Most that the growing sums of one actor may take.
 HOLD_BYTES = 3 << 28
-# A process with torch and its libraries, before any model.
-PROCESS_BYTES = 600 << 20
 # Copies of a batch's maps alive at once: as captured, and brought to other sizes.
 MAP_COPIES = 3
 
@@ -87,7 +86,7 @@ def map_bytes(cards: Iterable[Card]) -> int:
 def actor_bytes(cards: Iterable[Card], batch_size: int, parameters: int, hold: int) -> int:
     """Bytes that one actor will need: its process, the models, a batch's maps and the sums."""
     maps = MAP_COPIES * batch_size * map_bytes(cards)
-    return PROCESS_BYTES + 4 * parameters + maps + hold
+    return LIBRARIES + 4 * parameters + maps + hold
 
 
 def pass_bytes(done: Iterable[Tile], cards: Mapping[str, Card]) -> int:
