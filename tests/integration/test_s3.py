@@ -37,8 +37,8 @@ HOSTILE = ["../../../escaped", "/tmp/facet-escaped", "nul\0byte", "long" * 1000,
 IMAGES = 24
 CLUSTER = """
 import os, ray, sys
-from pipeline import cluster
-cluster.connect()
+from pipeline.cluster import machines
+machines.connect()
 mode = os.environ.get("RAY_AUTH_MODE", "disabled")  # Ray asks for a token where there is one
 print(ray.get_runtime_context().gcs_address, mode, flush=True)
 sys.stdin.read()

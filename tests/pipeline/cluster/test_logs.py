@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 SAYS = """
-from pipeline import logs
+from pipeline.cluster import logs
 logs.start("extract", worker={worker})
 logs.event("shard finished", shard=3, bad={{"empty": 1}})
 """
