@@ -228,9 +228,9 @@ def test_what_cannot_be_coded_is_refused(store, monkeypatch, changes, error, mes
 
 
 def test_a_pool_that_no_node_can_hold_is_refused(store, monkeypatch):
-    monkeypatch.setattr(omp.cluster, "node_memory", lambda: 1 << 20)
+    monkeypatch.setattr(omp.machines, "node_memory", lambda: 1 << 20)
     with pytest.raises(FacetError, match="largest node has 1.0 MB: give a smaller pool"):
-        omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4))
+        omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=5))  # found by nobody
 
 
 def test_a_parquet_pool_is_read_by_its_texts(store, tmp_path):

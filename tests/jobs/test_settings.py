@@ -26,7 +26,7 @@ SHOWN = {
         "images": JOBS + "extract_job.py::test_another_configuration_is_refused",
         "model pretrained components layers precision store_dtype shard_size seed": HERE
         + "test_settings_of_extraction_are_the_stores_identity",
-        "batch_size": "tests/pipeline/test_extractor.py"
+        "batch_size": "tests/pipeline/extraction/test_extractor.py"
         "::test_batches_of_any_size_give_the_same_contributions",
         "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "max_bad": JOBS + "extract_job.py::test_bad_images_are_masked_and_named",
@@ -34,7 +34,7 @@ SHOWN = {
     },
     "reduce": {
         "where": JOBS + "textspan_job.py::test_what_comes_next_is_about_the_same_images",
-        "components": "tests/pipeline/test_reductions.py"
+        "components": "tests/pipeline/stats/test_reductions.py"
         "::test_a_second_batch_is_added_without_reading_the_first_again",
     },
     "encode-texts": {
@@ -78,7 +78,7 @@ SHOWN = {
         "hub": JOBS + "rosetta_job.py::test_another_hub_and_another_model_only_add_pairs",
         "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "max_bad": JOBS + "rosetta_job.py::test_bad_images_are_left_out_and_counted",
-        "limit": "tests/pipeline/test_images_sources.py::test_limit_must_be_positive",
+        "limit": "tests/pipeline/images/test_sources.py::test_limit_must_be_positive",
     },
     "invert": {
         "images guide judge limit steps rate alpha beta seed starts": JOBS + "invert_job.py"

@@ -19,7 +19,8 @@ FOUND = "all is done: this very run was finished before"
 def store(neurons_kept, tmp_path):
     """A store with neurons, of this test alone."""
     shutil.copytree(neurons_kept.url, tmp_path / "store")
-    shutil.rmtree(tmp_path / "store" / "results" / "omp", ignore_errors=True)
+    for job in ("omp", "ablate"):  # of other tests
+        shutil.rmtree(tmp_path / "store" / "results" / job, ignore_errors=True)
     return open_store(str(tmp_path / "store"), mode="r+")
 
 
