@@ -120,7 +120,7 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 raise FacetError(f"--{name.replace('_', '-')} {value}: must be a finite number")
         logs.event("started", config=vars(config))
-        main(config)
+        found = main(config)
     except BaseException as error:
         told = str(error) if isinstance(error, FacetError) else of_the_system(error)
         logs.event("failed", level=logging.ERROR, error=told or repr(error))
@@ -131,7 +131,8 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
             print(stopped(error), file=sys.stderr)
             raise SystemExit(130) from None
         raise
-    logs.event("finished")
+    result = getattr(found, "result", None)  # where it is kept, of jobs that keep one
+    logs.event("finished", **({} if result is None else {"result": result.url}))
 
 
 def of_the_system(error: BaseException) -> str | None:

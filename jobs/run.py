@@ -20,6 +20,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from typing import Any
 
 import ray
 import tyro
@@ -33,8 +34,8 @@ from storage.layout import RESULTS
 
 JOB = "run"
 LINES_KEPT = 12
-# In the log line of a job that finds that it was done before: see `jobs.console.say_found`.
-FOUND = '"event": "found"'
+# The event of a job that finds that it was done before: see `jobs.console.say_found`.
+FOUND = "found"
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,17 @@ class RunConfig:
 
 @dataclass
 class Outcome:
-    """What became of a stage; ``status`` is done, skipped, failed or not run."""
+    """What became of a stage.
+
+    ``status`` is done, skipped, failed or not run; ``result`` is where what it found is kept.
+    """
 
     stage: str
     job: str
     status: str
     seconds: float = 0.0
     message: str = ""
+    result: str = ""
 
 
 def main(config: RunConfig) -> None:
@@ -141,17 +146,23 @@ class Runner:
         if missing:
             message = f"it needs {', '.join(missing)}"
             return Outcome(stage.name, stage.job, "not run", message=message)
-        status, found, tail = self._process(stage)
+        status, events, tail = self._process(stage)
         seconds = round(time.monotonic() - started, 1)
         if status:
             message = f"exit status {status}: " + "\n".join(tail)
             return Outcome(stage.name, stage.job, "failed", seconds, message)
-        return Outcome(stage.name, stage.job, "skipped" if found else "done", seconds)
+        return Outcome(
+            stage.name,
+            stage.job,
+            "skipped" if FOUND in events else "done",
+            seconds,
+            result=events.get("finished", {}).get("result", ""),
+        )
 
-    def _process(self, stage: Stage) -> tuple[int, bool, list[str]]:
+    def _process(self, stage: Stage) -> tuple[int, dict[str, Any], list[str]]:
         """Run one stage; its lines go on, with the stage's name before them.
 
-        Returns its exit status, whether it found that it was done before, and its last lines.
+        Returns its exit status, the events of its log by name, and its last lines.
         """
         command = [sys.executable, "-m", "jobs.cli", stage.job, *stage.arguments()]
         child = subprocess.Popen(
@@ -164,14 +175,24 @@ class Runner:
         )
         self._children.append(child)
         tail: deque[str] = deque(maxlen=LINES_KEPT)
-        found = False
+        events: dict[str, Any] = {}
         assert child.stdout is not None  # it is a pipe
         for line in child.stdout:
             tail.append(line.rstrip())
-            found = found or FOUND in line
+            if (entry := logged(line)) is not None:
+                events[entry["event"]] = entry
             with self._printing:
                 print(f"[{stage.name}] {line}", end="", flush=True)
-        return child.wait(), found, list(tail)
+        return child.wait(), events, list(tail)
+
+
+def logged(line: str) -> dict[str, Any] | None:
+    """A line of a job's log; None of what it says to people."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and "event" in entry else None
 
 
 if __name__ == "__main__":
