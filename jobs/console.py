@@ -26,8 +26,15 @@ from pipeline.cluster import logs
 from storage.errors import FacetError
 from storage.objects import refuse_credentials
 
-# Paths and conditions hold brackets and colons that mean nothing here.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+# Paths and conditions hold brackets and colons that mean nothing here. A log has no width that its
+# tables would have to fit.
+console = Console(
+    highlight=False,
+    soft_wrap=True,
+    markup=False,
+    emoji=False,
+    width=None if sys.stdout.isatty() else 160,
+)
 Config = TypeVar("Config")
 SECONDS_BETWEEN_LINES = 10.0
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
