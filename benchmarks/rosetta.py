@@ -26,14 +26,14 @@ from torch import nn
 
 from jobs import rosetta
 from pipeline.models import Preprocess
-from pipeline.rosetta.maps import Reader, Tokens
+from pipeline.rosetta.maps import MapReader, Tokens
 from pipeline.rosetta.models import Loaded
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums
-from storage.rosetta import Card, Layer, tiles
+from storage.rosetta import Card, UnitLayer, tiles
 
 UNITS = "FACET_UNITS"
-RESNET50 = tuple(Layer(f"layer{i + 1}", 256 << i, 56 >> i, 56 >> i) for i in range(4))
-VIT_B = tuple(Layer(f"blocks.{i}.mlp.act", 3072, 14, 14) for i in range(12))
+RESNET50 = tuple(UnitLayer(f"layer{i + 1}", 256 << i, 56 >> i, 56 >> i) for i in range(4))
+VIT_B = tuple(UnitLayer(f"blocks.{i}.mlp.act", 3072, 14, 14) for i in range(12))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def speed(config: Speed) -> None:
             strict=True,
         )
     )
-    first, tokens = Reader("first"), Reader("tokens", Tokens((14, 14), 1))
+    first, tokens = MapReader("first"), MapReader("tokens", Tokens((14, 14), 1))
     planes = [tokens(t).permute(0, 3, 1, 2).contiguous() for t in vit]
     moments = {id(m): torch.stack([m.mean((0, 2, 3)), m.std((0, 2, 3))]) for m in [*cnn, *planes]}
     kept = [PairSums(Layout(*cards, tile), config.device) for tile in tiles(*cards)]

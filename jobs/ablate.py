@@ -156,7 +156,7 @@ def find(
     reductions = reduce.update(store, config.reference, components(config))
     if direct:
         steps = studies.steps(
-            ablation.Size(store.meta.layers, store.meta.heads),
+            ablation.ModelSize(store.meta.layers, store.meta.heads),
             direct,
             spans=spans(config, store, reductions, encoder) if "textspan" in direct else None,
             counts=config.texts_per_head,
@@ -242,7 +242,7 @@ def direct_predictions(
         label_column=config.label_column,
         classes=classes,
         readout=ablation.Readout(studies.maps_of(store), readout),
-        means=studies.reference_means(reductions),
+        means=studies.reduced_means(reductions),
         ablations=[step.ablation for step in steps],
     )
     machines.connect()
@@ -253,13 +253,15 @@ def direct_predictions(
 
 def neuron_study(
     config: AblateConfig, store: Store, layers: tuple[int, ...]
-) -> neuron_studies.Study:
+) -> neuron_studies.NeuronStudy:
     """The model and the workers for studies of neurons."""
     settings = second_order.SecondOrderConfig(store.url, pretrained=config.pretrained)
     machines.connect()
     model = second_order.load(settings, store)
     run, _ = second_order.plan(settings, store, model, layers)
-    return neuron_studies.Study(store, model, run.workers, run.memory, progress_bar, console.print)
+    return neuron_studies.NeuronStudy(
+        store, model, run.workers, run.memory, progress_bar, console.print
+    )
 
 
 def neuron_parts(

@@ -91,7 +91,7 @@ class OmpRun:
     dead : list of (layer, neuron)
         Neurons without any effect, which were not coded.
     accuracy : DataFrame or None
-    truths : dict of int to Truth
+    truths : dict of int to NeuronTruth
         By layer, where the images' attributes are known and the store keeps neurons.
     """
 
@@ -100,7 +100,7 @@ class OmpRun:
     fits: pd.DataFrame
     dead: list[Neuron]
     accuracy: pd.DataFrame | None
-    truths: dict[int, neuron_truth.Truth]
+    truths: dict[int, neuron_truth.NeuronTruth]
 
 
 def main(config: OmpConfig) -> OmpRun:
@@ -217,7 +217,7 @@ def read(result: Result) -> OmpRun:
     if known["measured"]:
         table = result.table("truth").to_pandas()
         truths = {
-            int(i): neuron_truth.Truth(
+            int(i): neuron_truth.NeuronTruth(
                 table=table[table["layer"] == int(i)].reset_index(drop=True),
                 strength=np.array(facts["strength"], np.float32),
                 draws=np.array(facts["draws"]),
@@ -230,7 +230,7 @@ def read(result: Result) -> OmpRun:
     return OmpRun(result, codes, fits, dead, accuracy, truths)
 
 
-def measured(found: neuron_truth.Truth) -> dict[str, Any]:
+def measured(found: neuron_truth.NeuronTruth) -> dict[str, Any]:
     """What is known of a layer's neurons beside the table, JSON-able."""
     facts = {name: getattr(found, name) for name in ("unnamed", "images", "by")}
     return {**facts, "strength": found.strength.tolist(), "draws": found.draws.tolist()}
@@ -361,7 +361,7 @@ def truth(
     directions_ne: NDArray[np.float32],
     codes: pd.DataFrame,
     pool: Sequence[str],
-) -> neuron_truth.Truth:
+) -> neuron_truth.NeuronTruth:
     """Neurons of one layer against what their texts say, with a bar."""
     shards = len(neuron_truth.read_shards(store, layer))
     with progress_bar(f"known truth of layer {layer}: shards", shards) as move:
@@ -376,7 +376,7 @@ def save(
     codes: pd.DataFrame,
     fits: pd.DataFrame,
     accuracy: pd.DataFrame | None,
-    truths: dict[int, neuron_truth.Truth],
+    truths: dict[int, neuron_truth.NeuronTruth],
     provenance: dict[str, object],
 ) -> Result:
     """Tables, a picture a layer of the accuracies, and how they came about."""

@@ -36,12 +36,12 @@ FAN_IN = 8
 PROVENANCE = ("source", "versions", "revision")
 
 Span = tuple[int, int]
-Size = tuple[int, int]
+MapSize = tuple[int, int]
 _SPAN = re.compile(r"(\d{8})-(\d{8})\.json")
 
 
 @dataclass(frozen=True)
-class Layer:
+class UnitLayer:
     """One layer whose channels are units; its maps are ``height`` × ``width``."""
 
     name: str
@@ -50,7 +50,7 @@ class Layer:
     width: int
 
     @property
-    def size(self) -> Size:
+    def size(self) -> MapSize:
         return self.height, self.width
 
 
@@ -64,7 +64,7 @@ class Card:
         As the user gave it.
     weights_digest : str
         sha256 over its weights.
-    layers : tuple of Layer
+    layers : tuple of UnitLayer
         Units are numbered through them, in this order.
     preprocessing : dict
         How pictures become its input; empty for a generator.
@@ -74,7 +74,7 @@ class Card:
 
     name: str
     weights_digest: str
-    layers: tuple[Layer, ...]
+    layers: tuple[UnitLayer, ...]
     preprocessing: dict[str, Any]
     latent: int | None = None
 
@@ -93,7 +93,7 @@ class Card:
         return np.cumsum([0, *(layer.units for layer in self.layers)]).tolist()
 
     @property
-    def sizes(self) -> list[Size]:
+    def sizes(self) -> list[MapSize]:
         """Distinct sizes of its maps, in the order of its layers."""
         return list(dict.fromkeys(layer.size for layer in self.layers))
 
@@ -221,7 +221,7 @@ def _models(url: str) -> str:
 
 
 def _card(raw: Mapping[str, Any]) -> Card:
-    return Card(**{**raw, "layers": tuple(Layer(**layer) for layer in raw["layers"])})
+    return Card(**{**raw, "layers": tuple(UnitLayer(**layer) for layer in raw["layers"])})
 
 
 def _read(place: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch
-from pipeline.images.load import Loaded
+from pipeline.images.load import LoadedImages
 from pipeline.models import VisionModel
 from storage.errors import StoreDtypeError
 from storage.layout import COMPONENTS
@@ -145,7 +145,7 @@ class Extractor:
             self._seen += n
         return values, pa.concat_tables(ledger)
 
-    def _parts(self, loaded: Loaded, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    def _parts(self, loaded: LoadedImages, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """The stored arrays of one batch, on the CPU, in their stored dtypes."""
         images_bchw = self.preprocess.to_tensor(torch.from_numpy(loaded.pixels).to(self.device))
         parts = self.decomposer(images_bchw)

@@ -147,7 +147,7 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """How many layers and heads a layer a model has."""
 
     layers: int
@@ -175,12 +175,12 @@ class Size:
         return Ablation(name, head_mask, blocks, bias, class_token, spans or {})
 
 
-def all_mlps(size: Size) -> list[Ablation]:
+def all_mlps(size: ModelSize) -> list[Ablation]:
     """All MLPs at once (Table 2.1)."""
     return [size.ablation("all MLPs", mlps=True)]
 
 
-def accumulated_layers(size: Size) -> list[Ablation]:
+def accumulated_layers(size: ModelSize) -> list[Ablation]:
     """Attention layers 0 to l, for every l (Figure 2.2)."""
     return [
         size.ablation(f"attention of layers 0-{last}", layers=range(last + 1))
@@ -188,19 +188,19 @@ def accumulated_layers(size: Size) -> list[Ablation]:
     ]
 
 
-def single_layers(size: Size) -> list[Ablation]:
+def single_layers(size: ModelSize) -> list[Ablation]:
     """One attention layer at a time."""
     return [size.ablation(f"attention of layer {i}", layers=[i]) for i in range(size.layers)]
 
 
-def single_heads(size: Size) -> list[Ablation]:
+def single_heads(size: ModelSize) -> list[Ablation]:
     """One head at a time."""
     return [
         size.ablation(f"head {head}", heads=[head]) for head in np.ndindex(size.layers, size.heads)
     ]
 
 
-def class_token(size: Size, layers: Sequence[int]) -> list[Ablation]:
+def class_token(size: ModelSize, layers: Sequence[int]) -> list[Ablation]:
     """What heads of some layers write from the class token itself, alone and with all MLPs.
 
     Table A.1, where ``layers`` are all: the names say which they are.
@@ -221,7 +221,7 @@ def layer_names(layers: Sequence[int], of: int) -> str:
 
 
 def spans(
-    size: Size, directions: Mapping[Head, np.ndarray], counts: Sequence[int], name: str
+    size: ModelSize, directions: Mapping[Head, np.ndarray], counts: Sequence[int], name: str
 ) -> list[Ablation]:
     """All but the first m directions of the given heads (Figure 2.3).
 
@@ -246,7 +246,7 @@ def spans(
 
 
 def random_heads(
-    size: Size, count: int, trials: int, seed: int = 0, among: Sequence[Head] | None = None
+    size: ModelSize, count: int, trials: int, seed: int = 0, among: Sequence[Head] | None = None
 ) -> list[Ablation]:
     """Sets of ``count`` random heads, the baseline of a chosen set of that size."""
     pool = list(np.ndindex(size.layers, size.heads)) if among is None else list(among)

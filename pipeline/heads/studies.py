@@ -67,7 +67,7 @@ class NamedStep:
 
 
 def steps(
-    size: ablate.Size,
+    size: ablate.ModelSize,
     studies: Sequence[DirectStudy],
     *,
     spans: Mapping[str, Mapping[ablate.Head, np.ndarray]] | None = None,
@@ -79,7 +79,7 @@ def steps(
 
     Parameters
     ----------
-    size : Size
+    size : ModelSize
     studies : sequence of Study
     spans : mapping of series to directions of heads
         For ``textspan``: see ``ablate.spans``.
@@ -118,7 +118,7 @@ def steps(
     return found
 
 
-def reference_means(reductions: Reductions) -> ablate.Means:
+def reduced_means(reductions: Reductions) -> ablate.Means:
     """Mean contributions of a reduced subset."""
     arrays, token = reductions.array, None
     if "tokens_mean" in reductions.data:

@@ -15,7 +15,7 @@ from storage.store import Store
 
 from .decode import read_bytes, to_image
 from .errors import BadImage, SourceUnavailable
-from .read import Reader
+from .read import ImageReader
 
 OTHER = "its bytes are others"
 Again = tuple[str | None, str | None]
@@ -35,7 +35,7 @@ def digests(rows: pa.Table) -> list[Again]:
         Each image's sha256, as the ledger keeps it; or None and the reason why it cannot be read.
     """
     found: list[Again] = []
-    with Reader() as reader:
+    with ImageReader() as reader:
         for row in rows.select(["uri", "offset", "length"]).to_pylist():
             try:
                 data = reader.read(row["uri"], row["offset"], row["length"])

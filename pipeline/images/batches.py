@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.images import read_rows
 
-from .load import Loaded, load_rows
+from .load import LoadedImages, load_rows
 from .resize import Resize
 
 
@@ -15,7 +15,7 @@ class Batch:
     """A run of images, decoded: pictures, what became of each, and its key and label."""
 
     start: int
-    loaded: Loaded
+    loaded: LoadedImages
     keys: list[str]
     labels: list[str]
 

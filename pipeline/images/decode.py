@@ -13,7 +13,7 @@ from pipeline.microworld.world import SIDE
 
 from .errors import BadImage
 from .micro import PREFIX
-from .read import Reader
+from .read import ImageReader
 from .samples import refuse_unclear, to_rgb, unread
 
 # The rules of ``decode`` in short, part of a store's identity: other rules get the next number.
@@ -27,7 +27,7 @@ RATIO_LIMIT = 200  # models resize the short side to theirs: a thread of pixels 
 
 def read_bytes(row: Mapping[str, Any]) -> bytes:
     """The encoded image of one row of the image table, by one ranged read."""
-    with Reader(read_ahead=0) as reader:
+    with ImageReader(read_ahead=0) as reader:
         return reader.read(row["uri"], row["offset"], row["length"])
 
 

@@ -18,7 +18,7 @@ from .errors import SourceError
 from .files import below, filesystem, inside, is_local, with_retries
 from .rows import ListingReport, Piece, clean, image_table, is_hidden, is_image_name
 
-Found = tuple[str, int | None]  # path relative to the piece's root, bytes if known
+ListedFile = tuple[str, int | None]  # path relative to the piece's root, bytes if known
 NAMES_PER_PIECE = 10_000
 
 
@@ -51,7 +51,7 @@ def file_pieces(urls: list[str], root: str) -> list[Piece]:
 def list_folder(piece: Piece) -> tuple[pa.Table, ListingReport]:
     """Rows of one folder; ``offset`` is null: the image is the whole file."""
     report = ListingReport()
-    found: Iterator[Found]
+    found: Iterator[ListedFile]
     deep = piece.url != piece.root
     if piece.names:
         found = ((name, None) for name in piece.names)
@@ -90,7 +90,7 @@ def list_folder(piece: Piece) -> tuple[pa.Table, ListingReport]:
 
 def _walk_local(
     folder: str, root: str, deep: bool, above: frozenset[str], report: ListingReport
-) -> Iterator[Found]:
+) -> Iterator[ListedFile]:
     """Files below ``folder`` in order. Links to folders are followed, except back up."""
     real = os.path.realpath(folder)
     if real in above:
@@ -128,7 +128,7 @@ def _ls_remote(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name.rstrip("/") if info["type"] == "directory" else name, info
 
 
-def _files_remote(piece: Piece, report: ListingReport) -> Iterator[Found]:
+def _files_remote(piece: Piece, report: ListingReport) -> Iterator[ListedFile]:
     """Objects directly below the root."""
     for name, info in sorted(_ls_remote(piece.url), key=lambda found: found[0]):
         if info["type"] == "file":
@@ -137,7 +137,7 @@ def _files_remote(piece: Piece, report: ListingReport) -> Iterator[Found]:
             report.add("hidden file or folder", name)
 
 
-def _walk_remote(piece: Piece) -> Iterator[Found]:
+def _walk_remote(piece: Piece) -> Iterator[ListedFile]:
     """Objects below a folder, however deep."""
     fs, root = filesystem(piece.root)
     fs.invalidate_cache()

@@ -13,13 +13,13 @@ from PIL import Image
 
 from .decode import to_image
 from .errors import BadImage
-from .read import Reader
+from .read import ImageReader
 
 Transform = Callable[[Image.Image], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedImages:
     """Pixels of n images, and what became of each.
 
     Attributes
@@ -44,7 +44,7 @@ class Loaded:
     height: list[int]
 
 
-def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> Loaded:
+def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> LoadedImages:
     """Read, decode and transform the images of ``table``, in order.
 
     Parameters
@@ -62,7 +62,7 @@ def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> L
         If the storage does not answer: that is no image's fault.
     """
     n = len(table)
-    loaded = Loaded(
+    loaded = LoadedImages(
         pixels=np.zeros((n, *size, 3), np.uint8),
         ok=np.zeros(n, bool),
         error=[None] * n,
@@ -71,7 +71,7 @@ def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> L
         height=[0] * n,
     )
     rows = table.select(["uri", "offset", "length"]).to_pylist()
-    with Reader() as reader:
+    with ImageReader() as reader:
         for i, row in enumerate(rows):
             try:
                 data = reader.read(row["uri"], row["offset"], row["length"])

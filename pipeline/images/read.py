@@ -11,7 +11,7 @@ from .files import READ_AHEAD, open_file, refuse_larger, with_retries
 from .parquet import ImageColumn
 
 
-class Reader:
+class ImageReader:
     """Reads images; keeps the last tar or Parquet file open for the next one.
 
     Parameters
@@ -29,7 +29,7 @@ class Reader:
         self._column: ImageColumn | None = None
         self._addresses = Addresses()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> ImageReader:
         return self
 
     def __exit__(self, *_: object) -> None:

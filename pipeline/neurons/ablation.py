@@ -58,7 +58,7 @@ def steps(mlp_layers: Sequence[int]) -> list[NamedStep]:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class AblatedLayer:
     """What the ablations of one layer need.
 
     Attributes
@@ -82,7 +82,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class ShardLabels:
     """The images of a shard that are ok and in a subset: their numbers, classes and groups."""
 
     images_b: Tensor
@@ -94,16 +94,16 @@ class Truth:
         return Predictions(predicted, self.classes_b, self.groups)
 
 
-def shard_truth(
+def shard_labels(
     store: Store, shard: int, where: str | None, label_column: str, classes: Classes
-) -> Truth:
+) -> ShardLabels:
     """What a shard's images show."""
     table, _ = shard_rows(store, shard, where)
     groups = None
     if "group" in table.column_names:
         groups = ["none" if g is None else str(g) for g in table["group"].to_pylist()]
     images_b = torch.from_numpy(table["index"].to_numpy().copy())
-    return Truth(images_b, classes.truth(table[label_column].to_pylist()), groups)
+    return ShardLabels(images_b, classes.truth(table[label_column].to_pylist()), groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +117,14 @@ class Classify:
     classes : Classes
     readout_ce : (C, E) float
         Unit embeddings of the classes.
-    layers : dict of int to Layer
+    layers : dict of int to AblatedLayer
     """
 
     where: str | None
     label_column: str
     classes: Classes
     readout_ce: NDArray[Any]
-    layers: dict[int, Layer]
+    layers: dict[int, AblatedLayer]
 
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> Sink:
         return _Sink(self, store, mlp_layer, shard)
@@ -136,7 +136,7 @@ class Classify:
 class _Sink:
     def __init__(self, task: Classify, store: Store, mlp_layer: int, shard: int) -> None:
         self.task, self.layer = task, task.layers[mlp_layer]
-        self.truth = shard_truth(store, shard, task.where, task.label_column, task.classes)
+        self.truth = shard_labels(store, shard, task.where, task.label_column, task.classes)
         self.predicted = [np.zeros((1 + len(SERIES), 0), np.int32)]
         self.device: torch.device | None = None
 
@@ -180,7 +180,7 @@ def layer_of(
     result: Result,
     mlp_layer: int,
     reference: Moments | None,
-) -> Layer:
+) -> AblatedLayer:
     """What a second-order result says of a layer, and the moments over the reference images."""
     moments = kept_moments(store, mlp_layer)
     if moments is None:
@@ -195,11 +195,11 @@ def layer_of(
     maps = pack(second_order_maps(model, mlp_layer))
     mean_pn = moments.mean.T.astype(np.float32)
     reference_pn = mean_pn if reference is None else reference.mean.T.astype(np.float32)
-    return Layer(maps, mean_pn, reference_pn, norms, directions)
+    return AblatedLayer(maps, mean_pn, reference_pn, norms, directions)
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class NeuronStudy:
     """A study of neurons over a store's finished shards.
 
     Attributes
@@ -227,7 +227,7 @@ class Study:
         self,
         result: Result,
         mlp_layers: Sequence[int],
-        task: Callable[[dict[int, Layer]], Classify],
+        task: Callable[[dict[int, AblatedLayer]], Classify],
         reference: str | None = None,
     ) -> Predictions:
         """Predictions of all ablations, in the order of `steps`.

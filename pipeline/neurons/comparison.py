@@ -26,12 +26,12 @@ from pipeline.stats.accuracy import predicted_classes
 from pipeline.texts.classes import Classes
 from storage.store import Store
 
-from .ablation import Study, shard_truth
+from .ablation import NeuronStudy, shard_labels
 from .components import first_components
 from .effects import IndirectEffects, direct_map
 from .forward import NeuronPass
 from .maps import published_scale, second_order_maps
-from .rows import Pictures, tensor
+from .rows import OkImages, tensor
 from .sinks import PictureSink, PictureTask, subset
 
 EFFECTS = ("first-order", "indirect", "second-order")
@@ -134,7 +134,7 @@ class _SumSink:
         activations_tn = torch.zeros(meta.tokens, meta.mlp_width, dtype=torch.float64)
         self.state = Sums(0, activations_tn, *zeros)
 
-    def add_pictures(self, pictures: Pictures) -> None:
+    def add_pictures(self, pictures: OkImages) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
         images_bchw, images_b = pictures.images_bchw, pictures.images_b
         if self.chosen is not None:
@@ -202,12 +202,12 @@ class _CompareSink:
     def __init__(self, task: Compare, store: Store, mlp_layer: int, shard: int) -> None:
         self.task, self.layer = task, mlp_layer
         self.probe: _Probe | None = None
-        self.truth = shard_truth(store, shard, task.where, task.label_column, task.classes)
+        self.truth = shard_labels(store, shard, task.where, task.label_column, task.classes)
         self.predicted = [np.zeros((1 + len(EFFECTS), 0), np.int32)]
         empty = np.zeros((0, len(task.neurons), store.meta.embed), np.float32)
         self.effects: dict[str, list[NDArray[np.float32]]] = {name: [empty] for name in EFFECTS}
 
-    def add_pictures(self, pictures: Pictures) -> None:
+    def add_pictures(self, pictures: OkImages) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
         probe.look(pictures.images_bchw, pictures.images_b)
         unit_be, sums = probe.unit_be, self.task.sums[self.layer]
@@ -251,7 +251,7 @@ class _CompareSink:
 
 
 def compare(
-    study: Study,
+    study: NeuronStudy,
     mlp_layers: Sequence[int],
     where: str | None,
     reference: str | None,

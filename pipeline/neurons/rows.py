@@ -94,7 +94,7 @@ def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class OkImages:
     """The images of a batch that are ok.
 
     Attributes
@@ -110,9 +110,9 @@ class Pictures:
     images_bchw: Tensor
 
 
-def ok_pictures(
+def ok_images(
     model: VisionModel, batch: Batch, known: pa.Table, shard_start: int
-) -> Pictures | None:
+) -> OkImages | None:
     """What is ok of a decoded batch; None where nothing is.
 
     Parameters
@@ -137,10 +137,10 @@ def ok_pictures(
     keep = torch.from_numpy(ok)
     pixels = torch.from_numpy(batch.loaded.pixels)[keep].to(model.device)
     images_b = torch.arange(batch.start, batch.start + len(ok))[keep]
-    return Pictures(model, images_b, model.preprocess.to_tensor(pixels))
+    return OkImages(model, images_b, model.preprocess.to_tensor(pixels))
 
 
-def passed_rows(run: NeuronPass, pictures: Pictures) -> Iterator[Rows]:
+def passed_rows(run: NeuronPass, pictures: OkImages) -> Iterator[Rows]:
     """Rows by the model, one for each layer of a pass of coefficients and peaks."""
     parts = run(pictures.images_bchw)
     found = {"ln_std": parts.ln_std_b, "embedding": parts.embedding_be}

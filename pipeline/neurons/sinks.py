@@ -24,7 +24,7 @@ from storage.errors import StoreDtypeError
 from storage.store import Store
 
 from .components import TopImages, top_chunk, top_combine
-from .rows import Packed, Pictures, Rows, tensor, unpack
+from .rows import OkImages, Packed, Rows, tensor, unpack
 
 
 class Sink(Protocol):
@@ -46,7 +46,7 @@ class Task(Protocol):
 class PictureSink(Protocol):
     """Takes one shard's pictures for one layer, in order."""
 
-    def add_pictures(self, pictures: Pictures) -> None: ...
+    def add_pictures(self, pictures: OkImages) -> None: ...
 
     def close(self) -> Any: ...
 

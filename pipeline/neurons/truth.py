@@ -57,7 +57,7 @@ class Firing:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class NeuronTruth:
     """What is known of one layer's neurons and their texts.
 
     Attributes
@@ -196,7 +196,7 @@ def top_positive(codes: pd.DataFrame) -> dict[int, str]:
 
 def truth(
     layer: int, codes: pd.DataFrame, pool: Sequence[str], fired: Firing, seed: int = 0
-) -> Truth:
+) -> NeuronTruth:
     """Compare neurons of one layer with what their texts say.
 
     Parameters
@@ -236,7 +236,9 @@ def truth(
     ]
     unnamed = int(codes["neuron"].nunique()) - len(rows)
     strength = fired.firing_bn.std(0)[list(own)]
-    return Truth(_table(rows), strength, random_dn.mean(1), unnamed, fired.rows.num_rows, fired.by)
+    return NeuronTruth(
+        _table(rows), strength, random_dn.mean(1), unnamed, fired.rows.num_rows, fired.by
+    )
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
@@ -244,7 +246,7 @@ def _table(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def truth_facts(found: Truth) -> dict[str, str]:
+def truth_facts(found: NeuronTruth) -> dict[str, str]:
     """The figures, as lines of a summary."""
     auc = found.table["auc"]
     if auc.empty:

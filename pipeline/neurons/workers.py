@@ -27,7 +27,7 @@ from storage.errors import FacetError
 from storage.store import Store, open_store
 
 from .forward import NeuronPass
-from .rows import ok_pictures, passed_rows, stored_rows
+from .rows import ok_images, passed_rows, stored_rows
 from .sinks import PictureTask, Task
 
 States = dict[int, Any]
@@ -107,7 +107,7 @@ class NeuronWorker:
             layer: task.open(self.store, layer, shard, known) for layer in layers
         }
         for batch in batches:
-            pictures = ok_pictures(self.model, batch, known, start)
+            pictures = ok_images(self.model, batch, known, start)
             if pictures is not None and isinstance(task, PictureTask):
                 for sink in sinks.values():
                     sink.add_pictures(pictures)

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.neurons.truth import Truth, truth_facts
+from pipeline.neurons.truth import NeuronTruth, truth_facts
 
 from .heads import signed
 from .html import data_url, section
@@ -37,7 +37,7 @@ def most_selective(neurons: pd.DataFrame, layer: int, count: int = SHOWN) -> lis
 
 
 def neuron_sections(
-    pictures: NeuronPictures, neurons: pd.DataFrame, truth: Truth | None, count: int = SHOWN
+    pictures: NeuronPictures, neurons: pd.DataFrame, truth: NeuronTruth | None, count: int = SHOWN
 ) -> list[str]:
     """The layer's most selective neurons, one section each; first how true their texts are.
 
@@ -46,7 +46,7 @@ def neuron_sections(
     pictures : NeuronPictures
     neurons : DataFrame
         The second-order job's table.
-    truth : Truth or None
+    truth : NeuronTruth or None
         Of the same layer.
     """
     sections = []
@@ -80,7 +80,7 @@ def neuron_sections(
     return sections
 
 
-def truth_figure(truth: Truth) -> Figure:
+def truth_figure(truth: NeuronTruth) -> Figure:
     """Areas of the neurons' own texts beside those of random ones."""
     figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
     own, random = truth.table["auc"], truth.table["auc_random"]

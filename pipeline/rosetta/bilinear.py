@@ -11,7 +11,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from storage.rosetta import Size
+from storage.rosetta import MapSize
 
 
 @cache
@@ -21,23 +21,23 @@ def upsampling(length: int, target: int) -> torch.Tensor:
     return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def larger(one: Size, other: Size) -> Size:
+def larger(one: MapSize, other: MapSize) -> MapSize:
     """The size at which two maps are compared: axis by axis the larger."""
     return max(one[0], other[0]), max(one[1], other[1])
 
 
-def smaller(one: Size, other: Size) -> Size:
+def smaller(one: MapSize, other: MapSize) -> MapSize:
     """The size at which they are multiplied."""
     return min(one[0], other[0]), min(one[1], other[1])
 
 
-def pull(maps_bhwc: torch.Tensor, size: Size) -> torch.Tensor:
+def pull(maps_bhwc: torch.Tensor, size: MapSize) -> torch.Tensor:
     """Uᵀ of maps: the adjoint of interpolation from ``size`` up to the maps' own size."""
     height, width = maps_bhwc.shape[1:3]
     return _apply(maps_bhwc, _adjoint(size[0], height), _adjoint(size[1], width))
 
 
-def up_and_back(maps_bhwc: torch.Tensor, target: Size) -> torch.Tensor:
+def up_and_back(maps_bhwc: torch.Tensor, target: MapSize) -> torch.Tensor:
     """UᵀU of maps, with U to ``target``: ⟨a, UᵀUa⟩ = ‖Ua‖²."""
     matrices = []
     for length, longer in zip(maps_bhwc.shape[1:3], target, strict=True):
@@ -46,7 +46,7 @@ def up_and_back(maps_bhwc: torch.Tensor, target: Size) -> torch.Tensor:
     return _apply(maps_bhwc, *matrices)
 
 
-def weights(size: Size, target: Size) -> torch.Tensor:
+def weights(size: MapSize, target: MapSize) -> torch.Tensor:
     """Uᵀ1, (height·width) float64: how much each position weighs in a sum at ``target``."""
     rows, columns = (upsampling(s, t).sum(0) for s, t in zip(size, target, strict=True))
     return torch.outer(rows, columns).flatten()

@@ -23,7 +23,7 @@ from storage import urls
 from storage.rosetta import Card
 
 from .models import unit_maps
-from .replay import Found, replay
+from .replay import Mined, replay
 
 CONCEPTS, EXAMPLES, IMAGES = 20, 6, 256
 TILE = 96  # pixels of a picture in a figure
@@ -116,7 +116,7 @@ class Entry:
     maps: list[NDArray[np.float32]]
 
 
-def entries(found: Found, concepts: Sequence[Concept], images: int = IMAGES) -> list[Entry]:
+def entries(found: Mined, concepts: Sequence[Concept], images: int = IMAGES) -> list[Entry]:
     """Examples of each concept: the images on which the hub's unit is strongest somewhere.
 
     Only examples are held: memory does not grow with ``images``.

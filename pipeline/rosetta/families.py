@@ -21,7 +21,7 @@ from pipeline.microworld.world import SIDE
 from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
 from pipeline.models.spec import WEIGHT_SUFFIXES, ModelError
-from storage.rosetta import Size
+from storage.rosetta import MapSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Loaded:
     latent: int | None = None
 
 
-def _square(size: Size, mean: Any, std: Any, interpolation: str) -> Preprocess:
+def _square(size: MapSize, mean: Any, std: Any, interpolation: str) -> Preprocess:
     """The model's own size, mean and standard deviation, and always the central square.
 
     Libraries crop more or less of a picture for different models; positions of two models can

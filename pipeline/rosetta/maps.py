@@ -39,7 +39,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Reader:
+class MapReader:
     """How the output of one layer becomes maps.
 
     Attributes
@@ -80,7 +80,7 @@ def tokens_of(module: nn.Module) -> Tokens | None:
     return None
 
 
-def readers_of(module: nn.Module, output: object, batch: int) -> list[Reader]:
+def readers_of(module: nn.Module, output: object, batch: int) -> list[MapReader]:
     """How a layer's output may become maps, the likeliest first: a shape alone does not tell.
 
     Raises
@@ -94,11 +94,11 @@ def readers_of(module: nn.Module, output: object, batch: int) -> list[Reader]:
     if shape[:1] != (batch,):
         raise MapError(f"gives {shape} for {batch} images: parts of images, no maps")
     if output.ndim == 3:
-        return [Reader("tokens", _tokens(tokens_of(module), shape))]
+        return [MapReader("tokens", _tokens(tokens_of(module), shape))]
     if output.ndim != 4:
         raise MapError(f"gives {shape}: no positions, so no maps")
     _, p, q, r = shape
-    first, last = Reader("first"), Reader("last")
+    first, last = MapReader("first"), MapReader("last")
     return [last, first] if p == q != r else [first, last]
 
 
@@ -133,7 +133,9 @@ def usual_layers(module: nn.Module) -> list[str]:
 
 
 @contextmanager
-def recording(module: nn.Module, readers: dict[str, Reader]) -> Iterator[dict[str, torch.Tensor]]:
+def recording(
+    module: nn.Module, readers: dict[str, MapReader]
+) -> Iterator[dict[str, torch.Tensor]]:
     """While open, a pass through the model fills the maps of every layer read."""
     maps: dict[str, torch.Tensor] = {}
 

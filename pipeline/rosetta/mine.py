@@ -18,7 +18,7 @@ from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, write_sums
 
 from .models import UnitModel, latents, pictures
-from .pictures import ROWS, Pictures, resized
+from .pictures import ROWS, ResizedImages, resized
 from .plan import Item
 from .sums import HalfMaps, Layout, PairSums
 
@@ -56,12 +56,12 @@ class Miner:
         """Images that have gone through the models since this miner was made."""
         return self._seen
 
-    def mine(self, item: Item, batches: Iterable[Pictures | range]) -> ItemReport:
+    def mine(self, item: Item, batches: Iterable[ResizedImages | range]) -> ItemReport:
         """Sum one shard's images for some tiles, write the sums and declare them finished.
 
         Parameters
         ----------
-        batches : iterable of Pictures or range
+        batches : iterable of ResizedImages or range
             A range is of seeds: the generator among the models makes their images.
         """
         cards = {slug: model.card for slug, model in self.models.items()}
@@ -74,7 +74,7 @@ class Miner:
             known = ledger.read_part(self.url, item.shard)
         with torch.inference_mode():
             for batch in batches:
-                if isinstance(batch, Pictures) and known is not None:
+                if isinstance(batch, ResizedImages) and known is not None:
                     batch = self._held(batch, known)
                 rows.append(self._add(batch, item, sums))
         table = pa.concat_tables(rows)
@@ -85,14 +85,14 @@ class Miner:
             write_sums(self.url, tile, (item.shard, item.shard), sums.pop(tile).sums().arrays())
         return ItemReport(item, len(table), facts)
 
-    def _held(self, batch: Pictures, known: pa.Table) -> Pictures:
+    def _held(self, batch: ResizedImages, known: pa.Table) -> ResizedImages:
         """The batch with the ledger's rows: models that are added see what the first ones saw."""
         rows = known.slice(batch.start - known["index"][0].as_py(), len(batch.rows))
         keys = batch.rows["key"]
         refuse_changed(rows, batch.rows, keys.to_pylist(), "the first models saw it")
         return replace(batch, rows=rows.append_column("key", keys))
 
-    def _add(self, batch: Pictures | range, item: Item, sums: dict) -> pa.Table:
+    def _add(self, batch: ResizedImages | range, item: Item, sums: dict) -> pa.Table:
         made: dict[str, list[torch.Tensor]] = {}
         if isinstance(batch, range):
             batch, made = self._generate(batch, item.models)
@@ -121,7 +121,9 @@ class Miner:
         self._seen += len(index)
         return batch.rows
 
-    def _maps(self, model: UnitModel, batch: Pictures, chosen: torch.Tensor) -> list[torch.Tensor]:
+    def _maps(
+        self, model: UnitModel, batch: ResizedImages, chosen: torch.Tensor
+    ) -> list[torch.Tensor]:
         assert model.preprocess is not None  # a generator's maps were made with its pictures
         pixels = torch.from_numpy(batch.pixels[model.preprocess.resize])[chosen].to(self.device)
         _, maps = model.maps(model.preprocess.to_tensor(pixels))
@@ -130,7 +132,7 @@ class Miner:
 
     def _generate(
         self, seeds: range, slugs: set[str]
-    ) -> tuple[Pictures, dict[str, list[torch.Tensor]]]:
+    ) -> tuple[ResizedImages, dict[str, list[torch.Tensor]]]:
         """The generator's pictures of some seeds, and its maps from the same pass."""
         generator = next(m for m in self.models.values() if m.card.latent is not None)
         assert generator.card.latent is not None
@@ -152,7 +154,7 @@ class Miner:
             schema=ROWS,
         )
         sizes = {p.resize for p in others if p is not None}
-        return Pictures(seeds.start, resized(pixels, sizes), rows), {generator.card.slug: maps}
+        return ResizedImages(seeds.start, resized(pixels, sizes), rows), {generator.card.slug: maps}
 
 
 def refuse_not_finite(

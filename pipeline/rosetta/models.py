@@ -23,11 +23,11 @@ from pipeline.models.finite import refuse_weights
 from pipeline.models.loading import digest_of
 from pipeline.models.spec import ModelError
 from storage.errors import NotFinite
-from storage.rosetta import Card, Layer, Size
+from storage.rosetta import Card, MapSize, UnitLayer
 
 from . import bilinear
 from .families import FAMILIES, Loaded
-from .maps import MapError, Reader, recording, usual_layers
+from .maps import MapError, MapReader, recording, usual_layers
 from .probe import probe_generator, probe_pictures
 
 
@@ -43,7 +43,7 @@ class UnitModel:
         In evaluation mode, without gradients.
     preprocess : Preprocess or None
         None for a generator.
-    readers : dict of str to Reader
+    readers : dict of str to MapReader
         How each layer's output becomes maps.
     left_out : dict of str to str
         Layers that would have been taken and give no maps, and why.
@@ -52,7 +52,7 @@ class UnitModel:
     card: Card
     module: nn.Module
     preprocess: Preprocess | None
-    readers: dict[str, Reader]
+    readers: dict[str, MapReader]
     left_out: dict[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> UnitModel:
@@ -111,7 +111,7 @@ def unit_maps(
             mean, std = (float(values[unit]) for values in moments)
             plane = (plane - mean) / (std or 1.0)
         chosen.append(plane)
-    size: Size = (1, 1)
+    size: MapSize = (1, 1)
     for plane in chosen:
         size = bilinear.larger(size, (plane.shape[1], plane.shape[2]))
     return torch.cat(
@@ -200,7 +200,7 @@ def _probe(text: str, loaded: Loaded, wanted: str) -> UnitModel:
     card = Card(
         name=text,
         weights_digest=digest_of(module.state_dict()),
-        layers=tuple(Layer(n, *probed.shapes[n]) for n in probed.shapes),
+        layers=tuple(UnitLayer(n, *probed.shapes[n]) for n in probed.shapes),
         preprocessing={} if loaded.preprocess is None else loaded.preprocess.identity(),
         latent=loaded.latent,
     )

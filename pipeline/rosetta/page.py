@@ -23,7 +23,7 @@ from .dictionary import (
     pictures_of,
     write_dictionary,
 )
-from .replay import open_found
+from .replay import open_mined
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def make_dictionary(
     FacetError
         If nothing was found there, or no concept is shared.
     """
-    found = open_found(url)
+    found = open_mined(url)
     every = concepts_of(found.result.table("concepts").to_pandas(), found.hub)
     if not every:
         raise FacetError(

@@ -22,7 +22,7 @@ ROWS = ledger.SCHEMA.append(pa.field("key", pa.string()))
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ResizedImages:
     """A run of images, resized for every model.
 
     Attributes
@@ -60,14 +60,14 @@ class Stacked:
         }
 
 
-def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> Pictures:
+def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> ResizedImages:
     """Read and decode images ``start … stop-1`` once, and resize them for every model."""
     stacked = Stacked(resizes)
     table = read_rows(url, start, stop)
     loaded = load_rows(table, stacked, (1, sum(stacked.areas)))
     columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
     rows = pa.table([np.arange(start, stop), *columns, table["key"].to_pylist()], schema=ROWS)
-    return Pictures(start, stacked.parts(loaded.pixels), rows)
+    return ResizedImages(start, stacked.parts(loaded.pixels), rows)
 
 
 def resized(pixels: NDArray[np.uint8], resizes: Iterable[Resize]) -> dict[Resize, NDArray]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from storage.errors import NotFinite
 
-from .maps import MapError, Reader, readers_of
+from .maps import MapError, MapReader, readers_of
 
 # How many times more a change must show in its own quarter than in another: the geometric mean over
 # the two of them. Maps that lie elsewhere stay within 1.5% of 1, by the noise of the probe.
@@ -49,7 +49,7 @@ class Probed:
     ----------
     output : tensor
         The model's own.
-    readers : dict of str to Reader
+    readers : dict of str to MapReader
         How each layer's output becomes maps.
     shapes : dict of str to (units, height, width)
     left_out : dict of str to str
@@ -57,7 +57,7 @@ class Probed:
     """
 
     output: Tensor
-    readers: dict[str, Reader]
+    readers: dict[str, MapReader]
     shapes: dict[str, tuple[int, int, int]]
     left_out: dict[str, str]
 
@@ -125,7 +125,7 @@ def probe_generator(
         gradient = gradients.get(name)
 
         def changes(
-            reader: Reader, _output: Tensor, gradient: Tensor | None = gradient
+            reader: MapReader, _output: Tensor, gradient: Tensor | None = gradient
         ) -> Tensor | None:
             return (
                 None if gradient is None else reader(gradient).abs().unflatten(0, (-1, 4)).mean(0)
@@ -135,7 +135,7 @@ def probe_generator(
     return _sorted(output.detach(), layers, found, calls, chosen)
 
 
-_Seen = tuple[Reader, tuple[int, int, int]] | MapError
+_Seen = tuple[MapReader, tuple[int, int, int]] | MapError
 
 
 def _middles(height: int, width: int) -> list[tuple[int, int, int, int]]:
@@ -173,7 +173,7 @@ def _hooks(
             handle.remove()
 
 
-def _differences(reader: Reader, output: Tensor) -> Tensor:
+def _differences(reader: MapReader, output: Tensor) -> Tensor:
     maps = reader(output).unflatten(0, (-1, 5))
     return (maps[:, 1:] - maps[:, :1]).abs().mean(0)
 
@@ -184,7 +184,7 @@ def _seen(
     output: object,
     batch: int,
     chosen: bool,
-    changes: Callable[[Reader, Tensor], Tensor | None],
+    changes: Callable[[MapReader, Tensor], Tensor | None],
 ) -> _Seen:
     """The reading of an output whose maps lie right, and their shape; or why there is none."""
     try:

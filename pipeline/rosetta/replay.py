@@ -42,7 +42,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Mined:
     """A finished run of the job: its setup, its result, its models by name, the hub's name.
 
     ``changed`` gathers the keys of images that were found to be others than those mined.
@@ -56,7 +56,7 @@ class Found:
     changed: set[str] = field(default_factory=set)
 
 
-def open_found(url: str) -> Found:
+def open_mined(url: str) -> Mined:
     """What the job found last at a URL, with its models.
 
     Raises
@@ -77,7 +77,7 @@ def open_found(url: str) -> Found:
     for name in filter(None, [result.config["generator"], *result.config["models"]]):
         models[name] = load_units(name, generator=name == result.config["generator"])
         require_same(url, cards[name], models[name].card)
-    return Found(url, setup, result, models, result.provenance["hub"])
+    return Mined(url, setup, result, models, result.provenance["hub"])
 
 
 def replay(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from storage.rosetta import HALVES, Card, Layer, Size, Tile
+from storage.rosetta import HALVES, Card, MapSize, Tile, UnitLayer
 
 from . import bilinear
 
@@ -41,14 +41,14 @@ class HalfMaps:
         self.shift = [m.mean((0, 1, 2)) for m in maps_bhwc]
         self.maps = [m.sub_(k) for m, k in zip(maps_bhwc, self.shift, strict=True)]
         self._sums: dict[int, torch.Tensor] = {}
-        self._pulled: dict[tuple[int, Size], torch.Tensor] = {}
-        self._moments: dict[tuple[int, Size], tuple[torch.Tensor, ...]] = {}
+        self._pulled: dict[tuple[int, MapSize], torch.Tensor] = {}
+        self._moments: dict[tuple[int, MapSize], tuple[torch.Tensor, ...]] = {}
 
-    def size(self, layer: int) -> Size:
+    def size(self, layer: int) -> MapSize:
         height, width = self.maps[layer].shape[1:3]
         return height, width
 
-    def pulled(self, layer: int, size: Size) -> torch.Tensor:
+    def pulled(self, layer: int, size: MapSize) -> torch.Tensor:
         """Centred maps brought to ``size`` by the adjoint, (images · positions, units)."""
         key = layer, size
         if key not in self._pulled:
@@ -56,7 +56,7 @@ class HalfMaps:
             self._pulled[key] = maps.reshape(-1, maps.shape[-1])
         return self._pulled[key]
 
-    def moments(self, layer: int, target: Size) -> tuple[torch.Tensor, ...]:
+    def moments(self, layer: int, target: MapSize) -> tuple[torch.Tensor, ...]:
         """Sum about the shift, mean and M2 of interpolated maps, each (units,) float64."""
         key = layer, target
         if key not in self._moments:
@@ -77,7 +77,7 @@ class Segment:
     """A layer's part of an axis of a tile: its units there, and its channels."""
 
     layer: int
-    size: Size
+    size: MapSize
     units: slice
     channels: slice
 
@@ -113,7 +113,7 @@ class Layout:
         """Where the moments of a row's, and of a column's, units stand for their pair."""
         return 1 + self.sizes_b.index(column.size), 1 + self.sizes_a.index(row.size)
 
-    def targets(self, own: Size, others: list[Size]) -> list[Size]:
+    def targets(self, own: MapSize, others: list[MapSize]) -> list[MapSize]:
         return [own, *(bilinear.larger(own, other) for other in others)]
 
 
@@ -197,7 +197,7 @@ class PairSums:
         parts: list[Segment],
         means: torch.Tensor,
         m2s: torch.Tensor,
-        others: list[Size],
+        others: list[MapSize],
     ) -> None:
         old, new = self.n[half], maps.images
         for part in parts:
@@ -308,6 +308,6 @@ def empty_sums(layout: Layout) -> Sums:
     return PairSums(layout).sums()
 
 
-def layer_size(layer: Layer) -> int:
+def layer_size(layer: UnitLayer) -> int:
     """Numbers in one image's maps of a layer."""
     return layer.units * layer.height * layer.width

@@ -16,7 +16,7 @@ from pipeline.microworld.world import ATTRIBUTES, Scene
 from pipeline.neurons.truth import areas
 
 from .dictionary import Concept, unit_number
-from .replay import Found, replay
+from .replay import Mined, replay
 
 IMAGES, CONCEPTS, DRAWS, SEED = 256, 40, 4, 0
 # A value that fewer images have is not scored.
@@ -24,13 +24,13 @@ LEAST = 5
 VALUES = [(name, str(value)) for name, values in ATTRIBUTES.items() for value in values]
 
 
-def known(found: Found) -> bool:
+def known(found: Mined) -> bool:
     """Whether the images' truth is known."""
     return found.setup.generator is None and found.setup.source.startswith(PREFIX)
 
 
 def truth_table(
-    found: Found, concepts: Sequence[Concept], images: int = IMAGES, draws: int = DRAWS
+    found: Mined, concepts: Sequence[Concept], images: int = IMAGES, draws: int = DRAWS
 ) -> pd.DataFrame:
     """Scores of concepts, and of as many tuples of random living units, ``draws`` times.
 
@@ -59,7 +59,7 @@ def truth_table(
     return table
 
 
-def random_units(found: Found, count: int) -> dict[str, NDArray[np.int64]]:
+def random_units(found: Mined, count: int) -> dict[str, NDArray[np.int64]]:
     """Living units drawn at random from each model, from a seed."""
     rng = np.random.default_rng(SEED)
     units = found.result.table("units").to_pandas()
@@ -74,7 +74,7 @@ def random_units(found: Found, count: int) -> dict[str, NDArray[np.int64]]:
 
 
 def scores(
-    found: Found, units: dict[str, NDArray[np.int64]], images: int
+    found: Mined, units: dict[str, NDArray[np.int64]], images: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How well maps tell objects from background, and images with a value from the others.
 

@@ -14,7 +14,7 @@ from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from pipeline.models.spec import ModelError
 from pipeline.neurons.forward import NeuronPass
-from pipeline.neurons.rows import ok_pictures, passed_rows
+from pipeline.neurons.rows import ok_images, passed_rows
 from pipeline.stats.accuracy import predicted_classes
 from pipeline.stats.moments import chunk
 from pipeline.texts.embedding import encode_texts
@@ -126,7 +126,7 @@ def test_neurons_say_where_too(tmp_path):
     batch = load_batch(store.url, 0, 4, model.preprocess.resize)
     enlarge(model, 0, 3e6)
     half = NeuronPass(replace(model, dtype=torch.float16), (0,), ("coefficients", "peaks"))
-    pictures = ok_pictures(model, batch, known, 0)
+    pictures = ok_images(model, batch, known, 0)
     with pytest.raises(NotFinite, match=r"begins in the neurons of MLP layer 0.*bf16 or fp32"):
         list(passed_rows(half, pictures))
     assert len(list(passed_rows(NeuronPass(model, (0,), half.quantities), pictures))) == 1

@@ -11,7 +11,7 @@ from pipeline.published import attention_bias_contributions, head_contributions,
 from pipeline.stats.accuracy import ChanceWarning, accuracy_table
 
 N, REFERENCE, L, H, K, D, E, C = 40, 60, 3, 2, 4, 9, 12, 5
-SIZE = ablate.Size(L, H)
+SIZE = ablate.ModelSize(L, H)
 
 
 def make_maps(rng: np.random.Generator) -> ModelMaps:

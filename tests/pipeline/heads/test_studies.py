@@ -18,7 +18,7 @@ N = 30
 CLASSES = Classes(
     ("a", "b", "c"), (("a",), ("b",), ("c",)), {"class-0": 0, "class-1": 1, "class-2": 2}
 )
-SIZE = ablation.Size(2, 3)
+SIZE = ablation.ModelSize(2, 3)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.Plan:
     fields = {
         "url": store.url, "where": None, "label_column": "label", "classes": CLASSES,
         "readout": ablation.Readout(studies.maps_of(store), classes),
-        "means": studies.reference_means(reduce_store(store, scheduler="synchronous")),
+        "means": studies.reduced_means(reduce_store(store, scheduler="synchronous")),
         "ablations": [s.ablation for s in steps],
     }  # fmt: skip
     return studies.Plan(**{**fields, **changes})

@@ -18,7 +18,7 @@ from pipeline.images import files
 from pipeline.images.addresses import WEB_ATTEMPTS, address_in, shown
 from pipeline.images.errors import REASON_LENGTH, BadImage
 from pipeline.images.listing import list_images
-from pipeline.images.load import Loaded, load_rows
+from pipeline.images.load import LoadedImages, load_rows
 from tests.pipeline.images.kit import png, write_tar
 
 SEEN: Counter[str] = Counter()
@@ -66,7 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     SEEN.clear()
 
 
-def load(folder: Path, *values: str) -> Loaded:
+def load(folder: Path, *values: str) -> LoadedImages:
     """A table of addresses, read; a good row stands before and after them."""
     (folder / "good.png").write_bytes(png(1))
     table = pa.table({"url": ["good.png", *values, "good.png"]})

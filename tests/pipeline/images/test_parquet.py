@@ -10,7 +10,7 @@ from pipeline.images import parquet
 from pipeline.images.decode import read_bytes
 from pipeline.images.errors import BadImage, SourceError
 from pipeline.images.listing import list_images
-from pipeline.images.read import Reader
+from pipeline.images.read import ImageReader
 from pipeline.images.rows import ListingReport
 from tests.pipeline.images.kit import png
 
@@ -37,7 +37,7 @@ def test_bytes_are_read_by_row_in_any_order(
     assert table["caption"].to_pylist() == [f"text {i}" for i in range(N)]
     assert "jpg" not in table.column_names
     rows = table.to_pylist()
-    with Reader() as reader:
+    with ImageReader() as reader:
         for i in [*range(N), 9, 2, 3, 0, 10]:
             assert reader.read(rows[i]["uri"], rows[i]["offset"], None) == images[i]
 

@@ -12,7 +12,7 @@ from pipeline.extraction.run import Workers
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from pipeline.neurons import ablation, comparison
-from pipeline.neurons.ablation import SERIES, Classify, Study, steps
+from pipeline.neurons.ablation import SERIES, Classify, NeuronStudy, steps
 from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
@@ -68,7 +68,7 @@ def no_bar(what, total):
 
 
 def predictions(store, result, model, classes, readout, where=None, reference=None):
-    study = Study(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print)
+    study = NeuronStudy(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print)
     return study.predict(
         result, LAYERS, lambda layers: Classify(where, "shape", classes, readout, layers), reference
     )
@@ -173,7 +173,7 @@ def test_the_comparison_is_that_of_every_effect_by_itself(
     ablated = indirect.ablate_all(images, means)
     after["indirect"] = ablated / ablated.norm(dim=1, keepdim=True)
     predicted, explained = comparison.compare(
-        Study(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print),
+        NeuronStudy(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print),
         [layer], None, reference, "shape", classes, readout.numpy(),
     )  # fmt: skip
     for row, name in enumerate(("none", *comparison.EFFECTS)):

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.models import Preprocess
 from pipeline.rosetta.models import Loaded
 from pipeline.rosetta.sums import HalfMaps
-from storage.rosetta import Card, Layer
+from storage.rosetta import Card, UnitLayer
 
 TOYS = "import:tests.pipeline.rosetta.kit"
 Maps = list[NDArray[np.float32]]  # one a layer: (images, height, width, units)
@@ -22,7 +22,7 @@ Maps = list[NDArray[np.float32]]  # one a layer: (images, height, width, units)
 
 def card(name: str, *layers: tuple[int, int, int], latent: int | None = None) -> Card:
     """A card with layers of (units, height, width)."""
-    found = tuple(Layer(f"l{i}", *shape) for i, shape in enumerate(layers))
+    found = tuple(UnitLayer(f"l{i}", *shape) for i, shape in enumerate(layers))
     return Card(name, f"digest of {name}", found, {}, latent)
 
 

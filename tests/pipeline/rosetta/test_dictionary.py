@@ -13,7 +13,7 @@ from pipeline.rosetta.dictionary import concepts_of, unit_range
 from pipeline.rosetta.models import load_units, unit_maps
 from pipeline.rosetta.page import make_dictionary
 from pipeline.rosetta.pictures import load_pictures
-from pipeline.rosetta.replay import open_found, replay
+from pipeline.rosetta.replay import open_mined, replay
 from storage import ledger, urls
 from storage.errors import FacetError
 from storage.images import write_images
@@ -103,7 +103,7 @@ def test_the_page_shows_each_concept_once_and_the_truth(tmp_path):
 def test_examples_are_the_images_where_the_hub_is_strongest(tmp_path):
     from pipeline.rosetta.dictionary import EXAMPLES, entries
 
-    found = open_found(mined(str(tmp_path / "mined")))
+    found = open_mined(mined(str(tmp_path / "mined")))
     concept = concepts_of(table(), PLAIN)[1]
     (entry,) = entries(found, [concept])
     peaks = {}
@@ -121,7 +121,7 @@ def test_examples_are_the_images_where_the_hub_is_strongest(tmp_path):
 
 def test_images_that_changed_since_they_were_mined_are_left_out(tmp_path):
     url = mined(str(tmp_path / "mined"))
-    found = open_found(url)
+    found = open_mined(url)
     rows = load_pictures(url, 0, 8, (found.models[PLAIN].preprocess.resize,)).rows.drop_columns(
         "key"
     )

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.images.listing import list_images
 from pipeline.models.spec import ModelError
-from pipeline.rosetta.maps import MapError, Reader, Tokens
+from pipeline.rosetta.maps import MapError, MapReader, Tokens
 from pipeline.rosetta.merging import correlate_tile, merge_spans
 from pipeline.rosetta.mine import Miner
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures, unit_maps
@@ -166,7 +166,7 @@ def test_models_of_all_libraries_have_maps(name, layers, size, kind):
 def test_register_tokens_are_left_out():
     model = load_units("timm:vit_little_patch16_reg1_gap_256/none@blocks.0.mlp.act")
     (reader,) = model.readers.values()
-    assert reader == Reader("tokens", Tokens((16, 16), 1))
+    assert reader == MapReader("tokens", Tokens((16, 16), 1))
     tokens = torch.arange(2 * 257 * 3.0).view(2, 257, 3)
     maps = reader(tokens)
     assert maps.shape == (2, 16, 16, 3)
