@@ -1,4 +1,4 @@
-"""Second-order coefficients beside a plain forward, and components of a layer's neurons.
+"""Second-order coefficients beside a plain forward, and directions of a layer's neurons.
 
 ``OMP_NUM_THREADS=1 python -m benchmarks.second_order speed``. The ways are timed in turn on the
 same images and threads; what counts is the median over rounds of the ratio to plain within the
@@ -22,7 +22,7 @@ import tyro
 from benchmarks.extract_job import PeakMemory
 from jobs import extract, second_order
 from pipeline.models import ModelSpec, VisionModel, load_model
-from pipeline.neurons.components import components, top_chunk, top_combine
+from pipeline.neurons.directions import directions_of, top_chunk, top_combine
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import Keep
@@ -42,7 +42,7 @@ class Config:
     rounds: int = 7
     """Rounds; each way runs one batch a round."""
     images: int = 500
-    """Images that components are found from, their coefficients made up; 0 leaves them out."""
+    """Images that directions are found from, their coefficients made up; 0 leaves them out."""
     top_k: int = 100
     """Images of largest norm that a component is taken from."""
     chunk: int = 64
@@ -85,7 +85,7 @@ def speed(config: Config) -> None:
         ratio = median(t / p for t, p in zip(taken, by_plain, strict=True))
         print(f"| {name} | {median(taken) / config.batch:.4f} | {ratio:.3f} |")
     if config.images:
-        print("\n| components | s |\n|---|---|")
+        print("\n| directions | s |\n|---|---|")
         for name, taken_s in component_seconds(config, model).items():
             print(f"| {name} | {taken_s:.2f} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -121,8 +121,8 @@ def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:
         states.append(top_chunk(maps.norms(deviations), deviations, part, config.top_k))
         states = [top_combine(states)]
     lap(f"norms and top {config.top_k}")
-    components(states[0], maps)
-    lap("first components")
+    directions_of(states[0], maps)
+    lap("directions")
     label = f"**all of {neurons} neurons, {config.images} images**"
     return {**taken, label: sum(list(taken.values())[1:])}
 

@@ -26,8 +26,8 @@ SCALE = (
     "published: contributions divided by the norm of the image's embedding, so heads and mlps "
     "by ln_std * ‖embedding‖, tokens and embedding by ‖embedding‖"
 )
-# Components kept of everything but heads, which keep all of theirs.
-COMPONENTS_KEPT = 32
+# Principal axes kept of everything but heads, which keep all of theirs.
+AXES_KEPT = 32
 ALL = "all"
 
 
@@ -43,16 +43,16 @@ class Reduction:
     dims : tuple of str
         Axes of its mean; the last is the one that a covariance is over.
     covariance : bool
-        Kept with its covariance and principal components, or with its variance alone.
-    components : str
-        Name of the axis of its principal components.
+        Kept with its covariance and principal axes, or with its variance alone.
+    axis : str
+        Name, in the store, of the dimension of its principal axes.
     """
 
     name: str
     component: str
     dims: tuple[str, ...]
     covariance: bool = False
-    components: str = "component"
+    axis: str = "component"
 
 
 TABLE = (
@@ -76,7 +76,7 @@ def axis_sizes(meta: Metadata) -> dict[str, int]:
         "token": meta.tokens,
         "embed": meta.embed,
         "head_component": min(meta.head_dim, meta.embed),
-        "component": min(COMPONENTS_KEPT, meta.embed, meta.width),
+        "component": min(AXES_KEPT, meta.embed, meta.width),
     }
     return sizes | {f"other_{name}": sizes[name] for name in ("head_dim", "width", "embed")}
 
@@ -90,8 +90,8 @@ def array_dims(reduction: Reduction) -> dict[str, tuple[str, ...]]:
     return {
         **moments,
         f"{name}_covariance": (*dims, f"other_{dims[-1]}"),
-        f"{name}_pca": (*dims[:-1], reduction.components, dims[-1]),
-        f"{name}_pca_variance": (*dims[:-1], reduction.components),
+        f"{name}_pca": (*dims[:-1], reduction.axis, dims[-1]),
+        f"{name}_pca_variance": (*dims[:-1], reduction.axis),
     }
 
 

@@ -108,12 +108,12 @@ def textspan(
     directions = np.zeros((heads, rounds, texts.shape[1]))
     stopped = []
     pca = factored_pca(covariance, head_map)
-    for b, (variances, components) in enumerate(zip(pca.variances, pca.components, strict=True)):
+    for b, (variances, vectors) in enumerate(zip(pca.variances, pca.axes, strict=True)):
         rank = int((variances > RANK_TOLERANCE * variances[0]).sum())
         if rank == 0:
             stopped.append("the head is constant: its contributions have no variance")
             continue
-        axes, variances = components[:rank], variances[:rank]
+        axes, variances = vectors[:rank], variances[:rank]
         found, values, gains, basis = _span(texts @ axes.T, variances, rounds, objective)
         n = len(found)
         picks[b, :n], scores[b, :n] = found, values

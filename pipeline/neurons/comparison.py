@@ -27,7 +27,7 @@ from pipeline.texts.classes import Classes
 from storage.store import Store
 
 from .ablation import NeuronStudy, shard_labels
-from .components import first_components
+from .directions import first_directions
 from .effects import IndirectEffects, direct_map
 from .forward import NeuronPass
 from .maps import published_scale, second_order_maps
@@ -299,7 +299,7 @@ def _explained(mlp_layer: int, found: Sequence[Compared]) -> list[dict[str, Any]
     for name in EFFECTS:
         effects_bse = torch.from_numpy(np.concatenate([state.effects[name] for state in found]))
         deviations_sbe = (effects_bse - effects_bse.mean(0)).movedim(1, 0)
-        shares = first_components(deviations_sbe).explained.numpy()
+        shares = first_directions(deviations_sbe).explained.numpy()
         rows.append(
             {
                 "layer": mlp_layer,

@@ -26,7 +26,7 @@ from storage import neurons
 from storage.neurons import State
 from storage.store import Store
 
-from .components import TopImages, components, explained_variance
+from .directions import TopImages, directions_of, explained_variance
 from .maps import SecondOrderMaps, second_order_maps
 from .plan import groups
 from .rows import pack
@@ -38,7 +38,7 @@ Keep = Literal["coefficients", "norms", "moments"]
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 # States are written after so much work at the least: what a kill can cost.
 SAVE_SECONDS = 60.0
-# Neurons whose components are found at once (values of their top images).
+# Neurons whose directions are found at once (values of their top images).
 _BLOCK_VALUES = 1 << 24
 
 
@@ -345,7 +345,7 @@ def layer_effects(
         rows = TopImages(
             top.top.images[block], top.top.norms[block], top.top.deviations[block, :, :-1]
         )
-        part = components(rows, inside)
+        part = directions_of(rows, inside)
         explained = torch.full((len(rows.images),), torch.nan)
         if statistics.covariance is not None:
             covariance = torch.from_numpy(statistics.covariance[block])

@@ -23,7 +23,7 @@ from storage import arrays, neurons, urls
 from storage.errors import StoreDtypeError
 from storage.store import Store
 
-from .components import TopImages, top_chunk, top_combine
+from .directions import TopImages, top_chunk, top_combine
 from .rows import OkImages, Packed, Rows, tensor, unpack
 
 

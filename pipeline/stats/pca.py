@@ -1,7 +1,7 @@
-"""Principal components from covariances, lifted to the joint space.
+"""Principal axes from covariances, lifted to the joint space.
 
 A head's contribution is ``c = u @ head_map`` with ``u`` of head_dim numbers, so its
-components in the joint space come from a head_dim × head_dim eigenproblem: with the QR
+axes in the joint space come from a head_dim × head_dim eigenproblem: with the QR
 decomposition ``head_map.T = Q R``, ``c = Q (R u)`` and the covariance of ``R u`` is
 ``R S R.T``.
 """
@@ -12,37 +12,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Above this width a full eigendecomposition takes longer than the few components asked for.
+# Above this width a full eigendecomposition takes longer than the few axes asked for.
 _FULL_WIDTH = 2048
 
 
 @dataclass(frozen=True)
 class Pca:
-    """Principal components, by falling variance; float64.
+    """Principal axes, by falling variance; float64.
 
     Attributes
     ----------
-    components : (..., n, E)
+    axes : (..., n, E)
         Orthonormal rows; each one's largest entry by magnitude is positive.
     variances : (..., n)
-        Variance along each component; never negative.
+        Variance along each axis; never negative.
     total : (...)
         Variance along all directions.
     """
 
-    components: np.ndarray
+    axes: np.ndarray
     variances: np.ndarray
     total: np.ndarray
 
 
 def covariance_pca(covariance: np.ndarray, n: int | None = None) -> Pca:
-    """Principal components of a covariance.
+    """Principal axes of a covariance.
 
     Parameters
     ----------
     covariance : (..., E, E) float
     n : int, optional
-        Components to keep; all of them unless said. Where ``E`` is above 2,048 and few are
+        Axes to keep; all of them unless said. Where ``E`` is above 2,048 and few are
         wanted, they come from a randomised SVD (Halko et al. 2011) with a fixed seed.
     """
     covariance = np.asarray(covariance, np.float64)
@@ -68,7 +68,7 @@ def covariance_pca(covariance: np.ndarray, n: int | None = None) -> Pca:
 
 
 def factored_pca(covariance: np.ndarray, head_map: np.ndarray, n: int | None = None) -> Pca:
-    """Principal components, in the joint space, of contributions ``u @ head_map``.
+    """Principal axes, in the joint space, of contributions ``u @ head_map``.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def factored_pca(covariance: np.ndarray, head_map: np.ndarray, n: int | None = N
     head_map : (..., K, E) float
         Map from the factored coordinates to the joint space.
     n : int, optional
-        Components to keep, at most min(K, E), which is the default.
+        Axes to keep, at most min(K, E), which is the default.
 
     Returns
     -------
     Pca
-        ``components`` (..., n, E). Components without variance are orthonormal all the same.
+        ``axes`` (..., n, E). Axes without variance are orthonormal all the same.
     """
     covariance = np.asarray(covariance, np.float64)
     head_map = np.asarray(head_map, np.float64)
@@ -94,7 +94,7 @@ def factored_pca(covariance: np.ndarray, head_map: np.ndarray, n: int | None = N
     q, r = np.linalg.qr(head_map.swapaxes(-1, -2))
     lifted = r @ covariance @ r.swapaxes(-1, -2)
     inner = covariance_pca((lifted + lifted.swapaxes(-1, -2)) / 2, n)
-    return Pca(_signed(inner.components @ q.swapaxes(-1, -2)), inner.variances, inner.total)
+    return Pca(_signed(inner.axes @ q.swapaxes(-1, -2)), inner.variances, inner.total)
 
 
 def _signed(vectors: np.ndarray) -> np.ndarray:

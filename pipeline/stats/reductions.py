@@ -364,15 +364,15 @@ def principal_components(states: States, store: Store) -> dict[str, np.ndarray]:
     for r in TABLE:
         if r.name not in _with_pca(states):
             continue
-        covariance, n = finalize(states[r.name]).covariance, sizes[r.components]
+        covariance, n = finalize(states[r.name]).covariance, sizes[r.axis]
         assert covariance is not None  # the table says so
         if r.name in maps:
             joint = model[maps[r.name]].values.astype(np.float64)
             found = factored_pca(covariance, joint, n)
-            rows = found.components @ np.linalg.pinv(joint)
+            rows = found.axes @ np.linalg.pinv(joint)
         else:
             found = covariance_pca(covariance, n)
-            rows = found.components
+            rows = found.axes
         real = found.variances > _NOISE * found.variances[..., :1]
         values[f"{r.name}_pca"] = rows * real[..., None]
         values[f"{r.name}_pca_variance"] = found.variances * real

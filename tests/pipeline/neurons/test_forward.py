@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import erf, expit, softmax
 
 from pipeline.extraction.decompose import Decomposer
+from pipeline.neurons.equal_share import equal_share_offset
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import coefficient_values, paths, published_scale, second_order_maps
-from pipeline.neurons.share import equal_share_offset
 from tests.pipeline.neurons.forward_kit import TINY, golden_model, perturbed, random_images
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}

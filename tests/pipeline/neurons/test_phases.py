@@ -14,7 +14,7 @@ from pipeline.extraction.run import Workers
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from pipeline.neurons import phases
-from pipeline.neurons.components import components, explained_variance, top_chunk
+from pipeline.neurons.directions import directions_of, explained_variance, top_chunk
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import Effects, find_effects, kept_moments
@@ -91,7 +91,7 @@ def direct(extracted, model):
         deviations = scaled - torch.from_numpy(statistics.mean.T)
         norms = maps.norms(deviations)
         top = top_chunk(norms, deviations, numbers, K)
-        first = components(top, maps)
+        first = directions_of(top, maps)
         covariance = torch.from_numpy(statistics.covariance)
         explained = explained_variance(first.directions, covariance, maps)
         scores = (deviations * maps.readout(first.directions)).sum(1)

@@ -27,14 +27,14 @@ def test_factored_components_are_those_of_the_joint_space(
     covariance = finalize(chunk(u)).covariance
     assert covariance is not None
     found = factored_pca(covariance, head_map, n)
-    assert found.components.shape == (2, 3, n, embed)
+    assert found.axes.shape == (2, 3, n, embed)
     for at in np.ndindex(2, 3):
         joint = u[:, at[0], at[1]] @ head_map[at]
         oracle = PCA(svd_solver="full").fit(joint)
         population = oracle.explained_variance_[:n] * 49 / 50
         np.testing.assert_allclose(found.variances[at], population, rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(found.total[at], joint.var(0).sum(), rtol=1e-10)
-        rows = found.components[at]
+        rows = found.axes[at]
         np.testing.assert_allclose(rows @ rows.T, np.eye(n), atol=1e-10)
         gaps = np.diff(found.variances[at], prepend=np.inf, append=0)
         clear = np.minimum(-gaps[:-1], -gaps[1:]) > 1e-3 * found.total[at]
@@ -47,7 +47,7 @@ def test_a_constant_head_still_has_orthonormal_components() -> None:
     head_map = np.random.default_rng(0).normal(size=(4, 9))
     found = factored_pca(np.zeros((4, 4)), head_map)
     assert (found.variances == 0).all()
-    np.testing.assert_allclose(found.components @ found.components.T, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(found.axes @ found.axes.T, np.eye(4), atol=1e-12)
 
 
 def test_a_wide_covariance_gives_the_same_by_randomised_svd(
@@ -60,7 +60,7 @@ def test_a_wide_covariance_gives_the_same_by_randomised_svd(
     monkeypatch.setattr("pipeline.stats.pca._FULL_WIDTH", 64)
     quick = covariance_pca(covariance, 5)
     np.testing.assert_allclose(quick.variances, full.variances, rtol=1e-8)
-    np.testing.assert_allclose(quick.components, full.components, atol=1e-6)
+    np.testing.assert_allclose(quick.axes, full.axes, atol=1e-6)
 
 
 def test_bad_input_is_refused() -> None:

@@ -39,8 +39,8 @@ class TopImages:
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
-    """First principal components of N neurons.
+class Directions:
+    """The directions of N neurons: their first principal components.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ def _order(norms_bn: Tensor, images_bn: Tensor) -> Tensor:
     return by_image_bn.gather(0, by_norm_bn)
 
 
-def components(top: TopImages, maps: SecondOrderMaps) -> Components:
+def directions_of(top: TopImages, maps: SecondOrderMaps) -> Directions:
     """r_n of every neuron from its top images.
 
     Raises
@@ -159,10 +159,10 @@ def components(top: TopImages, maps: SecondOrderMaps) -> Components:
         # Coordinates in which lengths and angles are those of the effects themselves.
         values_np, vectors_npp = _eigh(gram_npp)
         root_npp = vectors_npp * values_np.clamp(min=0).sqrt()[:, None]
-        first = first_components(rows_nkp @ root_npp)
+        first = first_directions(rows_nkp @ root_npp)
     weights_np = torch.bmm(first.scores[:, None], rows_nkp).squeeze(1)
     lifted_ne = maps.lift(weights_np.to(maps.values_pnk))
-    return Components(
+    return Directions(
         _unit(lifted_ne),
         first.explained.to(lifted_ne),
         first.positive,
@@ -170,17 +170,17 @@ def components(top: TopImages, maps: SecondOrderMaps) -> Components:
     )
 
 
-def first_components(rows_nke: Tensor) -> Components:
+def first_directions(rows_nke: Tensor) -> Directions:
     """First principal component of each neuron's k rows as they are, in the rows' coordinates.
 
     For effects in the joint space, such as indirect ones, directly; for second-order effects
-    `components` does without writing them out.
+    `directions_of` does without writing them out.
     """
     rows_nke = rows_nke.double()
     if rows_nke.shape[1] <= rows_nke.shape[2]:
         first = _from_inner_products(rows_nke @ rows_nke.mT)
         axis_ne = _unit(torch.bmm(first.scores[:, None], rows_nke).squeeze(1))
-        return Components(axis_ne, first.explained, first.positive, first.scores)
+        return Directions(axis_ne, first.explained, first.positive, first.scores)
     squares_nee = rows_nke.mT @ rows_nke
     values_ne, vectors_nee = _eigh(squares_nee)
     axis_ne = vectors_nee[:, :, -1]
@@ -188,17 +188,17 @@ def first_components(rows_nke: Tensor) -> Components:
     sign_n1, positive_n = _sign(scores_nk)
     explained_n = _share(values_ne[:, -1], squares_nee)
     axis_ne = torch.where((explained_n > 0)[:, None], axis_ne * sign_n1, 0)
-    return Components(axis_ne, explained_n, positive_n, scores_nk * sign_n1)
+    return Directions(axis_ne, explained_n, positive_n, scores_nk * sign_n1)
 
 
-def _from_inner_products(inner_nkk: Tensor) -> Components:
+def _from_inner_products(inner_nkk: Tensor) -> Directions:
     """All but the directions, from the rows' inner products."""
     values_nk, vectors_nkk = _eigh(inner_nkk)
     largest_n = values_nk[:, -1].clamp(min=0)
     scores_nk = vectors_nkk[:, :, -1] * largest_n.sqrt()[:, None]
     sign_n1, positive_n = _sign(scores_nk)
     explained_n = _share(largest_n, inner_nkk)
-    return Components(inner_nkk[:, :0, 0], explained_n, positive_n, scores_nk * sign_n1)
+    return Directions(inner_nkk[:, :0, 0], explained_n, positive_n, scores_nk * sign_n1)
 
 
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:

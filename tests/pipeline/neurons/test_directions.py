@@ -1,4 +1,4 @@
-"""Top images and first components, against effects written out in full."""
+"""Top images and directions, against effects written out in full."""
 
 from dataclasses import replace
 
@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.neurons.components import (
-    components,
+from pipeline.neurons.directions import (
+    directions_of,
     explained_variance,
-    first_components,
+    first_directions,
     top_chunk,
     top_combine,
 )
 from pipeline.neurons.effects import ablate
+from pipeline.neurons.equal_share import equal_share_offset
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import SecondOrderMaps, gram_matrices, published_scale, second_order_maps
-from pipeline.neurons.share import equal_share_offset
 from pipeline.stats.moments import chunk, combine, finalize
 from tests.pipeline.neurons.forward_kit import TINY, golden_model, perturbed, random_images
 
@@ -54,7 +54,7 @@ def oracle(phi_ine, k):
     k=st.sampled_from([1, 3, 5, 7]),
     cut=st.integers(1, 7),
 )
-def test_components_equal_those_of_effects_written_out(seed, images, paths, embed, k, cut):
+def test_directions_equal_those_of_effects_written_out(seed, images, paths, embed, k, cut):
     generator = torch.Generator().manual_seed(seed)
     maps = random_maps(generator, paths, 6, 3, embed)
     s = torch.randn(images, paths, 6, generator=generator, dtype=torch.float64) + 3
@@ -67,7 +67,7 @@ def test_components_equal_those_of_effects_written_out(seed, images, paths, embe
         for part in torch.arange(images).split(cut)
     ]
     top = top_combine(reversed(states))
-    found = components(top, maps)
+    found = directions_of(top, maps)
     covariance = torch.einsum("ipn,iqn->npq", deviations, deviations) / images
     explained = explained_variance(found.directions, covariance, maps)
     phi_deviations = (phi - phi.mean(0)).numpy()
@@ -90,10 +90,10 @@ def test_components_equal_those_of_effects_written_out(seed, images, paths, embe
 
 
 @pytest.mark.parametrize(("k", "width"), [(6, 4), (4, 6)])
-def test_components_of_rows_written_out(k, width):
+def test_directions_of_rows_written_out(k, width):
     rows = torch.randn(3, k, width, dtype=torch.float64)
     rows[2] = 0
-    found = first_components(rows)
+    found = first_directions(rows)
     for n in range(2):
         _, singular, right = np.linalg.svd(rows[n].numpy(), full_matrices=False)
         assert abs(found.directions[n].numpy() @ right[0]) == pytest.approx(1)
@@ -128,7 +128,7 @@ def test_published_directions(shared, tmp_path):
     deviations = s - s.mean(0)
     top = top_chunk(maps.norms(deviations), deviations, torch.arange(24), k)
     np.testing.assert_allclose(top.norms.flip(1), golden["top_norms"], rtol=1e-6)
-    found = components(top, maps)
+    found = directions_of(top, maps)
     cosines = np.abs((found.directions.numpy() * golden["pca"]).sum(1))
     conditioned = golden["sv_ratio"] < 0.9
     assert conditioned.mean() > 0.5
@@ -158,7 +158,7 @@ def test_two_phases_over_stored_shards(tmp_path):
         deviations = s / scale[:, None, None] - mean_pn
         states.append(top_chunk(maps.norms(deviations), deviations, numbers, k))
     top = top_combine(states)
-    found = components(top, maps)
+    found = directions_of(top, maps)
     covariance = torch.from_numpy(statistics.covariance)
     explained = explained_variance(found.directions, covariance, maps)
     whole = run(images)
@@ -195,7 +195,7 @@ def test_bad_input_is_refused():
     deviations = torch.randn(4, 2, 3, generator=generator, dtype=torch.float64)
     norms, numbers = maps.norms(deviations), torch.arange(4)
     with pytest.raises(ValueError, match="4 images were seen, but the top 5 are asked for"):
-        components(top_chunk(norms, deviations, numbers, 5), maps)
+        directions_of(top_chunk(norms, deviations, numbers, 5), maps)
     with pytest.raises(ValueError, match="the top 0 images"):
         top_chunk(norms, deviations, numbers, 0)
     with pytest.raises(ValueError, match="1 of 4 images have NaN"):
