@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from pipeline.cluster import logs
+from pipeline.telling import Teller
 from storage.errors import FacetError
 from storage.objects import refuse_credentials
 
@@ -109,6 +110,9 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             bar.update(task, completed=done, rate=rate)
 
         yield move
+
+
+TELLER = Teller(console.print, progress_bar, console.status)
 
 
 def say_found(url: str) -> None:

@@ -16,10 +16,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from jobs.console import console, run_job, show_table
+from jobs.settings import flag, refuse_bounds
 from pipeline.extraction.cost import GPUS, Assumptions, Scale, forward_flops, scale
-from pipeline.models import Architecture, ModelSpec, check_supported, count_parameters
+from pipeline.extraction.store import StoreSpec
+from pipeline.models import ModelSpec, check_supported, count_parameters
 from storage.errors import FacetError
-from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,13 @@ def main(config: PlanConfig) -> dict[str, list[str]]:
 
 def check(config: PlanConfig) -> None:
     """Refuse numbers that mean nothing."""
-    for name in ("images", "shard_size", "batch_size"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise FacetError(f"--{flag} {getattr(config, name)}: must be at least 1")
+    refuse_bounds(config, images=1, shard_size=1, batch_size=1)
     if not 0 < config.utilisation <= 1:
         raise FacetError(f"--utilisation {config.utilisation:g}: is a fraction between 0 and 1")
     for name in ("images_per_second", "decodes_per_second"):
         value = getattr(config, name)
         if value is not None and value <= 0:
-            raise FacetError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+            raise FacetError(f"{flag(name)} {value:g}: must be above 0")
     if not config.components:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
 
@@ -96,7 +94,16 @@ def rows(config: PlanConfig) -> dict[str, list[str]]:
 def project_model(config: PlanConfig, model: str) -> Scale:
     """The projection of one model."""
     architecture = check_supported(ModelSpec(model, "none"))
-    meta = describe(config, architecture)
+    # A store that does not exist: its axes are real, its digests are empty.
+    meta = StoreSpec(
+        images="",
+        model=ModelSpec(model, "none"),
+        components=config.components,
+        layers="all",
+        precision=config.precision,
+        store_dtype=config.store_dtype,
+        shard_size=config.shard_size,
+    ).metadata(architecture, images=config.images)
     patch = architecture.config["vision_cfg"]["patch_size"]
     height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
     gpu = GPUS[config.gpu]
@@ -118,32 +125,6 @@ def project_model(config: PlanConfig, model: str) -> Scale:
         image_side=max(architecture.preprocess.size),
         parameters=count_parameters(architecture),
         batch_size=config.batch_size,
-    )
-
-
-def describe(config: PlanConfig, architecture: Architecture) -> Metadata:
-    """The metadata of a store that does not exist: its axes are real, its digests are empty."""
-    return Metadata(
-        architecture=architecture.name,
-        architecture_digest="",
-        weights="none:0",
-        weights_digest="",
-        activation=architecture.activation,
-        preprocessing={},
-        precision=config.precision,
-        store_dtype=config.store_dtype,
-        components=tuple(sorted(set(config.components))),
-        token_layers=(),
-        image_list_digest="",
-        images=config.images,
-        shard_size=config.shard_size,
-        layers=architecture.layers,
-        heads=architecture.heads,
-        head_dim=architecture.head_dim,
-        width=architecture.width,
-        mlp_width=architecture.mlp_width,
-        embed=architecture.embed_dim,
-        tokens=architecture.tokens,
     )
 
 

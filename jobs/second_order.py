@@ -168,7 +168,7 @@ def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
                 f"it, --images, --model and --pretrained ({', '.join(absent)} not given)"
             )
         asked = extract_config(config, None)
-        architecture, _ = extract.check(asked, url)
+        architecture = extract.check(asked, url)
         return parse_mlp_layers(config.mlp_layers, architecture.layers)
     layers = parse_mlp_layers(config.mlp_layers, existing.layers)
     refuse_other_model(config, existing, url)

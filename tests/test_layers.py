@@ -14,9 +14,9 @@ ALLOWED = {
 OURS = {"storage", "pipeline", "jobs", "tests", "benchmarks"}
 # Wings and single rooms of the pipeline, the lowest first: each imports only what stands before it.
 ROOMS = (
-    "lean", "provenance", "microworld", "images", "models", "published", "cluster", "identity",
-    "subsets", "stats", "texts", "extraction", "status", "run_file", "heads", "neurons", "pages",
-    "rosetta",
+    "lean", "provenance", "telling", "microworld", "images", "models", "published", "cluster",
+    "identity", "subsets", "stats", "texts", "extraction", "status", "run_file", "heads",
+    "neurons", "pages", "rosetta",
 )  # fmt: skip
 
 

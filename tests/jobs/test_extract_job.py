@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from jobs import extract
 from jobs.extract import ExtractConfig, main
 from pipeline.extraction.run import TooManyBadImages, choose_workers
+from pipeline.extraction.store import same_or_grown
 from pipeline.images.decode import DECODING
 from pipeline.models import ModelSpec, load_model
 from pipeline.stats.reductions import missing_shards, reduce_store
@@ -205,7 +206,7 @@ def test_a_store_of_before_is_read_and_not_grown_by_other_rules(tmp_path):
     rules = {**store.meta.preprocessing, "decoding": DECODING}
     wanted = replace(store.meta, preprocessing=rules, images=20, image_list_digest="more")
     with pytest.raises(StoreMismatch, match="preprocessing.decoding: the store has nothing") as no:
-        extract.same_or_grown(store.url, store.meta, (), lambda: wanted, lambda: iter(()))
+        same_or_grown(store.url, store.meta, (), lambda: wanted, lambda: iter(()))
     assert "image_list_digest" not in str(no.value)
 
 

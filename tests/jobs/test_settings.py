@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import ablate, cli, extract, omp, rosetta, second_order, show, textspan
-from pipeline.models import ModelSpec, load_model
+from pipeline.models import load_model
 from storage.errors import FacetError
 from storage.images import ListDigest
 from tests.jobs.neuron_store import KEPT, TINY
@@ -137,9 +137,13 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
 
     def identity(**changes):
         config = replace(plain, **changes)
-        architecture, layers = extract.check(config, config.store)
-        loaded = load_model(ModelSpec(config.model, config.pretrained, config.seed))
-        return extract.describe_store(config, architecture, layers, loaded, images).identity()
+        architecture, spec = extract.check(config, config.store), extract.spec_of(config)
+        return spec.metadata(
+            architecture,
+            images=images.rows,
+            image_list_digest=images.hexdigest(),
+            weights_digest=load_model(spec.model).weights_digest,
+        ).identity()
 
     def changed(before, **changes):
         after = identity(**changes)

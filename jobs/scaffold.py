@@ -1,0 +1,73 @@
+"""What every job does around its work: find a finished result, keep a new one, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import xarray as xr
+
+from jobs.console import say_found, show_next, show_table
+from pipeline.identity import found_before
+from pipeline.provenance import revision, versions
+from storage.results import Result, save_result
+
+
+def found_or_made(
+    url: str, job: str, identity: dict[str, Any], make: Callable[[], Result]
+) -> Result:
+    """The finished result that has this identity, if there is one, or the one that is made now."""
+    result = found_before(url, job, identity)
+    if result is None:
+        return make()
+    say_found(result.url)
+    return result
+
+
+def save(
+    url: str,
+    job: str,
+    config: Any,
+    facts: Mapping[str, Any],
+    *,
+    identity: Mapping[str, Any] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    arrays: Mapping[str, xr.Dataset] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Result:
+    """Keep what a run found; its provenance is what it learnt of itself, and by which code.
+
+    Parameters
+    ----------
+    url, job : str
+    config : dataclass instance
+        The run's configuration.
+    facts : mapping
+        Kept as provenance, beside versions and revision.
+    identity : mapping, optional
+        All that decided what was found; by default the configuration.
+    tables, arrays, files : mapping, optional
+        What was found: see ``storage.results.save_result``.
+    """
+    return save_result(
+        url,
+        job,
+        asdict(config),
+        {**facts, "versions": versions(), "revision": revision()},
+        identity=identity,
+        tables={
+            name: pa.Table.from_pandas(table, preserve_index=False)
+            for name, table in (tables or {}).items()
+        },
+        arrays=arrays,
+        files=files,
+    )
+
+
+def show_done(facts: Mapping[str, object], seconds: float, result: Result, following: str) -> None:
+    """The closing table: what was found, how long it took, where it is, and what to type next."""
+    show_table("done", {**facts, "this run": f"{seconds:.0f} s", "kept in": result.url})
+    show_next(following)

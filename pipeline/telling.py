@@ -1,0 +1,35 @@
+"""What long work tells whoever waits for it: lines, and how far it is. A job shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+
+@contextmanager
+def _no_bar(what: str, total: int, kept: str = "") -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Whom work tells how it goes; by default nobody.
+
+    Attributes
+    ----------
+    say : callable
+        Takes a line.
+    bar : callable
+        Takes what is counted, how many there are and what is kept if it is stopped half way; a
+        context whose value takes the number done so far.
+    wait : callable
+        Takes what is done meanwhile; a context, for work that cannot be counted.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    bar: Callable[..., AbstractContextManager[Callable[[int], None]]] = _no_bar
+    wait: Callable[[str], AbstractContextManager[object]] = nullcontext
+
+
+SILENT = Teller()
