@@ -31,11 +31,6 @@ def read_bytes(row: Mapping[str, Any]) -> bytes:
         return reader.read(row["uri"], row["offset"], row["length"])
 
 
-def load_image(row: Mapping[str, Any]) -> Image.Image:
-    """The RGB image of one row of the image table."""
-    return to_image(row, read_bytes(row))
-
-
 def to_image(row: Mapping[str, Any], data: bytes) -> Image.Image:
     """The RGB image of a row from its bytes (which the microworld gives as pixels)."""
     if row["uri"].startswith(PREFIX):

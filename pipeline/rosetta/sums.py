@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from storage.rosetta import HALVES, Card, MapSize, Tile, UnitLayer
+from storage.rosetta import HALVES, Card, MapSize, Tile
 
 from . import bilinear
 
@@ -301,13 +301,3 @@ def _pearson(layout: Layout, half: Sums) -> NDArray[np.float32]:
     found[_deviation(layout.rows, half.n, half.a_mean, half.a_m2) == 0] = np.nan
     found[:, _deviation(layout.columns, half.n, half.b_mean, half.b_m2) == 0] = np.nan
     return found
-
-
-def empty_sums(layout: Layout) -> Sums:
-    """Sums of no images."""
-    return PairSums(layout).sums()
-
-
-def layer_size(layer: UnitLayer) -> int:
-    """Numbers in one image's maps of a layer."""
-    return layer.units * layer.height * layer.width

@@ -9,7 +9,7 @@ import torch
 
 from storage.errors import NotFinite
 
-from .classes import Classes, PoolError, class_means
+from .classes import PoolError
 
 # What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
 Tokenizer = Callable[..., torch.Tensor]
@@ -67,10 +67,3 @@ def encode_texts(
             "its numbers are not. Give other weights"
         )
     return found
-
-
-def encode_classes(
-    model: torch.nn.Module, tokenizer: Tokenizer, classes: Classes, batch: int = 256
-) -> np.ndarray:
-    """One unit embedding a class: the mean of its prompts' unit embeddings, (C, E) float32."""
-    return class_means(encode_texts(model, tokenizer, classes.flat, batch), classes)

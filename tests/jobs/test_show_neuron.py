@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from jobs import omp, show
-from pipeline.images.decode import load_image
+from pipeline.images.decode import read_bytes, to_image
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.results import second_order_result
 from pipeline.pages.neuron_pictures import NeuronPictures
@@ -42,7 +42,9 @@ def test_maps_are_the_neurons_activations_on_its_top_images(store, pictures):
     assert len(images) == 8
     pixels = pictures.pixels(images)
     first = store.images(images[0], images[0] + 1).to_pylist()[0]
-    np.testing.assert_array_equal(pixels[0], model.preprocess.to_uint8(load_image(first)))
+    np.testing.assert_array_equal(
+        pixels[0], model.preprocess.to_uint8(to_image(first, read_bytes(first)))
+    )
     batch = model.preprocess.to_tensor(torch.from_numpy(pixels))
     tokens = NeuronPass(model, [KEPT]).token_maps(batch, KEPT, [7])[:, 1:, 0].numpy()
     maps = pictures.maps(pixels, 7)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.images import folders, micro
-from pipeline.images.decode import decode, load_image, read_bytes
+from pipeline.images.decode import decode, read_bytes, to_image
 from pipeline.images.errors import BadImage, SourceError
 from pipeline.images.listing import list_images
 from pipeline.images.rows import NO_PICTURES, ListingReport, conform, is_image_name, unify
@@ -239,7 +239,7 @@ def test_microworld_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["split"] == "val"
     assert {name: row[name] for name in scene.labels()} == scene.labels()
     assert row["caption"]
-    np.testing.assert_array_equal(np.asarray(load_image(row)), pixels)
+    np.testing.assert_array_equal(np.asarray(to_image(row, read_bytes(row))), pixels)
 
 
 def test_listing_the_microworld_renders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
