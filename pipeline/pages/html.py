@@ -22,38 +22,8 @@ from pipeline.heads.shares import Shares
 from pipeline.images.again import load_again
 from storage.store import Store
 
-PAGE = jinja2.Environment(autoescape=True).from_string(
-    """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
- body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-        color: #1c2330; background: #fff }
- h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
- .lead, figcaption { color: #5b6575 } figure { margin: 0 } img { max-width: 100%; height: auto }
- .pictures { display: grid; gap: .8rem;
-             grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)) }
- .pictures img { width: 100%; image-rendering: pixelated; border-radius: 4px }
- .pictures figcaption { font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere }
- table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
- td.n { text-align: right; font-variant-numeric: tabular-nums } pre { overflow-x: auto }
-</style>
-<h1>{{ title }}</h1><p class="lead">{{ lead }}</p>
-{% for section in sections %}{{ section|safe }}
-{% endfor %}</html>
-"""
-)
-SECTION = jinja2.Environment(autoescape=True).from_string(
-    """<section><h2>{{ title }}</h2>{% if text %}<p>{{ text }}</p>{% endif %}
-{%- if pictures %}<div class="pictures">{% for source, caption in pictures %}
-<figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
-{%- endfor %}</div>{% endif %}
-{%- if plot %}<figure><img src="{{ plot }}" alt="{{ title }}"></figure>{% endif %}
-{%- if rows %}<table>
-{%- if header %}<tr>{% for c in header %}<th>{{ c }}</th>{% endfor %}</tr>{% endif %}
-{%- for row in rows %}<tr>
-{%- for c in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ c }}</td>{% endfor %}</tr>
-{%- endfor %}</table>{% endif %}</section>"""
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
 )
 
 
@@ -67,7 +37,7 @@ def section(
     rows: Sequence[Sequence[object]] = (),
 ) -> str:
     """One section as HTML; everything given is escaped."""
-    return SECTION.render(
+    return TEMPLATES.get_template("section.html").render(
         title=title, text=text, pictures=pictures, plot=plot, header=header, rows=rows
     )
 
@@ -75,7 +45,9 @@ def section(
 def write_page(path: Path, title: str, lead: str, sections: Sequence[str]) -> None:
     """Assemble the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PAGE.render(title=title, lead=lead, sections=sections))
+    path.write_text(
+        TEMPLATES.get_template("page.html").render(title=title, lead=lead, sections=sections)
+    )
 
 
 def data_url(image: Image.Image | Figure) -> str:
