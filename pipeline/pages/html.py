@@ -42,12 +42,15 @@ def section(
     )
 
 
+def page(title: str, lead: str, sections: Sequence[str]) -> str:
+    """The whole page as HTML, from its sections."""
+    return TEMPLATES.get_template("page.html").render(title=title, lead=lead, sections=sections)
+
+
 def write_page(path: Path, title: str, lead: str, sections: Sequence[str]) -> None:
-    """Assemble the page."""
+    """The page as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        TEMPLATES.get_template("page.html").render(title=title, lead=lead, sections=sections)
-    )
+    path.write_text(page(title, lead, sections))
 
 
 def data_url(image: Image.Image | Figure) -> str:

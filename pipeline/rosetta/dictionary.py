@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.pages.figures import png
-from pipeline.pages.html import PAGE, data_url, section
+from pipeline.pages.html import data_url, page, section
 from storage import urls
 from storage.rosetta import Card
 
@@ -222,6 +222,6 @@ def write_dictionary(
     """Write the PNGs and ``dictionary.html`` at a URL; returns the page's."""
     for name, content in pictures.items():
         urls.put_bytes(urls.join(place, name), content)
-    page = urls.join(place, "dictionary.html")
-    urls.put_bytes(page, PAGE.render(title=title, lead=lead, sections=sections).encode())
-    return page
+    address = urls.join(place, "dictionary.html")
+    urls.put_bytes(address, page(title, lead, sections).encode())
+    return address
