@@ -11,8 +11,6 @@ from torch import Tensor
 from pipeline.models import VisionModel
 from storage.errors import NotFinite
 
-from .decompose import Block, enter, leave
-
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 REMEDIES = {torch.bfloat16: "fp32", torch.float16: "bf16 or fp32"}
 
@@ -81,14 +79,14 @@ def first_place(model: VisionModel, images_bchw: Tensor) -> str | None:
 
 
 def _steps(model: VisionModel, images_bchw: Tensor) -> Iterator[tuple[str, Tensor]]:
-    x_btd = enter(model, images_bchw)
+    tower = model.tower()
+    x_btd = tower.enter(images_bchw)
     yield "the embedding of patches, before layer 0", x_btd
-    for layer, parameters in enumerate(model.blocks):
-        block = Block(parameters, model)
-        q, k, v = block.queries_keys_values(x_btd, class_only=layer == model.layers - 1)
-        for name, values in (("queries", q), ("keys", k), ("values", v)):
-            yield f"the {name} of attention layer {layer}", values
-        x_btd, u_bd = block.attend(x_btd, q, k, v)
+    for layer, block in enumerate(tower.blocks):
+        attention = block.attention(x_btd)
+        for name in ("queries", "keys", "values"):
+            yield f"the {name} of attention layer {layer}", getattr(attention, name)
+        x_btd, u_bd = block.attend(x_btd, attention)
         yield f"the heads of attention layer {layer}", u_bd
         yield f"the output of attention layer {layer}", x_btd
         hidden_btn, written_btd = block.mlp(x_btd)
@@ -96,7 +94,7 @@ def _steps(model: VisionModel, images_bchw: Tensor) -> Iterator[tuple[str, Tenso
         yield f"the output of MLP layer {layer}", written_btd
         x_btd = x_btd.add_(written_btd)
         yield f"the residual stream after layer {layer}", x_btd
-    embedding_be, _, ln_std_b = leave(model, x_btd[:, 0])
-    yield "the last LayerNorm", ln_std_b
-    yield "the projection to the joint space", embedding_be
-    yield "the division by the embedding's length, which is zero", 1 / embedding_be.norm(dim=1)
+    left = tower.leave(x_btd)
+    yield "the last LayerNorm", left.std_b
+    yield "the projection to the joint space", left.embedding_be
+    yield "the division by the embedding's length, which is zero", 1 / left.embedding_be.norm(dim=1)

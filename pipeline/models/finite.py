@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .spec import ModelError
+from .errors import ModelError
 
 _NAMED = 5
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained
-from torch import nn
 
+from .errors import ModelError
+from .families import FAMILIES
 from .finite import refuse_weights
-from .spec import Architecture, ModelError, ModelSpec, check_supported
+from .spec import Architecture, ModelSpec, check_supported
+from .tower import Tower
 from .weights import fitted, read_state
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -37,13 +38,26 @@ class VisionModel(Architecture):
 
     @property
     def visual(self) -> Any:
-        """The image tower, an `open_clip.transformer.VisionTransformer`."""
+        """The image tower's module, whose parts only its family knows."""
         return self.module.visual
 
     @property
-    def blocks(self) -> Any:
-        """The image tower's residual blocks, in order."""
-        return self.module.visual.transformer.resblocks
+    def wide(self) -> dict[str, Any]:
+        """Where and as wide as the residual stream: for what goes with it."""
+        return {"dtype": next(self.visual.parameters()).dtype, "device": self.device}
+
+    def tower(self) -> Tower:
+        """The image tower, to be run block by block; copies its matrices to `dtype` as it runs."""
+        return FAMILIES[self.family].tower(self)
+
+    def refuse_other_images(self, images_bchw: torch.Tensor) -> None:
+        """Refuse pixels of another shape than the model takes."""
+        expected = (3, *self.preprocess.size)
+        if images_bchw.ndim != 4 or tuple(images_bchw.shape[1:]) != expected:
+            raise ValueError(
+                f"images have shape {tuple(images_bchw.shape)}, but {self.name} takes "
+                f"(batch, {', '.join(map(str, expected))}): prepare them with model.preprocess"
+            )
 
 
 def load_model(
@@ -53,8 +67,7 @@ def load_model(
 ) -> VisionModel:
     """Build the model that `spec` means and load its weights.
 
-    LayerScale, where a model has it, is folded into the projections before it, and LayerNorms
-    without weights or biases are given ones and zeros, which is exact.
+    What its family folds exactly is folded: LayerScale into the projections before it, say.
 
     Raises
     ------
@@ -77,9 +90,7 @@ def load_model(
     refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
     digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    _fold_layer_scale(module.visual.transformer.resblocks)
-    _fill_norms(module.visual)
-    module.visual.output_tokens = False  # encode_image must give the embedding alone
+    FAMILIES[architecture.family].prepare(module)
     return VisionModel(
         **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
         module=module.eval().requires_grad_(False),
@@ -106,12 +117,10 @@ def count_parameters(architecture: Architecture) -> int:
 
 
 def _build(architecture: Architecture, seed: int) -> Any:
-    config = deepcopy(architecture.config)
-    family = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return family(**config)
+            return FAMILIES[architecture.family].build(architecture.config)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(
                 f"open_clip {open_clip.__version__} cannot build model {architecture.name} from "
@@ -139,26 +148,3 @@ def _read(architecture: Architecture) -> dict[str, torch.Tensor]:
 
 def _brief(error: Exception) -> str:
     return str(error)[:400]
-
-
-def _fold_layer_scale(blocks: Any) -> None:
-    """ls(W x + b) = (diag(s) W) x + s ⊙ b, so that blocks write what their projections give."""
-    for block in blocks:
-        for name, projection in (("ls_1", block.attn.out_proj), ("ls_2", block.mlp.c_proj)):
-            scale = getattr(block, name)
-            if not isinstance(scale, nn.Identity):
-                with torch.no_grad():
-                    projection.weight.mul_(scale.gamma[:, None])
-                    projection.bias.mul_(scale.gamma)
-                setattr(block, name, nn.Identity())
-
-
-def _fill_norms(visual: Any) -> None:
-    """A LayerNorm that was built without weight or bias multiplies by 1 and adds 0."""
-    for norm in visual.modules():
-        if isinstance(norm, nn.LayerNorm):
-            like = visual.proj.new_ones(norm.normalized_shape)
-            if norm.weight is None:
-                norm.weight = nn.Parameter(like)
-            if norm.bias is None:
-                norm.bias = nn.Parameter(torch.zeros_like(like))

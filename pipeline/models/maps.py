@@ -1,8 +1,8 @@
 """The linear tail of the image tower, folded: from component space to the joint space.
 
 embedding = P·(γ ⊙ (C z)/σ + β) is affine in the residual stream z of the class token once the
-image's σ is known, so each component's way to the embedding is one fixed matrix (design.md,
-section 4).
+image's σ is known, so each component's way to the embedding is one fixed matrix: see
+``docs/mathematics.md``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .loading import VisionModel
@@ -48,43 +47,27 @@ class MeanMaps:
 
 def model_maps(model: VisionModel) -> ModelMaps:
     """Compute the maps, in float64 on the CPU whatever the model runs in."""
-    scaled_de = _scaled_projection(model)
-    mlp_map_de = scaled_de - scaled_de.mean(axis=0)
-    weights_ldhk = _out_weights(model)
-    bias_ld = _out_biases(model)
+    tower = model.tower()
+    norm, projection_de = tower.tail.norm, tower.tail.projection_de
+    mlp_map_de = norm.fold(projection_de, axis=0)
+    weights = [block.weights for block in tower.blocks]
+    out_ldhk = np.stack([w.out_dhk for w in weights])
+    bias_ld = np.stack([w.out_bias_d for w in weights])
     return ModelMaps(
-        head_map=np.einsum("ldhk,de->lhke", weights_ldhk, mlp_map_de, optimize=True),
+        head_map=np.einsum("ldhk,de->lhke", out_ldhk, mlp_map_de, optimize=True),
         mlp_map=mlp_map_de,
         attention_bias=bias_ld @ mlp_map_de,
-        bias=_float64(model.visual.ln_post.bias) @ _float64(model.visual.proj),
+        bias=norm.bias @ projection_de,
     )
 
 
 def mean_maps(model: VisionModel) -> MeanMaps:
     """Compute what the equal-share convention needs besides `model_maps`."""
+    tower = model.tower()
+    weights = [block.weights for block in tower.blocks]
+    scaled_de = tower.tail.norm.weight[:, None] * tower.tail.projection_de
     return MeanMaps(
-        head_mean=_out_weights(model).mean(axis=1),
-        attention_bias_mean=_out_biases(model).mean(axis=1),
-        mean_map=_scaled_projection(model).sum(axis=0),
+        head_mean=np.stack([w.out_dhk for w in weights]).mean(axis=1),
+        attention_bias_mean=np.stack([w.out_bias_d for w in weights]).mean(axis=1),
+        mean_map=scaled_de.sum(axis=0),
     )
-
-
-def _scaled_projection(model: VisionModel) -> NDArray[np.float64]:
-    """(width, embed): (P diag(γ))ᵀ."""
-    return _float64(model.visual.ln_post.weight)[:, None] * _float64(model.visual.proj)
-
-
-def _out_weights(model: VisionModel) -> NDArray[np.float64]:
-    """(layer, width, head, head_dim): W_O of every head."""
-    weights = np.stack([_float64(block.attn.out_proj.weight) for block in model.blocks])
-    return weights.reshape(model.layers, model.width, model.heads, model.head_dim)
-
-
-def _out_biases(model: VisionModel) -> NDArray[np.float64]:
-    """(layer, width): b_O."""
-    return np.stack([_float64(block.attn.out_proj.bias) for block in model.blocks])
-
-
-def _float64(tensor: torch.Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = tensor.detach().cpu().to(torch.float64).numpy()
-    return array

@@ -17,8 +17,8 @@ import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-from storage.errors import FacetError
-
+from .errors import ModelError, UnsupportedModel
+from .families import FAMILIES, family_of, faults
 from .preprocess import Preprocess
 
 MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
@@ -27,14 +27,6 @@ TOP_LEVEL_KEYS = {
     "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
 }  # fmt: skip
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-
-
-class ModelError(FacetError):
-    """A model, a tag or a weights file is unknown, damaged, or at odds with the rest."""
-
-
-class UnsupportedModel(ModelError):
-    """The model is known, but its output is not the linear tail that is decomposed here."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +53,25 @@ class Architecture:
     checkpoint: Path | dict[str, Any] | None
     """Weights file, open_clip's entry of a tag, or None for random weights."""
     preprocess: Preprocess
+    family: str
+    """How it is built: a row of `FAMILIES`."""
     layers: int
     heads: int
     head_dim: int
     width: int
     mlp_width: int
-    tokens: int
-    """Image tokens, the class token (0) among them."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    prefix: int
+    """Tokens before the patches: the class token, which is the first, and registers."""
     embed_dim: int
     activation: str
     """``gelu``, ``gelu_tanh`` or ``quickgelu``, in both towers."""
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens: those of the prefix, then the patches row by row."""
+        return self.prefix + self.grid[0] * self.grid[1]
 
 
 def check_supported(spec: ModelSpec) -> Architecture:
@@ -86,28 +87,27 @@ def check_supported(spec: ModelSpec) -> Architecture:
         If the model, the tag, or a file is unknown.
     """
     name, config, overlay = _configuration(spec.model)
-    _refuse_unsupported(name, config)
+    family = _supported_family(name, config)
     checkpoint = _checkpoint(spec, name)
     if isinstance(checkpoint, dict):
         _refuse_other_activation(spec, name, config, checkpoint)
         overlay = checkpoint
-    vision = CLIPVisionCfg(**config["vision_cfg"])
-    height, width = _pair(vision.image_size)
-    patch_height, patch_width = _pair(vision.patch_size)
-    heads = vision.width // vision.head_width
+    sizes = FAMILIES[family].sizes(config)
     return Architecture(
         name=name,
         config=config,
         checkpoint=checkpoint,
-        preprocess=Preprocess.of((height, width), overlay),
-        layers=int(vision.layers),  # a list means a ResNet: refused above
-        heads=heads,
-        head_dim=vision.width // heads,
-        width=vision.width,
-        mlp_width=int(vision.width * vision.mlp_ratio),
-        tokens=(height // patch_height) * (width // patch_width) + 1,
-        embed_dim=config["embed_dim"],
-        activation=_activation(config, "vision_cfg"),
+        preprocess=Preprocess.of(sizes.image_size, overlay),
+        family=family,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        width=sizes.width,
+        mlp_width=sizes.mlp_width,
+        grid=sizes.grid,
+        prefix=sizes.prefix,
+        embed_dim=sizes.embed_dim,
+        activation=sizes.activation,
     )
 
 
@@ -115,7 +115,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
 def supported_models() -> tuple[str, ...]:
     """open_clip's own model names that `check_supported` lets pass."""
     return tuple(
-        name for name in open_clip.list_models() if not _faults(open_clip.get_model_config(name))
+        name for name in open_clip.list_models() if family_of(open_clip.get_model_config(name))
     )
 
 
@@ -202,57 +202,13 @@ def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
     return config, content.get("preprocess_cfg", {})
 
 
-def _faults(config: dict[str, Any]) -> list[str]:
-    """What keeps a model from being decomposed, in words; empty if nothing does."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if vision.get("timm_model_name"):
-        return [f"its image tower is timm's {vision['timm_model_name']}"]
-    if isinstance(vision.get("layers"), list | tuple):
-        return ["its image tower is a ResNet"]
-    faults = []
-    if "multimodal_cfg" in config:
-        faults.append("it is a CoCa")
-    if vision.get("attentional_pool"):
-        faults.append("it pools by attention (attentional_pool)")
-    if vision.get("pool_type", "tok") != "tok":
-        faults.append(f"it pools by {vision['pool_type']!r}, not by the class token")
-    custom = ["block_type"] if vision.get("block_type", "default") not in (None, "default") else []
-    custom += [
-        key
-        for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner",
-                    "scale_attn", "scale_fc")
-        if vision.get(key)
-    ]  # fmt: skip
-    if custom:
-        faults.append(f"its blocks are custom ({', '.join(custom)})")
-    if config.get("quick_gelu") and (vision.get("act_kwargs") or text.get("act_kwargs")):
-        faults.append("it runs QuickGELU, which takes no act_kwargs")
-    if text.get("hf_model_name"):
-        faults.append(f"its text tower is Hugging Face's {text['hf_model_name']}")
-    elif not faults and _activation(config, "vision_cfg") != _activation(config, "text_cfg"):
-        faults.append(
-            f"its towers differ in activation: {_activation(config, 'vision_cfg')} for images, "
-            f"{_activation(config, 'text_cfg')} for texts"
-        )
-    return faults + _size_faults(CLIPVisionCfg(**vision))
-
-
-def _size_faults(vision: CLIPVisionCfg) -> list[str]:
-    heads = vision.width // vision.head_width
-    if heads < 1 or vision.width % heads:
-        return [
-            f"its width {vision.width} does not divide into heads of head_width {vision.head_width}"
-        ]
-    if any(s < p for s, p in zip(_pair(vision.image_size), _pair(vision.patch_size), strict=True)):
-        return [f"its image_size {vision.image_size} is below its patch_size {vision.patch_size}"]
-    return []
-
-
-def _refuse_unsupported(name: str, config: dict[str, Any]) -> None:
-    if faults := _faults(config):
+def _supported_family(name: str, config: dict[str, Any]) -> str:
+    family = family_of(config)
+    if family is None:
         raise UnsupportedModel(
-            f"model {name} cannot be decomposed: {' and '.join(faults)}. {_supported()}"
+            f"model {name} cannot be decomposed: {' and '.join(faults(config))}. {_supported()}"
         )
+    return family
 
 
 def _supported() -> str:
@@ -313,15 +269,3 @@ def _refuse_other_activation(
 
 def _gelu(quick: bool) -> str:
     return "QuickGELU" if quick else "GELU"
-
-
-def _activation(config: dict[str, Any], tower: str) -> str:
-    if config.get("quick_gelu"):
-        return "quickgelu"
-    kwargs = config[tower].get("act_kwargs") or {}
-    return "gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu"
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return int(height), int(width)

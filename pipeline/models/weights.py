@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .spec import ModelError
+from .errors import ModelError
 
 # What torch.compile, data parallelism and trainers put before every name, in any order.
 PREFIXES = ("module.", "_orig_mod.", "model.")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.extraction.decompose import Block, enter, leave
 from pipeline.models import VisionModel, model_maps
 
 from .maps import SecondOrderMaps, check_neurons
@@ -72,7 +71,7 @@ def direct_map(model: VisionModel, mlp_layer: int) -> Tensor:
     To be multiplied by the activation at the class token and divided by σ; float64, on the CPU.
     """
     _check_layer(model, mlp_layer)
-    weight_dn = model.blocks[mlp_layer].mlp.c_proj.weight.detach().cpu().double()
+    weight_dn = torch.from_numpy(model.tower().blocks[mlp_layer].weights.down_dn)
     return weight_dn.T @ torch.from_numpy(model_maps(model).mlp_map)
 
 
@@ -93,11 +92,11 @@ class IndirectEffects:
     def __init__(self, model: VisionModel, mlp_layer: int) -> None:
         _check_layer(model, mlp_layer)
         self.model, self.layer = model, mlp_layer
-        self._blocks = [Block(block, model) for block in model.blocks]
+        self._tower = model.tower()
 
     @torch.inference_mode()
     def activations(self, images_bchw: Tensor) -> Tensor:
-        """p, (batch, token, neuron), for the means; of the class token alone in the last layer."""
+        """p, (batch, token, neuron), for the means; in the last layer, where it is carried on."""
         return self._until(images_bchw)[1]
 
     @torch.inference_mode()
@@ -124,7 +123,7 @@ class IndirectEffects:
         x_btd, hidden_btn = self._until(images_bchw)
         embedding_be = self._after(x_btd.clone())
         changes_btn = self._changes(hidden_btn, means_tn)
-        weight_nd = self._blocks[self.layer].c_proj[0].T.to(x_btd.dtype)
+        weight_nd = self._tower.blocks[self.layer].down[0].T.to(x_btd.dtype)
         most = _GPU_VALUES if x_btd.is_cuda else _CPU_VALUES
         step = max(1, most // x_btd.numel())
         effects = []
@@ -140,16 +139,16 @@ class IndirectEffects:
     def ablate_all(self, images_bchw: Tensor, means_tn: Tensor) -> Tensor:
         """Embeddings (batch, embed) with all neurons of the layer at their means together."""
         x_btd, hidden_btn = self._until(images_bchw)
-        weight_nd = self._blocks[self.layer].c_proj[0].T.to(x_btd.dtype)
+        weight_nd = self._tower.blocks[self.layer].down[0].T.to(x_btd.dtype)
         return self._after(x_btd + self._changes(hidden_btn, means_tn) @ weight_nd)
 
     def _until(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         """The stream as it leaves the layer's block, and the layer's activations."""
-        x_btd = enter(self.model, images_bchw)
+        x_btd = self._tower.enter(images_bchw)
         for layer in range(self.layer):
             x_btd = self._step(layer, x_btd)
-        block, last = self._blocks[self.layer], self.layer == self.model.layers - 1
-        x_btd, _ = block.attend(x_btd, *block.queries_keys_values(x_btd, class_only=last))
+        block = self._tower.blocks[self.layer]
+        x_btd, _ = block.attend(x_btd, block.attention(x_btd))
         hidden_btn, written_btd = block.mlp(x_btd)
         return x_btd + written_btd, hidden_btn.to(x_btd.dtype)
 
@@ -157,11 +156,11 @@ class IndirectEffects:
         """Embeddings from the stream as it leaves the layer's block; overwrites it."""
         for layer in range(self.layer + 1, self.model.layers):
             x_btd = self._step(layer, x_btd)
-        return leave(self.model, x_btd[:, 0])[0]
+        return self._tower.leave(x_btd).embedding_be
 
     def _step(self, layer: int, x_btd: Tensor) -> Tensor:
-        block, last = self._blocks[layer], layer == self.model.layers - 1
-        return block.rest(x_btd, *block.queries_keys_values(x_btd, class_only=last))[0]
+        block = self._tower.blocks[layer]
+        return block.rest(x_btd, block.attention(x_btd))[0]
 
     def _changes(self, hidden_btn: Tensor, means_tn: Tensor) -> Tensor:
         if means_tn.shape != hidden_btn.shape[1:]:

@@ -10,15 +10,22 @@ from torch import Tensor
 from pipeline.models import VisionModel, mean_maps, model_maps
 
 from .forward import NeuronParts
-from .maps import check_mlp_layers, float64, head_maps, value_maps, value_weights
+from .maps import check_mlp_layers, head_maps, value_maps
 
 
 def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -> Tensor:
     """What the published convention adds to each neuron's effect, the same for all of a layer.
 
-    Means and biases on the way are split in equal shares (Eq. B.5): those of ln_1 and of the
-    attention of layer l' over the 2l'+1 components before it and the N neurons, those of the last
-    LayerNorm over 2L+1 components besides, and the MLP's output bias over its neurons.
+    Means and biases on the way are split in equal shares (Eq. B.5): those of the norm before and of
+    the attention of layer l' over the 2l'+1 components before it and the N neurons, those of the
+    last norm over 2L+1 components besides, and the MLP's output bias over its neurons.
+
+    Parameters
+    ----------
+    model : VisionModel
+    mlp_layer : int
+    parts : NeuronParts
+        With the quantity ``shifts``.
 
     Returns
     -------
@@ -26,6 +33,8 @@ def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -
         (batch, embed), divided by σ: φ = Σ_path s·G/σ + offset.
     """
     check_mlp_layers(model, [mlp_layer])
+    if parts.shift_blh is None:
+        raise ValueError("the equal-share convention needs the quantity 'shifts' of a pass")
     maps, means = model_maps(model), mean_maps(model)
     std_b = parts.ln_std_b[:, None]
 
@@ -34,19 +43,19 @@ def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -
 
     tail_be = std_b * tensor(maps.bias) - parts.mean_b[:, None] * tensor(means.mean_map)
     sum_be = torch.zeros_like(tail_be)
-    mlp_bias_d = float64(model.blocks[mlp_layer].mlp.c_proj.bias)
+    blocks = model.tower().blocks
+    mlp_bias_d = blocks[mlp_layer].weights.down_bias_d
     for layer in range(mlp_layer + 1, model.layers):
         head_map_hke = head_maps(model, [layer], "equal-share")[0]
-        value_map_hdk = value_maps(model, layer, "equal-share")
-        weight_hkd, bias_hk = value_weights(model, layer)
-        ln_bias_d = float64(model.blocks[layer].ln_1.bias)
+        weights = blocks[layer].weights
+        value_map_hdk = value_maps(weights, "equal-share")
 
         def joint(
             values_hk: NDArray[np.float64], out: NDArray[np.float64] = head_map_hke
         ) -> NDArray[np.float64]:
             return np.einsum("hk,hke->he", values_hk, out)
 
-        constant_e = joint(bias_hk + weight_hkd @ ln_bias_d).sum(0)
+        constant_e = joint(weights.value_bias_hk + weights.value_hkd @ weights.norm.bias).sum(0)
         constant_e += maps.attention_bias[layer]
         constant_e += means.attention_bias_mean[layer] * means.mean_map
         shift_be = parts.shift_blh[:, layer] @ tensor(joint(value_map_hdk.sum(1)))

@@ -22,12 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.extraction.decompose import Block, class_attention, enter, leave
-from pipeline.models import VisionModel
+from pipeline.models import Block, VisionModel
 
 from .maps import check_mlp_layers, check_neurons, head_maps, value_maps
 
-QUANTITIES = ("coefficients", "totals", "class_neurons", "peaks")
+QUANTITIES = ("coefficients", "totals", "class_neurons", "peaks", "shifts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +43,15 @@ class NeuronParts:
     totals: dict[int, Tensor]
     """Σ_n φ_n, (batch, embed), got without a neuron axis; divided by σ, as φ is."""
     class_neurons: dict[int, Tensor]
-    """p_0, the activations at the class token, (batch, neuron): the first-order effect is
-    p_0 · `direct_map` / σ."""
+    """p_0, what the tail reads of the activations, those at the class token, (batch, neuron): the
+    first-order effect is p_0 · `direct_map` / σ."""
     peaks: dict[int, Tensor]
-    """Largest activation over the image tokens, (batch, neuron)."""
+    """Largest activation over the patches, (batch, neuron)."""
     attention_blh: Tensor
     """Σ_i α_i/σ_i of every head (l', h): what a bias of the residual stream is multiplied by."""
-    shift_blh: Tensor
-    """Σ_i α_i μ_i/σ_i, μ_i the mean that ln_1 subtracts; only the equal-share convention needs
-    it."""
+    shift_blh: Tensor | None
+    """Σ_i α_i μ_i/σ_i, μ_i the mean that the norm before attention subtracts; only the equal-share
+    convention needs it."""
     embedding_be: Tensor
     """The model's own output, not normalised."""
     mean_b: Tensor
@@ -71,7 +70,8 @@ class NeuronPass:
     mlp_layers
         The MLP layers whose neurons are meant, any but the last.
     quantities
-        Which of ``coefficients``, ``totals``, ``class_neurons`` and ``peaks`` to return.
+        Which of ``coefficients``, ``totals``, ``class_neurons``, ``peaks`` and ``shifts`` to
+        return.
 
     Notes
     -----
@@ -91,10 +91,10 @@ class NeuronPass:
         self.model = model
         self.mlp_layers = tuple(sorted(set(mlp_layers)))
         self.quantities = frozenset(quantities)
-        self._blocks = [Block(block, model) for block in model.blocks]
+        self._tower = model.tower()
         later = range(self.mlp_layers[0] + 1, model.layers)
         self._readers = {
-            layer: _Reader(model, layer, head_map_hke)
+            layer: _Reader(model, self._tower.blocks[layer], head_map_hke)
             for layer, head_map_hke in zip(later, head_maps(model, later), strict=True)
         }
 
@@ -107,14 +107,14 @@ class NeuronPass:
         images_bchw
             From `Preprocess.to_tensor`.
         """
-        model, wanted = self.model, self.quantities
-        x_btd = enter(model, images_bchw)
-        found = _Found(model, x_btd)
-        for layer, block in enumerate(self._blocks):
-            q, k, v = block.queries_keys_values(x_btd, class_only=layer == model.layers - 1)
+        model, tower, wanted = self.model, self._tower, self.quantities
+        x_btd = tower.enter(images_bchw)
+        found = _Found(model, x_btd, "shifts" in wanted)
+        for layer, block in enumerate(tower.blocks):
+            attention = block.attention(x_btd)
             if layer > self.mlp_layers[0]:
-                found.read(layer, x_btd, class_attention(q, k), self._readers[layer])
-            x_btd, _ = block.attend(x_btd, q, k, v)
+                found.read(layer, x_btd, attention.pattern(), self._readers[layer])
+            x_btd, _ = block.attend(x_btd, attention)
             hidden_btn, written_btd = block.mlp(x_btd)
             x_btd = x_btd.add_(written_btd)
             if layer in self.mlp_layers:
@@ -122,23 +122,23 @@ class NeuronPass:
                     found.hidden[layer] = hidden_btn.to(x_btd.dtype)
                     found.coefficients[layer] = []
                 if "totals" in wanted:
-                    found.written[layer] = (written_btd - block.c_proj[1]).to(x_btd.dtype)
+                    found.written[layer] = (written_btd - block.down[1]).to(x_btd.dtype)
                     found.totals[layer] = x_btd.new_zeros(len(x_btd), model.embed_dim)
                 if "class_neurons" in wanted:
-                    found.class_neurons[layer] = hidden_btn[:, 0].to(x_btd.dtype, copy=True)
+                    found.class_neurons[layer] = tower.read(hidden_btn).to(x_btd.dtype, copy=True)
                 if "peaks" in wanted:
-                    found.peaks[layer] = hidden_btn[:, 1:].amax(1).to(x_btd.dtype)
-        embedding_be, mean_b, ln_std_b = leave(model, x_btd[:, 0])
+                    found.peaks[layer] = hidden_btn[:, model.prefix :].amax(1).to(x_btd.dtype)
+        left = tower.leave(x_btd)
         return NeuronParts(
             coefficients={at: torch.cat(rows, 1) for at, rows in found.coefficients.items()},
-            totals={at: total / ln_std_b[:, None] for at, total in found.totals.items()},
+            totals={at: total / left.std_b[:, None] for at, total in found.totals.items()},
             class_neurons=found.class_neurons,
             peaks=found.peaks,
             attention_blh=found.attention_blh,
             shift_blh=found.shift_blh,
-            embedding_be=embedding_be,
-            mean_b=mean_b,
-            ln_std_b=ln_std_b,
+            embedding_be=left.embedding_be,
+            mean_b=left.mean_b,
+            ln_std_b=left.std_b,
         )
 
     @torch.inference_mode()
@@ -156,18 +156,18 @@ class NeuronPass:
         """
         check_mlp_layers(self.model, [mlp_layer])
         check_neurons(self.model, neurons)
-        x_btd = enter(self.model, images_bchw)
-        for block in self._blocks[:mlp_layer]:
-            x_btd = block.rest(x_btd, *block.queries_keys_values(x_btd, class_only=False))[0]
-        block = self._blocks[mlp_layer]
-        x_btd, _ = block.attend(x_btd, *block.queries_keys_values(x_btd, class_only=False))
+        x_btd = self._tower.enter(images_bchw)
+        for block in self._tower.blocks[:mlp_layer]:
+            x_btd = block.rest(x_btd, block.attention(x_btd))[0]
+        block = self._tower.blocks[mlp_layer]
+        x_btd, _ = block.attend(x_btd, block.attention(x_btd))
         return block.mlp(x_btd)[0][:, :, list(neurons)].to(x_btd.dtype)
 
 
 class _Found:
     """What has been gathered of a batch so far."""
 
-    def __init__(self, model: VisionModel, x_btd: Tensor) -> None:
+    def __init__(self, model: VisionModel, x_btd: Tensor, shifts: bool) -> None:
         self.hidden: dict[int, Tensor] = {}
         self.written: dict[int, Tensor] = {}
         self.coefficients: dict[int, list[Tensor]] = {}
@@ -175,14 +175,14 @@ class _Found:
         self.class_neurons: dict[int, Tensor] = {}
         self.peaks: dict[int, Tensor] = {}
         self.attention_blh = x_btd.new_zeros(len(x_btd), model.layers, model.heads)
-        self.shift_blh = torch.zeros_like(self.attention_blh)
+        self.shift_blh = torch.zeros_like(self.attention_blh) if shifts else None
 
     def read(self, layer: int, x_btd: Tensor, alpha_bht: Tensor, reader: _Reader) -> None:
         """What the heads of `layer` read from the MLPs before it."""
-        variance_bt, mean_bt = torch.var_mean(x_btd, -1, correction=0)
-        weights_bht = alpha_bht.to(x_btd.dtype) * (variance_bt + reader.eps).rsqrt()[:, None]
+        weights_bht = alpha_bht.to(x_btd.dtype) * reader.block.inverse_std(x_btd)[:, None]
         self.attention_blh[:, layer] = weights_bht.sum(-1)
-        self.shift_blh[:, layer] = (weights_bht * mean_bt[:, None]).sum(-1)
+        if self.shift_blh is not None:
+            self.shift_blh[:, layer] = (weights_bht * torch.var_mean(x_btd, -1)[1][:, None]).sum(-1)
         for at, hidden_btn in self.hidden.items():
             self.coefficients[at].append(weights_bht @ hidden_btn)
         for at, written_btd in self.written.items():
@@ -192,11 +192,10 @@ class _Found:
 class _Reader:
     """A layer's way from the residual stream of a token, over its values, to the joint space."""
 
-    def __init__(self, model: VisionModel, layer: int, head_map_hke: NDArray[np.float64]) -> None:
-        wide = {"dtype": model.visual.proj.dtype, "device": model.device}
-        self.eps = model.blocks[layer].ln_1.eps
-        self.value_map_hdk = torch.from_numpy(value_maps(model, layer)).to(**wide)
-        self.head_map_hke = torch.from_numpy(head_map_hke).to(**wide)
+    def __init__(self, model: VisionModel, block: Block, head_map_hke: NDArray[np.float64]) -> None:
+        self.block = block
+        self.value_map_hdk = torch.from_numpy(value_maps(block.weights)).to(**model.wide)
+        self.head_map_hke = torch.from_numpy(head_map_hke).to(**model.wide)
 
     def output(self, read_bhd: Tensor) -> Tensor:
         """(batch, embed), still to be divided by the image's σ."""

@@ -8,7 +8,7 @@ Lengths and inner products of effects need only the Gram matrix of a neuron's ve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.models import VisionModel, mean_maps, model_maps
+from pipeline.models import VisionModel, Weights, mean_maps, model_maps
 
 Convention = Literal["centred", "equal-share"]
 
@@ -62,18 +62,13 @@ def check_neurons(model: VisionModel, neurons: Sequence[int]) -> None:
         )
 
 
-def value_maps(
-    model: VisionModel, layer: int, convention: Convention = "centred"
-) -> NDArray[np.float64]:
+def value_maps(weights: Weights, convention: Convention = "centred") -> NDArray[np.float64]:
     """(head, width, head_dim) float64: (W_V diag(γ) C)ᵀ, from a token of the stream to values.
 
     Still to be divided by the token's σ; without C under ``equal-share``.
     """
-    weight_hkd, _ = value_weights(model, layer)
-    scaled_hkd = weight_hkd * float64(model.blocks[layer].ln_1.weight)
-    if convention == "centred":
-        scaled_hkd = scaled_hkd - scaled_hkd.mean(-1, keepdims=True)
-    return np.ascontiguousarray(scaled_hkd.swapaxes(1, 2))
+    norm = weights.norm if convention == "centred" else replace(weights.norm, centred=False)
+    return np.ascontiguousarray(norm.fold(weights.value_hkd, axis=2).swapaxes(1, 2))
 
 
 def head_maps(
@@ -146,17 +141,20 @@ def second_order_maps(
     check_mlp_layers(model, [mlp_layer])
     _check_convention(convention)
     later = range(mlp_layer + 1, model.layers)
-    projection = model.blocks[mlp_layer].mlp.c_proj
-    written_dn = projection.weight.detach().to(model.device, torch.float64)
+    blocks = model.tower().blocks
+    own = blocks[mlp_layer].weights
+    written_dn, bias_d = (
+        torch.from_numpy(x).to(model.device) for x in (own.down_dn, own.down_bias_d)
+    )
     values, biases = [], []
     for layer in later:
         value_map_hkd = (
-            torch.from_numpy(value_maps(model, layer, convention))
+            torch.from_numpy(value_maps(blocks[layer].weights, convention))
             .to(model.device, torch.float64)
             .mT
         )
         values.append((value_map_hkd @ written_dn).mT.to(dtype))
-        biases.append(value_map_hkd @ projection.bias.detach().to(model.device, torch.float64))
+        biases.append(value_map_hkd @ bias_d)
     head_map_pke = (
         torch.from_numpy(head_maps(model, later, convention))
         .flatten(0, 1)
@@ -189,23 +187,6 @@ def published_scale(s_bpn: Tensor, ln_std_b: Tensor, embedding_be: Tensor) -> Te
     return s_bpn / (ln_std_b * embedding_be.norm(dim=1))[:, None, None]
 
 
-def value_weights(
-    model: VisionModel, layer: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """W_V (head, head_dim, width) and b_V (head, head_dim)."""
-    attention = model.blocks[layer].attn
-    shape = (model.heads, model.head_dim)
-    weight = float64(attention.in_proj_weight)[2 * model.width :]
-    bias = float64(attention.in_proj_bias)[2 * model.width :]
-    return weight.reshape(*shape, model.width), bias.reshape(shape)
-
-
 def _check_convention(convention: str) -> None:
     if convention not in get_args(Convention):
         raise ValueError(f"convention {convention!r} is none of {', '.join(get_args(Convention))}")
-
-
-def float64(tensor: Tensor) -> NDArray[np.float64]:
-    """A parameter as NumPy has it, in float64."""
-    array: NDArray[np.float64] = tensor.detach().cpu().to(torch.float64).numpy()
-    return array

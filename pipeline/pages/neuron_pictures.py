@@ -111,14 +111,14 @@ class NeuronPictures:
             return np.full((*self.model.preprocess.size, 3), 211, np.uint8)
 
     def maps(self, pixels_bhwc: NDArray[np.uint8], neuron: int) -> NDArray[np.float32]:
-        """Activations of a neuron at the image tokens, (image, rows, columns)."""
-        rows, columns = self.model.visual.grid_size
+        """Activations of a neuron at the patches, (image, rows, columns)."""
+        rows, columns = self.model.grid
         if not len(pixels_bhwc):
             return np.zeros((0, rows, columns), np.float32)
         pixels = torch.from_numpy(pixels_bhwc).to(self.model.device)
         images_bchw = self.model.preprocess.to_tensor(pixels)
         tokens_bt1 = self._pass.token_maps(images_bchw, self.layer, [neuron])
-        found: NDArray[np.float32] = tokens_bt1[:, 1:, 0].float().cpu().numpy()
+        found: NDArray[np.float32] = tokens_bt1[:, self.model.prefix :, 0].float().cpu().numpy()
         return found.reshape(-1, rows, columns)
 
     def norms(self, neuron: int) -> tuple[NDArray, str]:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.models import Preprocess
+from pipeline.models.errors import ModelError
 from pipeline.models.finite import refuse_weights
 from pipeline.models.loading import digest_of
-from pipeline.models.spec import ModelError
 from storage.errors import NotFinite
 from storage.rosetta import Card, MapSize, UnitLayer
 

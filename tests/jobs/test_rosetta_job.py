@@ -20,7 +20,7 @@ from pipeline.images.errors import SourceError
 from pipeline.images.resize import Resize
 from pipeline.images.rows import ListingReport
 from pipeline.microworld.draw import picture
-from pipeline.models.spec import ModelError
+from pipeline.models.errors import ModelError
 from pipeline.rosetta.pictures import load_pictures
 from storage.errors import FacetError, StoreMismatch
 from storage.images import read_rows

@@ -148,7 +148,9 @@ def test_every_part_equals_the_equations(folder, config, seed, data):
     heads = head_contributions(u, maps.head_map, std)
     blocks = mlp_contributions(mlps, maps.mlp_map, std)
     biases = attention_bias_contributions(maps.attention_bias, std)
-    values = decomposer.token_values(images).numpy()
+    values, own_std = decomposer.token_values(images)
+    torch.testing.assert_close(own_std, parts.ln_std_b)
+    values = values.numpy()
     layers = sorted(chosen)
     by_token = head_contributions(values, maps.head_map[layers], std)
     close = {"rtol": 1e-9, "atol": 1e-10}
@@ -254,8 +256,8 @@ def test_residual_tells_of_a_wrong_part(folder):
     before = 0.0
     for size in (1e-4, 1e-2):
         with torch.no_grad():
-            model.blocks[1].attn.out_proj.weight[:, :32] += size
-            model.blocks[1].attn.out_proj.weight[0, :32] += size
+            model.visual.transformer.resblocks[1].attn.out_proj.weight[:, :32] += size
+            model.visual.transformer.resblocks[1].attn.out_proj.weight[0, :32] += size
         parts = decomposer(images)
         std = parts.ln_std_b
         total = (
@@ -316,7 +318,7 @@ def test_equal_share_matches_the_published_numbers(shared, tmp_path):
     heads, blocks = equal_share(u, mlps, std, maps, means)
     np.testing.assert_allclose(heads / norm[:, None, None, None], golden["attn"], **close)
     np.testing.assert_allclose(blocks / norm[:, None, None], golden["mlp"], **close)
-    full, blocks = equal_share(decomposer.token_values(images), mlps, std, maps, means)
+    full, blocks = equal_share(decomposer.token_values(images)[0], mlps, std, maps, means)
     full /= norm[:, None, None, None, None]
     np.testing.assert_allclose(blocks / norm[:, None, None], golden["mlp"], **close)
     np.testing.assert_allclose(full, golden["full"], rtol=1e-4, atol=1e-6)  # kept as float32

@@ -12,7 +12,7 @@ from pipeline.extraction.finite import first_place
 from pipeline.heads.ablation import StoredParts
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
-from pipeline.models.spec import ModelError
+from pipeline.models.errors import ModelError
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.rows import ok_images, passed_rows
 from pipeline.stats.accuracy import predicted_classes
@@ -34,7 +34,7 @@ def random_model(folder, dtype=torch.float32):
 
 def enlarge(model, layer, factor):
     """The same function up to rounding, with neurons that are ``factor`` times as large."""
-    mlp = model.blocks[layer].mlp
+    mlp = model.visual.transformer.resblocks[layer].mlp
     mlp.c_fc.weight.mul_(factor)
     mlp.c_fc.bias.mul_(factor)
     mlp.c_proj.weight.div_(factor)
@@ -82,9 +82,18 @@ def test_what_overflows_in_half_precision_says_where_and_which_precision_holds_i
     ("change", "place"),
     [
         (lambda m: m.visual.conv1.weight.fill_(3e38), "the embedding of patches, before layer 0"),
-        (lambda m: m.blocks[0].attn.in_proj_weight[:48].fill_(3e38), "the queries of .* layer 0"),
-        (lambda m: m.blocks[2].attn.in_proj_weight[96:].fill_(3e38), "the values of .* layer 2"),
-        (lambda m: m.blocks[1].mlp.c_proj.weight.fill_(3e38), "the output of MLP layer 1"),
+        (
+            lambda m: m.visual.transformer.resblocks[0].attn.in_proj_weight[:48].fill_(3e38),
+            "the queries of .* layer 0",
+        ),
+        (
+            lambda m: m.visual.transformer.resblocks[2].attn.in_proj_weight[96:].fill_(3e38),
+            "the values of .* layer 2",
+        ),
+        (
+            lambda m: m.visual.transformer.resblocks[1].mlp.c_proj.weight.fill_(3e38),
+            "the output of MLP layer 1",
+        ),
         (lambda m: m.visual.ln_post.weight.mul_(3e38), "the projection to the joint space"),
         (lambda m: m.visual.proj.zero_(), "the division by the embedding's length, which is zero"),
     ],
@@ -108,7 +117,7 @@ def test_a_sound_model_has_no_such_place(tmp_path):
 
 def test_what_the_store_cannot_hold_is_told_from_what_the_model_cannot(tmp_path):
     model = random_model(tmp_path)
-    model.blocks[1].mlp.c_proj.weight.mul_(1e7)
+    model.visual.transformer.resblocks[1].mlp.c_proj.weight.mul_(1e7)
     with pytest.raises(
         StoreDtypeError, match=r"mlps: .* images 0-3 does not fit float16; .*float32"
     ):

@@ -23,8 +23,8 @@ from pipeline.models import (
     model_maps,
     supported_models,
 )
+from pipeline.models.errors import ModelError
 from pipeline.models.loading import digest_of
-from pipeline.models.spec import ModelError
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
 
@@ -187,7 +187,7 @@ def test_the_recorded_activation_runs_in_both_towers(tmp_path):
         "gelu_tanh": {"vision": tanh, "text": tanh},
     }.items():
         model = load_model(ModelSpec(write_config(tmp_path, **kwargs), "none"))
-        for block in [*model.blocks, *model.module.transformer.resblocks]:
+        for block in [*model.visual.transformer.resblocks, *model.module.transformer.resblocks]:
             kind = type(block.mlp.gelu).__name__.lower()
             if getattr(block.mlp.gelu, "approximate", "none") == "tanh":
                 kind += "_tanh"
@@ -293,7 +293,7 @@ def test_maps_are_the_matrices_of_the_equations(tmp_path):
     maps, d = model_maps(model), model.width
     centre = np.eye(d) - np.ones((d, d)) / d
     tail = model.visual.proj.numpy().T @ np.diag(model.visual.ln_post.weight.numpy()) @ centre
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.visual.transformer.resblocks):
         w_o, b_o = block.attn.out_proj.weight.numpy(), block.attn.out_proj.bias.numpy()
         for head in range(model.heads):
             columns = w_o[:, head * 8 : head * 8 + 8]

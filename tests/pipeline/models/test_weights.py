@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.models import ModelSpec, check_supported, load_model
-from pipeline.models.spec import ModelError
+from pipeline.models.errors import ModelError
 from tests.pipeline.models.test_models import CONFIG, write_config
 
 

@@ -110,7 +110,7 @@ def test_published_directions(shared, tmp_path):
     images = torch.from_numpy(np.load(shared / "golden" / "images24.npz")["images"]).double()
     model = golden_model(shared / "golden", tmp_path)
     layer, k = int(golden["mlp_layer"]), int(golden["top_k"])
-    parts = NeuronPass(model, [layer])(images)
+    parts = NeuronPass(model, [layer], ("coefficients", "shifts"))(images)
     s = 100 * published_scale(parts.coefficients[layer], parts.ln_std_b, parts.embedding_be)
     offset = 100 * equal_share_offset(model, layer, parts)
     offset /= parts.embedding_be.norm(dim=1, keepdim=True)

@@ -27,7 +27,7 @@ def with_neurons_at(model, layer, images, neurons, means):
         output[..., neurons] = means[:, neurons]
         return output
 
-    handle = model.blocks[layer].mlp.gelu.register_forward_hook(hold)
+    handle = model.visual.transformer.resblocks[layer].mlp.gelu.register_forward_hook(hold)
     try:
         return model.module.encode_image(images)
     finally:
@@ -58,7 +58,9 @@ def test_first_order_effects_add_up_to_the_mlps_contribution(model):
     maps = model_maps(model)
     std = parts.ln_std_b[:, None]
     effects = parts.class_neurons[1][:, :, None] * direct_map(model, 1) / std[:, None]
-    bias = model.blocks[1].mlp.c_proj.bias @ torch.from_numpy(maps.mlp_map) / std
+    bias = (
+        model.visual.transformer.resblocks[1].mlp.c_proj.bias @ torch.from_numpy(maps.mlp_map) / std
+    )
     whole = mlp_contributions(own.mlps_bsd, maps.mlp_map, own.ln_std_b)[:, 2]
     np.testing.assert_allclose(effects.sum(1) + bias, whole, rtol=1e-9, atol=1e-11)
 

@@ -193,7 +193,7 @@ def test_published_effects_in_both_conventions(shared, tmp_path):
     images = torch.from_numpy(np.load(shared / "golden" / "images24.npz")["images"]).double()
     model = golden_model(shared / "golden", tmp_path)
     layer = int(golden["mlp_layer"])
-    parts = NeuronPass(model, [layer], ("coefficients", "totals"))(images)
+    parts = NeuronPass(model, [layer], ("coefficients", "totals", "shifts"))(images)
     np.testing.assert_allclose(parts.embedding_be, golden["embedding"], **CLOSE)
     norm_b11 = parts.embedding_be.norm(dim=1)[:, None, None]
     s = 100 * published_scale(parts.coefficients[layer], parts.ln_std_b, parts.embedding_be)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.images.listing import list_images
-from pipeline.models.spec import ModelError
+from pipeline.models.errors import ModelError
 from pipeline.rosetta.maps import MapError, MapReader, Tokens
 from pipeline.rosetta.merging import correlate_tile, merge_spans
 from pipeline.rosetta.mine import Miner

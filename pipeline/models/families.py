@@ -1,0 +1,22 @@
+"""The families of models that can be decomposed, a row each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import openclip_vit
+from .tower import Family
+
+FAMILIES: dict[str, Family] = {
+    "openclip-vit": openclip_vit,
+}
+
+
+def family_of(config: dict[str, Any]) -> str | None:
+    """The family that takes a model configuration; None where none does."""
+    return next((name for name, family in FAMILIES.items() if not family.faults(config)), None)
+
+
+def faults(config: dict[str, Any]) -> list[str]:
+    """What keeps the family that comes closest from taking a configuration, in words."""
+    return min((family.faults(config) for family in FAMILIES.values()), key=len)

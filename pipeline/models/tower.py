@@ -1,0 +1,208 @@
+"""What a family of models offers, and all that the rest asks of an image tower.
+
+A tower is entered with pixels, run block by block along the residual stream, and left through its
+tail. What the tail reads of the stream, the class token for example, is linear in what every head
+and MLP wrote; so the decomposition needs no more of a block than its attention, its MLP and their
+weights. ``docs/add-a-family.md`` says how a family is added.
+
+Axis letters are those of the README's glossary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .loading import VisionModel
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a configuration says of its image tower."""
+
+    image_size: tuple[int, int]
+    """Height and width of the model's input, pixels."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    prefix: int
+    """Tokens before the patches: the class token, which is the first, and registers."""
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    """Of the residual stream."""
+    mlp_width: int
+    """Neurons of a layer."""
+    embed_dim: int
+    activation: str
+    """In both towers, for example ``gelu`` or ``quickgelu``."""
+
+
+class Family(Protocol):
+    """A way of building models: a module of this folder, and a row of `FAMILIES`."""
+
+    def faults(self, config: dict[str, Any]) -> list[str]:
+        """What keeps this family from taking a model configuration, in words; else empty."""
+
+    def sizes(self, config: dict[str, Any]) -> Sizes:
+        """Sizes of a model without faults."""
+
+    def build(self, config: dict[str, Any]) -> Any:
+        """The module with random weights; its image tower is `module.visual`."""
+
+    def prepare(self, module: Any) -> None:
+        """Make a module with its final weights ready: fold what can be folded exactly."""
+
+    def tower(self, model: VisionModel) -> Tower:
+        """The image tower of a loaded model; cheap, nothing is copied yet."""
+
+
+class Tower(Protocol):
+    """An image tower that runs block by block, where its model is, in its model's dtype."""
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """In order; the last need not carry on what the tail does not read."""
+
+    @property
+    def tail(self) -> Tail:
+        """From the stream to the embedding."""
+
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        """The residual stream as it enters layer 0, (batch, token, width)."""
+
+    def read(self, values_bt: Tensor) -> Tensor:
+        """What the tail reads of something that every token has: (batch, token, …) without its
+        token axis. Linear, and the same for the stream and for all that is written to it."""
+
+    def leave(self, x_btd: Tensor) -> Left:
+        """What becomes of the stream behind the last block."""
+
+
+class Block(Protocol):
+    """One residual block: attention, then an MLP."""
+
+    @property
+    def weights(self) -> Weights:
+        """Computed anew whenever asked for."""
+
+    @property
+    def down(self) -> tuple[Tensor, Tensor]:
+        """What neurons write, as run: weight (width, neuron) and bias (width,)."""
+
+    def attention(self, x_btd: Tensor) -> Attention:
+        """Queries, keys and values of the stream."""
+
+    def inverse_std(self, x_btd: Tensor) -> Tensor:
+        """1/σ by which the norm before the attention multiplies each token, (batch, token)."""
+
+    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
+        """The stream behind the attention, and u, what the tail reads of its heads before the
+        output projection, (batch, heads · head_dim). Overwrites `x_btd`."""
+
+    def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
+        """Neurons after the activation, (batch, token, neuron), and what they write with `down`."""
+
+    def rest(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention and MLP: the new stream, u, and what the tail reads of the MLP's output.
+        Overwrites `x_btd`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One layer's attention; each (batch, head, token, head_dim).
+
+    Queries may be those alone that the tail reads.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+    def pattern(self) -> Tensor:
+        """α, (batch, head, token): u is Σ α_i v_i over the tokens. Here, of the class token."""
+        logits_bht = (self.queries[:, :, :1] @ self.keys.transpose(-1, -2)).squeeze(2)
+        return (logits_bht * self.queries.shape[-1] ** -0.5).softmax(-1)
+
+    def weighted_values(self) -> Tensor:
+        """α_i v_i, (batch, token, heads · head_dim): their sum over tokens is u."""
+        pattern_bth1 = self.pattern().transpose(1, 2).unsqueeze(-1)
+        return (self.values.transpose(1, 2) * pattern_bth1).flatten(2)
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """What the tail made of a batch."""
+
+    embedding_be: Tensor
+    """The model's own output, not normalised."""
+    mean_b: Tensor
+    """The mean that the last norm subtracted."""
+    std_b: Tensor
+    """What it divided by: σ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A norm's weights: x becomes γ ⊙ (C x)/σ + β; float64."""
+
+    weight: Array
+    """γ, (width,)."""
+    bias: Array
+    """β, (width,)."""
+    centred: bool = True
+    """Whether C removes the mean over the width, as in LayerNorm; else C = I."""
+
+    @classmethod
+    def of(cls, module: nn.LayerNorm) -> Norm:
+        """Those of a LayerNorm."""
+        return cls(float64(module.weight), float64(module.bias))
+
+    def fold(self, after: Array, axis: int) -> Array:
+        """A matrix that is applied behind the norm, as one that is applied before it and still to
+        be divided by σ: `axis` is the width."""
+        shape = [1] * after.ndim
+        shape[axis] = -1
+        scaled = after * self.weight.reshape(shape)
+        return scaled - scaled.mean(axis, keepdims=True) if self.centred else scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A block's linear parts; float64, on the CPU."""
+
+    norm: Norm
+    """Before the attention."""
+    value_hkd: Array
+    """W_V, (head, head_dim, width)."""
+    value_bias_hk: Array
+    out_dhk: Array
+    """W_O, (width, head, head_dim)."""
+    out_bias_d: Array
+    down_dn: Array
+    """What neurons write, (width, neuron)."""
+    down_bias_d: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """From what is read of the stream to the embedding: norm, then projection; float64."""
+
+    norm: Norm
+    projection_de: Array
+    """P, (width, embed)."""
+
+
+def float64(tensor: Tensor) -> Array:
+    """A parameter as NumPy has it, in float64."""
+    array: Array = tensor.detach().cpu().to(torch.float64).numpy()
+    return array
