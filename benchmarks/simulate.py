@@ -29,7 +29,7 @@ from pipeline.cluster import machines
 from pipeline.extraction import run
 from pipeline.extraction.extractor import Extractor
 from pipeline.images.batches import Batch
-from pipeline.images.load import Loaded
+from pipeline.images.load import LoadedImages
 from pipeline.stats.reductions import reduce_store
 from storage import ledger
 from storage.images import read_rows, write_images
@@ -60,7 +60,7 @@ class StubExtractor(Extractor):
             if spec.dtype != "str"
         }
 
-    def _parts(self, loaded: Loaded) -> dict[str, torch.Tensor]:
+    def _parts(self, loaded: LoadedImages) -> dict[str, torch.Tensor]:
         return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
 
 
@@ -75,7 +75,7 @@ class StubActor(run._Actor):
 def stub_batch(url: str, start: int, stop: int, resize: Any) -> Batch:
     """The rows of a batch, read from the image table; no picture is."""
     rows, n = read_rows(url, start, stop), stop - start
-    loaded = Loaded(
+    loaded = LoadedImages(
         np.zeros((n, 0), np.uint8), np.ones(n, bool), [None] * n, [SHA256] * n, [8] * n, [8] * n
     )
     return Batch(start, loaded, rows["key"].to_pylist(), rows["label"].to_pylist())
