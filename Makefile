@@ -1,12 +1,13 @@
 # make demo   the main job on the embedded world; ends with demo/index.html
-# make test   lint, types, tests
+# make check  lint, types, and the tests that start no Ray: for every few minutes
+# make test   lint, types, all tests
 # make soak   many random kills; long
-# Both build the environment in .venv from pyproject.toml and constraints.txt.
+# All build the environment in .venv from pyproject.toml and constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := demo
-.PHONY: demo test soak lint types env clean
+.PHONY: demo check test soak lint types env clean
 
 env: .venv/ready
 
@@ -25,6 +26,9 @@ lint: env
 
 types: env
 	$(BIN)/mypy storage pipeline jobs
+
+check: lint types
+	$(BIN)/python -m pytest -m 'not ray and not cluster'
 
 test: lint types
 	$(BIN)/python -m pytest

@@ -36,6 +36,7 @@ ATTEMPTS = 8  # about half a minute of pauses that double, where the user has se
 S3FS_ATTEMPTS = 2
 RETRY_SETTINGS = ("AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS", "AWS_PROFILE", "AWS_CONFIG_FILE")
 MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+MISTAKES = (TypeError, AttributeError, LookupError, NameError, AssertionError)  # the code's own
 _SIGNED = re.compile(
     r"[?&](x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|awsaccesskeyid"
     r"|signature|sig|access_token)=",
@@ -140,7 +141,8 @@ def object_store(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
             fs = kind(**{**kind._get_kwargs_from_urls(url), **options})
             path = fs._strip_protocol(url)
     except (ImportError, ValueError) as error:
-        raise NoClient(f"{scheme}:// needs a client that is not here: {error}") from error
+        how = ": pip install 'facet-interp[gcs]', here and on every node" * (scheme in GOOGLE)
+        raise NoClient(f"{scheme}:// needs a client that is not here{how} ({error})") from error
     if scheme in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs, path
@@ -172,7 +174,9 @@ def _retries(*environment: str | None) -> dict[str, Any]:
 
 @contextmanager
 def naming(url: str, done: str, *, missing: bool = False) -> Iterator[None]:
-    """Turn whatever an object store's client raises into an ``ObjectError`` that names the object.
+    """Turn what an object store's client raises into an ``ObjectError`` that names the object.
+
+    Mistakes of the code stay what they are: no waiting mends them.
 
     Parameters
     ----------
@@ -185,7 +189,7 @@ def naming(url: str, done: str, *, missing: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except StoreError:
+    except (StoreError, *MISTAKES):
         raise
     except Exception as error:  # every client has its own base class
         if is_local(url) or (isinstance(error, MISSING) and not missing):

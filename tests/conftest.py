@@ -1,9 +1,39 @@
-"""Fixtures that every part of the tests may use."""
+"""Fixtures that every part of the tests may use; which tests start Ray."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Examples are timed by nobody: machines are busy. Where the tests are a gate, they are always the
+# same ones.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("gate", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("gate" if "CI" in os.environ else "here")
+
+# Fixtures that start Ray, or machines that do.
+RAYS = {"ray_cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray: `make check` goes without it."""
+    for item in items:
+        if RAYS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+
+
+@pytest.fixture(autouse=True)
+def no_ray_unasked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts Ray without saying so would be counted among the quick ones."""
+    if not any(request.node.get_closest_marker(mark) for mark in ("ray", "cluster")):
+        import ray
+
+        def refuse(*_: object, **__: object) -> None:
+            pytest.fail("this test starts Ray: ask for the fixture `ray_cluster`")
+
+        monkeypatch.setattr(ray, "init", refuse)
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +52,8 @@ def ray_cluster() -> Iterator[None]:
 
     from pipeline.cluster import machines
 
-    machines.connect()
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)  # never one that others work on
+        machines.connect()
+        yield
+        ray.shutdown()

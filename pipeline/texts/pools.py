@@ -121,8 +121,12 @@ def _file_texts(path: Path) -> list[str | None]:
 def _common_words(name: str, count: str) -> list[str]:
     if not count.isdecimal() or int(count) < 1:
         raise PoolError(f"pool {name!r}: say how many words, for example common-words:3498")
-    import wordfreq  # here, as the libraries below: whoever wants another pool does without
-
+    try:
+        import wordfreq
+    except ImportError as error:
+        raise PoolError(
+            f"pool {name!r} needs wordfreq: pip install 'facet-interp[words]'"
+        ) from error
     words = wordfreq.top_n_list("en", int(count))
     if len(words) < int(count):
         raise PoolError(f"pool {name!r}: the word list ends after {len(words)} words; ask for less")

@@ -16,7 +16,7 @@ from moto.s3.models import s3_backends
 from storage import arrays, ledger, open_store, urls
 from storage.errors import StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS, LEDGER, contribution_arrays
-from storage.objects import S3FS_ATTEMPTS, ObjectError, ObjectStore
+from storage.objects import S3FS_ATTEMPTS, ObjectError, ObjectStore, naming
 from storage.results import latest_result, save_result
 from storage.store import create_store, find_metadata
 from tests import s3_kit
@@ -238,6 +238,14 @@ def test_an_error_is_never_taken_for_no_store(place, proxy, attempts):
         store.done_shards()
     proxy.clear()
     assert store.validate() == []
+
+
+@pytest.mark.parametrize("mistake", [TypeError, AttributeError, KeyError])
+def test_a_mistake_of_the_code_is_not_the_object_stores(mistake):
+    with pytest.raises(mistake), naming("s3://b/x", "read"):
+        raise mistake("of the code")
+    with pytest.raises(ObjectError, match=AGAIN), naming("s3://b/x", "read"):
+        raise RuntimeError("of a client")
 
 
 def test_no_permission_no_bucket_and_no_server_say_so(place, proxy, attempts, monkeypatch):
