@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import open_clip
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+from storage import urls
 
 from .errors import ModelError, UnsupportedModel
 from .families import FAMILIES, family_of, faults
@@ -176,10 +177,11 @@ def _refuse_places(model: str) -> None:
 
 def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
     try:
-        with fsspec.open(url, "rb") as file:  # bytes: JSON's reader knows byte order marks
-            content = json.load(file)
-    except (OSError, ImportError) as error:
+        data = urls.read_bytes(url)  # bytes: JSON's reader knows byte order marks
+    except OSError as error:
         raise ModelError(f"cannot read model config {url}: {error}") from error
+    try:
+        content = json.loads(data)
     except ValueError as error:
         raise ModelError(f"model config {url} is not valid JSON: {error}") from error
     config = content.get("model_cfg", content) if isinstance(content, dict) else None

@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipeline.heads.shares import Shares
 from pipeline.images.again import load_again
+from pipeline.images.errors import BadImage, SourceUnavailable
 from storage.store import Store
 
 TEMPLATES = jinja2.Environment(
@@ -100,7 +101,7 @@ def thumbnail(store: Store, index: int) -> Image.Image:
     """An image, at most 128 pixels wide; grey where it cannot be read or is another now."""
     try:
         image = load_again(store, index)
-    except (ValueError, OSError):
+    except (BadImage, SourceUnavailable):
         return Image.new("RGB", (64, 64), "lightgrey")
     image.thumbnail((128, 128))
     return image

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.images.again import load_again
+from pipeline.images.errors import BadImage, SourceUnavailable
 from pipeline.models import VisionModel
 from pipeline.neurons.forward import NeuronPass
 from storage import neurons, urls
@@ -106,7 +107,7 @@ class NeuronPictures:
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         try:
             return self.model.preprocess.to_uint8(load_again(self.store, index))
-        except (ValueError, OSError) as error:
+        except (BadImage, SourceUnavailable) as error:
             self.unreadable[index] = str(error)
             return np.full((*self.model.preprocess.size, 3), 211, np.uint8)
 
