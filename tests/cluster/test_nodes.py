@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from storage import open_store
+from tests.processes import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = 12
@@ -84,12 +84,13 @@ def test_a_run_survives_a_killed_node(nodes, model, tmp_path):
     finish(start(nodes, undisturbed, model))
     assert open_store(str(undisturbed)).validate() == []
     driver = start(nodes, store, model)
-    deadline, node = time.monotonic() + 240, None
-    while time.monotonic() < deadline and driver.poll() is None and node is None:
-        time.sleep(0.02)
-        if len(parts(store)) >= 2:
-            node = node_with_an_actor(nodes)
-    assert node is not None, "no actor was on another node than the driver's"
+
+    def far() -> object | None:
+        found = node_with_an_actor(nodes) if len(parts(store)) >= 2 else None
+        return found or (driver.poll() is not None and "the run was over")
+
+    node = wait_for(far, 240)
+    assert not isinstance(node, str), "no actor was on another node than the driver's"
     nodes.remove_node(node, allow_graceful=False)
     kept = parts(store)
     assert len(kept) < SHARDS, "the run was over before the node was killed"

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ray.autoscaler.tags import TAG_RAY_NODE_NAME, TAG_RAY_USER_NODE_TYPE
 
 from storage import open_store
 from tests.cluster.hosts import USER, Host, hosts, missing
+from tests.processes import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.prefix) / "bin"
@@ -67,6 +67,7 @@ def test_everything_that_the_installation_needs_is_sent(tmp_path):
     )
 
 
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
 def test_aws_takes_the_cluster(monkeypatch, tmp_path):
     """Ray's own AWS provider against a simulated account: network, keys, roles, machines."""
@@ -142,10 +143,8 @@ def laptop(tmp_path_factory):
         environment = {**os.environ, "UV_CACHE_DIR": str(cache)}
         subprocess.run([*build, laptop.folder], env=environment, check=True)
         laptop.run("ray", "up", "--yes", "cluster.yaml")
-        deadline = time.monotonic() + 240
-        while "2 local.cluster.node" not in laptop.run("ray", "exec", "cluster.yaml", "ray status"):
-            assert time.monotonic() < deadline, "the worker did not join"
-            time.sleep(5)
+        status = ("ray", "exec", "cluster.yaml", "ray status")
+        wait_for(lambda: "2 local.cluster.node" in laptop.run(*status), 240, pause=5)
         yield laptop, machines
 
 
@@ -179,7 +178,4 @@ def test_jobs_run_on_a_cluster_and_it_ends_without_a_trace(laptop, tmp_path):
 
     laptop.run("ray", "down", "--yes", "cluster.yaml")
     laptop.run(*laptop.ssh, f"{USER}@{ADDRESSES[1]}", "facet/.venv/bin/ray", "stop")
-    deadline = time.monotonic() + 240
-    while (left := head.processes() + worker.processes()) and time.monotonic() < deadline:
-        time.sleep(1)
-    assert left == []
+    wait_for(lambda: not head.processes() + worker.processes(), 240, pause=1)

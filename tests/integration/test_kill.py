@@ -8,17 +8,16 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
 from storage import open_store
+from tests.processes import ACTOR, DECODER, kill_in_mid_run, wait_for, workers
 
 ROOT = Path(__file__).resolve().parents[2]
-VICTIMS = {"actor": "ray::_Actor", "decoder": "ray::load_batch", "driver": ""}
+VICTIMS = {"actor": ACTOR, "decoder": DECODER, "driver": ""}
 ROUNDS = int(os.environ.get("FACET_KILL_ROUNDS", "3"))
 SHARDS = 12
 
@@ -36,10 +35,9 @@ def start(store: Path, model: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen) -> None:
     said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said
-    return said
 
 
 def parts(store: Path) -> dict[str, int]:
@@ -52,19 +50,6 @@ def contents(store: Path) -> dict[str, bytes]:
         for p in store.rglob("*")
         if p.is_file() and "results" not in p.relative_to(store).parts
     }
-
-
-def kill(victim: str, driver: subprocess.Popen) -> bool:
-    """Kill -9 the victim; False if none was there."""
-    if victim == "driver":
-        driver.kill()
-        driver.wait()
-        return True
-    for process in psutil.process_iter(["cmdline"]):
-        if " ".join(process.info["cmdline"] or []).startswith(VICTIMS[victim]):
-            process.kill()
-            return True
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +73,24 @@ def undisturbed(model, tmp_path_factory, ray_cluster) -> dict[str, bytes]:
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_a_killed_run_ends_in_the_same_store(round_, undisturbed, model, tmp_path):
     victim = list(VICTIMS)[round_ % len(VICTIMS)]
-    moment = random.Random(round_).randint(0, SHARDS - 4)
-    store = tmp_path / "s"
-    driver = start(store, model)
-    deadline = time.monotonic() + 240
-    while len(parts(store)) < moment and driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(random.Random(round_ + 1000).uniform(0, 0.3))
-    while not kill(victim, driver) and driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    kept = parts(store)
-    assert time.monotonic() < deadline, f"no {victim} was found"
+    moment = random.Random(round_).randint(1, SHARDS - 4)
+
+    def ready(store: Path) -> bool:
+        return len(parts(store)) >= moment
+
     if victim == "driver":
-        assert driver.returncode != 0
-        time.sleep(1.0)  # Ray ends the killed driver's workers
+        places = [tmp_path / str(attempt) for attempt in range(3)]
+        store = kill_in_mid_run(lambda place: start(place, model), ready, places)
         kept = parts(store)
         finish(start(store, model))
     else:
+        store = tmp_path / "s"
+        driver = start(store, model)
+        wait_for(lambda: ready(store) or driver.poll() is not None, 240)
+        found = wait_for(lambda: workers(VICTIMS[victim]) or driver.poll() is not None, pause=0.005)
+        assert found is not True, f"it ended before a {victim} was found"
+        found[0].kill()
+        kept = parts(store)
         finish(driver)  # the run itself replaces what died
     after = parts(store)
     assert {name: after[name] for name in kept} == kept, "a finished shard was done again"

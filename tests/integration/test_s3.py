@@ -66,6 +66,8 @@ for what in ("textspan", "ablate"):
 """
 ATTEMPTS = 2
 
+pytestmark = pytest.mark.ray
+
 
 def labelled_tar() -> bytes:
     data = io.BytesIO()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ray.cluster_utils import Cluster
 
 from storage import open_store, urls
 from storage.results import Result, latest_result
+from tests.processes import workers
 from tests.s3_kit import BUCKET, KEY_ID, SECRET, environment
 
 KILLS = int(os.environ.get("FACET_SOAK_KILLS", "0"))
@@ -103,11 +105,12 @@ class Nodes:
 def kill_ray_process(rng: random.Random, actor: bool) -> bool:
     """Kill -9 an actor at work, or a worker that runs a task; False if there is none."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        busy = title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::Dash"))
-        if busy and "RuntimeEnv" not in title and ("Actor" in title) == actor:
-            found.append(process)
+    for process in workers("ray::"):
+        with suppress(psutil.NoSuchProcess):
+            title = " ".join(process.cmdline())
+            idle = title.startswith(("ray::IDLE", "ray::Dash")) or "RuntimeEnv" in title
+            if not idle and ("Actor" in title) == actor:
+                found.append(process)
     if found:
         rng.choice(found).kill()
     return bool(found)

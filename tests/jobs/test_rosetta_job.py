@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from storage.ledger import read_part, write_part
 from storage.results import latest_result
 from storage.rosetta import open_correlations, read_cards
 from tests.pipeline.rosetta.kit import TOYS
+from tests.processes import kill_in_mid_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN, OTHER, DEAD = (f"{TOYS}:{name}" for name in ("plain", "other", "dead"))
@@ -233,16 +233,9 @@ def start(out: Path) -> subprocess.Popen:
 
 @pytest.mark.cluster
 def test_a_killed_run_ends_in_the_same_numbers(tmp_path, ray_cluster):
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    driver = start(out)
-    deadline = time.monotonic() + 300
-    while len(markers(out)) < 4 and driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    driver.kill()
-    said, _ = driver.communicate()
-    time.sleep(1.0)  # Ray ends the killed driver's workers
+    places = [tmp_path / str(attempt) for attempt in range(3)]
+    out, whole = kill_in_mid_run(start, lambda out: len(markers(out)) >= 4, places), tmp_path / "w"
     kept = markers(out)
-    assert kept, said
     assert not (out / "results").exists(), "the run had ended before it was killed"
     again = start(out)
     said, _ = again.communicate(timeout=300)

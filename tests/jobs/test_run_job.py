@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import ray
 import yaml
 
 from storage import open_store
+from tests.processes import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -121,8 +121,7 @@ def test_being_told_to_stop_stops_the_stages_too(tmp_path):
     with subprocess.Popen(
         command, env={**os.environ, "RAY_ADDRESS": address}, cwd=ROOT, stdout=subprocess.PIPE
     ) as process:
-        while len(ours(tmp_path)) < 2:
-            time.sleep(0.2)
+        wait_for(lambda: len(ours(tmp_path)) >= 2)
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
         assert process.wait(60) == 143

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch
 from tests.pipeline.neurons import kit
+from tests.processes import kill_in_mid_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -198,22 +198,22 @@ def test_no_store_and_nothing_to_make_it_from(tmp_path, tiny):
 @pytest.mark.cluster
 def test_a_killed_run_ends_in_the_same_result(extracted, found, tmp_path):
     """Kill -9 of the driver once some coefficients are there; then the same command."""
-    store = copy(extracted, tmp_path)
-    command = [
-        sys.executable, str(ROOT / "jobs" / "second_order.py"), "--store", str(store),
-        "--mlp-layers", "0,2", "--top-k", str(K), "--batch-size", "8", "--store-dtype", "float32",
-    ]  # fmt: skip
-    address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    ledger = store / "ledger/neurons/2/coefficients"
-    deadline = time.monotonic() + 240
-    while driver.poll() is None and time.monotonic() < deadline and not list(ledger.glob("p*")):
-        time.sleep(0.01)
-    assert driver.poll() is None, "it ended before it could be killed"
-    driver.kill()
-    driver.wait()
-    time.sleep(1.0)  # Ray ends the killed driver's workers
+
+    def start(place: Path) -> subprocess.Popen:
+        command = [
+            sys.executable, str(ROOT / "jobs" / "second_order.py"),
+            "--store", str(copy(extracted, place)), "--mlp-layers", "0,2", "--top-k", str(K),
+            "--batch-size", "8", "--store-dtype", "float32",
+        ]  # fmt: skip
+        address = ray.get_runtime_context().gcs_address
+        environment = {**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    def ready(place: Path) -> bool:
+        return bool(list(place.glob("*/ledger/neurons/2/coefficients/p*")))
+
+    place = kill_in_mid_run(start, ready, [tmp_path / str(attempt) for attempt in range(3)])
+    (store,) = place.iterdir()
     kept = stamps(store, "ledger")
     run = second_order.main(config(store, store_dtype="float32"))
     after = stamps(store, "ledger")

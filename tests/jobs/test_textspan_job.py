@@ -102,7 +102,7 @@ def test_show_prints_the_first_texts_of_every_head(store, described):
         show.main(show.ShowConfig("ablate", store.url))
 
 
-def test_texts_are_the_models_own_and_read_back(store, tmp_path):
+def test_texts_are_the_models_own_and_read_back(store):
     model = store_model(store)
     assert model.activation == "quickgelu"
     words = ["a red star", "two moons", "snow"]
@@ -117,7 +117,7 @@ def test_texts_are_the_models_own_and_read_back(store, tmp_path):
     assert long.too_long == 1
 
 
-def test_another_model_than_the_stores_is_refused(store, tmp_path):
+def test_another_model_than_the_stores_is_refused(store):
     meta = store.meta
     other = Store(store.url, replace(meta, weights="none:6"), "r")
     with pytest.raises(StoreMismatch, match="weights_digest is .* the store has"):
@@ -127,7 +127,7 @@ def test_another_model_than_the_stores_is_refused(store, tmp_path):
         store_model(from_file)
 
 
-def test_all_studies_run_from_the_store_alone(store, recwarn):
+def test_all_studies_run_from_the_store_alone(store):
     run = ablate.main(
         ablate.AblateConfig(
             store.url,

@@ -207,7 +207,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ROWS, st.recursive(comparisons(), nested, max_leaves=6))
 def test_a_missing_value_matches_nothing_but_none(rows, condition):
     where, expected = condition

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from itertools import cycle
 
 import numpy as np
@@ -24,7 +23,7 @@ from tests.storage import stores
     dtype=st.sampled_from(["float16", "float32"]),
     order=st.randoms(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_value_lands_where_it_belongs(tmp_path_factory, images, shard_size, dtype, order):
     store = stores.new_store(
         str(tmp_path_factory.mktemp("s") / "store"),
@@ -272,8 +271,3 @@ def test_a_full_disk_keeps_finished_shards_and_says_so(tmp_path):
         assert store.done_shards() == {0}
     finally:
         subprocess.run(["umount", str(mount)], check=True)
-
-
-def test_the_store_needs_neither_torch_nor_ray():
-    code = "import storage, sys; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

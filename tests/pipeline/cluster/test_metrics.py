@@ -1,6 +1,5 @@
 """What a real Ray shows Prometheus of an extraction."""
 
-import time
 import urllib.request
 
 import ray
@@ -8,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cluster import metrics
 from pipeline.extraction.extractor import ShardReport
+from tests.processes import wait_for
 
 
 @ray.remote(num_cpus=0)
@@ -60,9 +60,11 @@ def test_prometheus_sees_names_and_values(ray_cluster):
         "ray_facet_shards_waiting": 12,
         "ray_facet_shards_under_way": 4,
     }
-    deadline = time.monotonic() + 90  # Ray reports every ten seconds
-    # Not only until all are there: what the driver showed in earlier tests is there already.
-    while not expected.items() <= (seen := scrape(workers)).items():
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.5)
+
+    def told() -> dict[str, float] | None:
+        # Not only until all are there: what the driver showed in earlier tests is there already.
+        seen = scrape(workers)
+        return seen if expected.items() <= seen.items() else None
+
+    seen = wait_for(told, pause=0.5)  # Ray reports every ten seconds
     assert seen["ray_facet_retries_total"] >= 1  # other tests of this session may lose shards

@@ -136,7 +136,7 @@ def oracle(model, image):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(config=shapes(), seed=st.integers(0, 1000), data=st.data())
 def test_every_part_equals_the_equations(folder, config, seed, data):
     model = perturbed(config, folder, seed)
@@ -171,7 +171,7 @@ def test_every_part_equals_the_equations(folder, config, seed, data):
     np.testing.assert_allclose(parts.tokens_bte.sum(1), heads[:, layers].sum((1, 2)), **close)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(config=shapes(), seed=st.integers(0, 1000))
 def test_contributions_sum_to_what_open_clip_gives(folder, config, seed):
     model = perturbed(config, folder, seed)

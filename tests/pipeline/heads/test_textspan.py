@@ -31,7 +31,7 @@ def span_of(u: np.ndarray, head_map: np.ndarray, *args: object, **more: object) 
     return textspan(covariance[None], head_map[None], *args, **more)  # type: ignore[arg-type]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     images=st.integers(5, 80),

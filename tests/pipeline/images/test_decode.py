@@ -112,7 +112,7 @@ def test_one_pixel_is_an_image() -> None:
     assert decode(encode(Image.new("RGB", (1, 1), "red"))).getpixel((0, 0)) == (255, 0, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_damage_never_raises_anything_but_bad_image(data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"]))

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import s3fs
 from PIL import Image
 
@@ -226,17 +225,7 @@ def test_a_tar_that_is_refused_is_no_images_fault(proxy: s3_kit.Proxy) -> None:
         load_rows(table, transform, (4, 4))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
-
-
-def test_ray_lists_in_order_and_keeps_messages(cluster: None, tmp_path: Path) -> None:
+def test_ray_lists_in_order_and_keeps_messages(ray_cluster: None, tmp_path: Path) -> None:
     for t in range(12):
         write_tar(tmp_path / f"{t:02d}.tar", [(f"{i}.png", png(i)) for i in range(t + 1)])
     here = pa.concat_tables(list_images(f"{tmp_path}/*.tar"))

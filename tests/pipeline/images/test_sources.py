@@ -264,7 +264,7 @@ def test_metadata_of_differing_types_is_reconciled(tmp_path: Path) -> None:
 TYPES = [pa.null(), pa.bool_(), pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.date32()]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(TYPES), min_size=1, max_size=5))
 def test_any_mix_of_types_unifies_whatever_the_order(types: list[pa.DataType]) -> None:
     def fold(order: list[pa.DataType]) -> pa.Schema:

@@ -78,7 +78,7 @@ def test_random_access_equals_sequential_extraction(tmp_path: Path) -> None:
         assert read_bytes(rows[i]) == expected[i]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 12), st.data())
 def test_the_list_does_not_depend_on_how_tars_are_cut(
     tmp_path_factory: pytest.TempPathFactory, n: int, data: st.DataObject

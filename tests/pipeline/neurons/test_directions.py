@@ -45,7 +45,7 @@ def oracle(phi_ine, k):
         yield top, norms[top, n], sign * right[0], singular
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**31),
     images=st.integers(8, 40),

@@ -117,7 +117,7 @@ def shapes(draw):
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(config=shapes(), seed=st.integers(0, 1000))
 def test_every_neuron_equals_the_equations(tmp_path_factory, config, seed):
     model = perturbed(config, tmp_path_factory.mktemp("model"), seed)

@@ -39,7 +39,7 @@ def dense(codes, atoms: int) -> np.ndarray:
     return full[:, :-1].numpy()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
     atoms=st.integers(3, 700),
@@ -160,7 +160,7 @@ def oracle_nonneg(dictionary: np.ndarray, target: np.ndarray, terms: int) -> np.
     return x
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), atoms=st.integers(5, 300), embed=st.integers(3, 20))
 def test_non_negative_pursuit_equals_lawson_and_hanson(seed, atoms, embed):
     dictionary, targets = problem(seed, atoms, embed, 6)

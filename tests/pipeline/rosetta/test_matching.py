@@ -47,7 +47,7 @@ def parts_of(matrices, k, cuts):
     return parts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), st.integers(1, 14), st.data())
 def test_best_buddies_are_mutual_and_symmetric(seed, rows, columns, k, data):
     rng = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def correlate(a, b, maps_a, maps_b, tile, batches):
     return finalize(layout, merged)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(layers, layers, st.integers(0, 2**32), st.data())
 def test_correlations_equal_the_direct_ones(layers_a, layers_b, seed, data):
     rng = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def test_a_large_offset_and_a_drift_do_not_spoil_float32():
     np.testing.assert_allclose(found.whole, direct(maps_a, maps_b), atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes, sizes, st.integers(0, 2**32))
 def test_the_adjoint_and_the_moments_of_interpolated_maps(own, other, seed):
     torch.manual_seed(seed % 2**31)

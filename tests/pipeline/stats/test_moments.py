@@ -16,7 +16,7 @@ def dense(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.einsum("npk,npj->pkj", centred, centred) / len(rows)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(2, 60),

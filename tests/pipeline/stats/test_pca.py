@@ -10,7 +10,7 @@ from pipeline.stats.moments import chunk, finalize
 from pipeline.stats.pca import covariance_pca, factored_pca
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     k=st.integers(2, 8),

@@ -75,7 +75,7 @@ def scaled(rows: dict[str, np.ndarray], keep: np.ndarray) -> dict[str, np.ndarra
     }
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(2, 14),
