@@ -8,7 +8,7 @@ import numpy as np
 def direct_textspan(
     data: np.ndarray, texts: np.ndarray, rounds: int, objective: str = "projection"
 ) -> tuple[list[int], np.ndarray]:
-    """Algorithm 1 (ICLR 2024), in float64.
+    """Algorithm 1 of Gandelsman et al. 2024, in float64.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def direct_textspan(
     rounds : int
         No more than the rank of the centred data.
     objective : {"projection", "explained-variance"}
-        Un-normalised rows of R as printed, or each divided by its length (Eq. 2.7).
+        Un-normalised rows of R as printed, or each divided by its length (Gandelsman 2025, Eq. 2.7).
 
     Returns
     -------

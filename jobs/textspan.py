@@ -230,7 +230,7 @@ def read(result: Result) -> TextSpanRun:
 
 
 def show(run: TextSpanRun, seconds: float) -> None:
-    """The thesis' table, heads that stopped early, the known truth."""
+    """The published table, heads that stopped early, the known truth."""
     console.print(head_table(run.descriptions, 5))
     if run.roles is not None:
         facts = {

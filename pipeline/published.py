@@ -1,4 +1,4 @@
-"""From stored factors to contributions in the joint space: the equations of design.md, section 4.
+"""From stored factors to contributions in the joint space: see docs/mathematics.md.
 
 Every function takes what a store holds (NumPy arrays, or anything that becomes one). The
 contributions of an image sum to its embedding: `head_contributions`, `mlp_contributions`,
@@ -51,7 +51,7 @@ def equal_share(
     maps: ModelMaps,
     means: MeanMaps,
 ) -> tuple[Array, Array]:
-    """Contributions by the published convention (TextSpan, ICLR 2024), to compare numbers.
+    """Contributions by the published convention (Gandelsman et al. 2024), to compare numbers.
 
     The mean and the bias of the last LayerNorm are spread in equal shares over the 2L+1
     components, a layer's share and its out_proj bias over its heads, and over the tokens where

@@ -3,8 +3,8 @@
 An image's logits are linear in its contributions, so an ablation never runs the model: with
 classes T, what a head writes to the logits is ``u @ (head_map @ T.T) / (ln_std ‖embedding‖)``,
 and mean-ablating it takes away that less its mean over a reference subset. Logits start from
-the model's own embedding; only what is ablated is recomputed (thesis, sections 2.3 and 2.4,
-Tables 2.1 and A.1, Figures 2.2 and 2.3).
+the model's own embedding; only what is ablated is recomputed (Gandelsman 2025, sections 2.3
+and 2.4, Tables 2.1 and A.1, Figures 2.2 and 2.3).
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def random_heads(
 
 
 def random_directions(count: int, embed: int, seed: int = 0) -> np.ndarray:
-    """A pool of Gaussian vectors in place of texts (thesis, Appendix A), (count, embed) float32."""
+    """A pool of Gaussian vectors in place of texts (Gandelsman 2025, A), (count, embed) float32."""
     return np.random.default_rng(seed).standard_normal((count, embed)).astype(np.float32)
 
 

@@ -1,10 +1,9 @@
 """TextSpan: the texts whose directions explain most of what a head writes.
 
-Algorithm 1 of *Interpreting CLIP's Image Representation via Text-Based Decomposition* (ICLR
-2024) works on the matrix C of a head's contributions to K images: each round picks the text
-whose projection on C has the largest variance, then projects that text's direction away from
-C and from all texts. The variance of C r is rᵀ S r, so a head's covariance S says everything
-the algorithm needs, and the number of images no longer matters.
+Algorithm 1 of Gandelsman et al. 2024 works on the matrix C of a head's contributions to K
+images: each round picks the text whose projection on C has the largest variance, then projects
+that text's direction away from C and from all texts. The variance of C r is rᵀ S r, so a head's
+covariance S says everything the algorithm needs, and the number of images no longer matters.
 
 In the head's own principal axes S starts diagonal and texts have as many numbers as the head
 has dimensions. With v the picked row, orthogonalised against earlier picks and normalised,
@@ -53,7 +52,7 @@ class TextSpanResult:
         contributions along the un-normalised projected text, for ``explained-variance`` the
         variance along its direction.
     explained_variance : (B, rounds) float64
-        Fraction of the head's variance that the pick adds to the span (Eq. 2.7).
+        Fraction of the head's variance that the pick adds to the span (Gandelsman 2025, Eq. 2.7).
     cumulative : (B, rounds) float64
         Fraction of the head's variance explained by the span so far; stays at its last value
         where the head stopped.
@@ -92,7 +91,7 @@ def textspan(
     rounds : int
         Texts to pick. A head stops sooner when its span or the texts are used up.
     objective : {"projection", "explained-variance"}
-        The score of the paper's algorithm, or the greedy step of what its Eq. 2.7 maximises
+        The score of the paper's algorithm, or the greedy step of what Eq. 2.7 maximises
         (the score divided by the text's remaining squared length).
 
     Notes

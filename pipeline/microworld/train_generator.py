@@ -4,8 +4,7 @@ First a variational autoencoder: its encoder is one linear layer on the last map
 zoo's CNN (train that one first), and its error is measured in pixels and in the CNN's maps.
 Then a flow learns which codes pictures have, so that standard normal latents give codes
 that the decoder knows.
-Sources: Kingma and Welling (2014); Larsen et al., *Autoencoding beyond pixels* (2016);
-Dai and Wipf, *Diagnosing and Enhancing VAE Models* (2019) for the second stage.
+Sources: Kingma & Welling 2014, Larsen et al. 2016; Dai & Wipf 2019 for the second stage.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class MaskedAutoencoder(vision_transformer.VisionTransformer):
     """A ViT (timm) that also rebuilds pictures from some of their patches.
 
     Calling it gives the mean of the patch tokens (n, width), with nothing masked.
-    Source: He et al., *Masked Autoencoders Are Scalable Vision Learners* (2022), section 3.
+    Source: He et al. 2022, section 3.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Up(nn.Sequential):
 class Coupling(nn.Module):
     """An affine coupling: half of the numbers move the other half, then the halves swap.
 
-    Source: Dinh et al., *Density Estimation Using Real NVP* (2017), section 3.2.
+    Source: Dinh et al. 2017, section 3.2.
     """
 
     def __init__(self, size: int, hidden: int) -> None:

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy without the second-order effects of neurons (thesis, Figures 3.3, B.2, B.3).
+"""Zero-shot accuracy without neurons' second-order effects (Gandelsman 2025, Figure 3.3, B.2, B.3).
 
 Every effect of a layer's neurons becomes its mean, or only those that are large, or small, for
 their neuron; or every effect becomes its mean plus its projection on the neuron's direction. All

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy when neurons write what their sparse codes say (thesis, Figure 3.4).
+"""Zero-shot accuracy when neurons write what their codes say (Gandelsman 2025, Figure 3.4).
 
 Every second-order effect of a layer's neurons is replaced by its mean plus its score along the
 neuron's direction r times r̂, the code's reconstruction of r; for comparison by its mean alone,
@@ -170,7 +170,7 @@ def _predict_with(item: tuple[list[Any], int]) -> Predictions:
 
 
 def codes_figure(accuracy: pd.DataFrame, layer: int) -> Figure:
-    """Accuracy against the texts of a code, between its two bounds (thesis, Figure 3.4)."""
+    """Accuracy against a code's texts, between its two bounds (Gandelsman 2025, Figure 3.4)."""
     whole = accuracy[accuracy["scope"] == "all"].set_index("series")
     name = f"layer {layer}"
     codes = whole.loc[[name]]

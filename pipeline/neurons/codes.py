@@ -22,7 +22,7 @@ from .omp_variants import lasso, nonneg_omp
 Method = Literal["omp", "lasso", "nonneg-omp"]
 Neuron = tuple[int, int]
 
-# Sizes of code that thesis Figure 3.4 compares.
+# Sizes of code that Gandelsman 2025, Figure 3.4, compares.
 SIZES = (4, 8, 16, 32, 64, 128)
 # Neurons of one task, at most.
 _CPU_BLOCK, _GPU_BLOCK = 256, 4096

@@ -1,4 +1,4 @@
-"""Second-order effects beside first-order and indirect ones (thesis, Table 3.1).
+"""Second-order effects beside first-order and indirect ones (Gandelsman 2025, Table 3.1).
 
 For each layer: accuracy when the effects of all its neurons become their means, each kind of
 effect by itself; and the share of a neuron's variance along its first principal component. The

@@ -1,9 +1,10 @@
 """Each neuron's strongest images, and the one direction that its effects on them follow.
 
-The second-order effect of a neuron is close to one direction r_n of the joint space (thesis,
-section 3.3): the first principal component over the images where its mean-removed effect is
-largest, not centred again. Two passes over the coefficients are needed, the first for the mean
-(`moments`), the second for the largest norms, as a state that is merged in any order.
+The second-order effect of a neuron is close to one direction r_n of the joint space
+(Gandelsman 2025, section 3.3): the first principal component over the images where its
+mean-removed effect is largest, not centred again. Two passes over the coefficients are needed,
+the first for the mean (`moments`), the second for the largest norms, as a state that is merged in
+any order.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def ablate(
     maps: SecondOrderMaps,
     written_ne: Tensor | None = None,
 ) -> Removed:
-    """The ablations of thesis Figure 3.3 as linear corrections.
+    """The ablations of Gandelsman 2025, Figure 3.3, as linear corrections.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def ablate(
     directions_ne : (N, E)
         r_n, on which effects are projected.
     written_ne : (N, E), optional
-        What replaces r_n in the reconstruction: its sparse code (thesis, Figure 3.4).
+        What replaces r_n in the reconstruction: its sparse code (Gandelsman 2025, Figure 3.4).
     """
     every_be = maps.total(deviations_bpn)
     large_be = maps.total(deviations_bpn * large_bn[:, None])
@@ -66,7 +66,7 @@ def ablate(
 
 
 def direct_map(model: VisionModel, mlp_layer: int) -> Tensor:
-    """First-order effects (thesis, section 3.3): P diag(γ) C w_n of every neuron, (neuron, embed).
+    """First-order effects, P diag(γ) C w_n (Gandelsman 2025, section 3.3), (neuron, embed).
 
     To be multiplied by the activation at the class token and divided by σ; float64, on the CPU.
     """
@@ -79,7 +79,7 @@ class IndirectEffects:
     """Effects of neurons through everything after them, by running the network again.
 
     The indirect effect of a neuron is the embedding less what it becomes when the neuron's
-    activation at every token is replaced by its mean there over a data set (thesis, section 3.3).
+    activation at every token is replaced by its mean there over a data set (Gandelsman 2025, 3.3).
 
     Parameters
     ----------

@@ -16,9 +16,10 @@ from .maps import check_mlp_layers, head_maps, value_maps
 def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -> Tensor:
     """What the published convention adds to each neuron's effect, the same for all of a layer.
 
-    Means and biases on the way are split in equal shares (Eq. B.5): those of the norm before and of
-    the attention of layer l' over the 2l'+1 components before it and the N neurons, those of the
-    last norm over 2L+1 components besides, and the MLP's output bias over its neurons.
+    Means and biases on the way are split in equal shares (Gandelsman 2025, Eq. B.5): those of the
+    norm before and of the attention of layer l' over the 2l'+1 components before it and the N
+    neurons, those of the last norm over 2L+1 components besides, and the MLP's output bias over
+    its neurons.
 
     Parameters
     ----------

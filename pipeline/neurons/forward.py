@@ -1,4 +1,4 @@
-"""Second-order effects of neurons: one pass gives the coefficients (thesis, section 3.3 and B.5).
+"""Second-order effects of neurons: one pass gives the coefficients (Gandelsman 2025, 3.3 and B.5).
 
 A neuron n of MLP layer l writes p_i^n w_n at token i. A later head (l', h) reads it through ln_1
 and its values, and its class token writes on to the output. With attention and normalisation as

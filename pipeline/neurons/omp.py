@@ -1,4 +1,4 @@
-"""Sparse codes by orthogonal matching pursuit, many targets at once (thesis, section 3.4).
+"""Sparse codes by orthogonal matching pursuit, many targets at once (Gandelsman 2025, 3.4).
 
 For every target y the pursuit picks the atom whose correlation with the residual is largest, and
 projects y on all atoms picked so far. One matrix product a round gives the correlations of all

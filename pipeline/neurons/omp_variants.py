@@ -15,7 +15,7 @@ from .omp import ROUNDING, SparseCodes, blocks_of_targets, check_pursuit, larges
 def nonneg_omp(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseCodes:
     """Pursuit with coefficients that are never negative.
 
-    The active-set method of Lawson & Hanson (*Solving Least Squares Problems*, 1974, chapter 23)
+    The active-set method of Lawson & Hanson 1974, chapter 23,
     over the whole dictionary, stopped after `terms` additions: each round adds the atom with the
     largest positive correlation, solves, and lets go of atoms whose coefficient reached zero.
 

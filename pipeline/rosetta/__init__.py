@@ -1,1 +1,1 @@
-"""Units shared between models (*Rosetta Neurons*, ICCV 2023)."""
+"""Units shared between models (Dravid et al. 2023)."""

@@ -1,4 +1,4 @@
-"""Edits of activation maps, before a latent is sought that makes them (thesis, section 4.4)."""
+"""Edits of activation maps, before a latent is sought that makes them (Gandelsman 2025, 4.4)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Wang et al., *Image Quality Assessment: From Error Visibility to Structural Similarity* (2004).
+# Constants of Wang et al. 2004.
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 
 

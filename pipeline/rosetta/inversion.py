@@ -1,6 +1,6 @@
 """Latents whose generated maps are those of a target: inversion through matched units.
 
-Thesis, section 4.4: for pairs of best buddies (j, k) of a generator G and a model D,
+Gandelsman 2025, section 4.4: for pairs of best buddies (j, k) of a generator G and a model D,
 
     L_act(z, I) = mean over pairs of Σ_x (G_x^j − mean G^j)(D_x^k − mean D^k) / (std G^j std D^k),
 
@@ -130,7 +130,7 @@ def prepared(images_bchw: Tensor, model: UnitModel) -> Tensor:
 def perceptual_distance(maps: Maps, target_maps: Maps) -> Tensor:
     """Distance of two pictures' maps, (b,): unit vectors over the channels of every position.
 
-    As LPIPS before its learnt weights (Zhang et al., 2018, Eq. 1): the mean over positions of the
+    As LPIPS before its learnt weights (Zhang et al. 2018, Eq. 1): the mean over positions of the
     squared difference, summed over layers.
     """
     pairs = zip(maps, target_maps, strict=True)
@@ -170,8 +170,8 @@ def invert(
     steps, rate :
         Of Adam; the rate rises and falls as ``learning_rates`` says.
     alpha : float
-        Weight of the penalty on z, the mean of its squares (Eq. 4.5). The thesis has 0.1; guidance
-        rewards maps without bound, and 1 keeps latents where the generator was trained.
+        Weight of the penalty on z, the mean of its squares (Gandelsman 2025, Eq. 4.5, with 0.1).
+        Guidance rewards maps without bound, and 1 keeps latents where the generator was trained.
     report : callable
         Called with the steps done.
 

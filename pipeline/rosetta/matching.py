@@ -1,6 +1,6 @@
 """Which units of different models are the same: best buddies, merging, clustering.
 
-*Rosetta Neurons*, Eq. 4.3-4.4. A unit that is dead or constant correlates with nothing (NaN) and
+Gandelsman 2025, Eq. 4.3-4.4. A unit that is dead or constant correlates with nothing (NaN) and
 matches nothing; nor does a pair whose correlation is not positive.
 """
 

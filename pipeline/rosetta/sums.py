@@ -1,8 +1,8 @@
 """Running sums of the correlation of every unit of one model with every unit of another.
 
-Pearson correlation over images × positions, at the larger of the two map sizes (*Rosetta
-Neurons*, Eq. 4.1-4.2). chunk: ``PairSums.add`` takes the maps of some images; combine: sums of
-other images are merged (Chan, Golub & LeVeque, 1983); finalize: correlations.
+Pearson correlation over images × positions, at the larger of the two map sizes (Gandelsman
+2025, Eq. 4.1-4.2). chunk: ``PairSums.add`` takes the maps of some images; combine: sums of other
+images are merged (Chan et al. 1979); finalize: correlations.
 
 Each batch is centred by its own means and multiplied in float32, and what the batch's means add
 is a rank-one term of the same product; sums are kept in float64.

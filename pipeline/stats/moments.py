@@ -2,9 +2,8 @@
 
 A reduction is three functions over a named float64 state: ``chunk`` reads rows,
 ``combine`` merges states, ``finalize`` ends. Chunks are centred by their own mean before
-they are squared and merged by the pairwise update of Chan, Golub & LeVeque (*Updating
-formulae and a pairwise algorithm for computing sample variances*, 1979), so nothing
-cancels when the mean is large beside the spread.
+they are squared and merged by the pairwise update of Chan et al. 1979, so nothing cancels
+when the mean is large beside the spread.
 """
 
 from __future__ import annotations
@@ -213,7 +212,7 @@ def remove(total: Moments, part: Moments) -> Moments:
 
 
 def finalize(state: Moments) -> Statistics:
-    """Population mean, variance and covariance (divided by ``n``, as in Eq. 2.7 of the thesis).
+    """Population mean, variance and covariance (divided by ``n``, as in Gandelsman 2025, Eq. 2.7).
 
     A coordinate that is constant up to rounding has variance 0 exactly.
     """

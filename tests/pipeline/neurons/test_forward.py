@@ -1,4 +1,4 @@
-"""Second-order effects against the thesis's Eq. 3.3 and B.5, written out."""
+"""Second-order effects against Gandelsman 2025, Eq. 3.3 and B.5, written out."""
 
 from types import SimpleNamespace
 

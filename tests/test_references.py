@@ -1,0 +1,50 @@
+"""What is cited is in the list of references, or in the repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = ROOT / "docs" / "references.md"
+CODE = [p for layer in ("storage", "pipeline", "jobs", "benchmarks") for p in
+        sorted((ROOT / layer).rglob("*.py"))]  # fmt: skip
+PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if p != LIST]
+# "He et al. 2022", "Mann & Whitney 1947", "Gandelsman 2025", however it is punctuated.
+CITED = re.compile(
+    r"\b([A-Z][a-zé]+)(?: (et al\.)|,? (?:&|and) ([A-Z]\w+))?,? \(?((?:19|20)\d\d)\b(?!-\d\d)"
+)
+# Numbers of one work's parts; alone they say nothing.
+NUMBERED = re.compile(r"\b(?:Eq\.|Figures?|Tables?) [A-C\d]\.\d")
+
+
+def citations(text: str) -> set[str]:
+    """Works by their short names; a citation may go over the end of a line."""
+    found = CITED.findall(re.sub(r"\s*\n\s*(?:# )?", " ", text))
+    return {f"{a} et al. {y}" if e else f"{a} & {b} {y}" if b else f"{a} {y}"
+            for a, e, b, y in found}  # fmt: skip
+
+
+def listed() -> set[str]:
+    return set(re.findall(r"^- \*\*(.+?)\*\*:", LIST.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", [*CODE, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_cited_is_there(path):
+    text = path.read_text()
+    assert citations(text) <= listed()
+    if path in CODE:
+        assert not re.search(r"(?i)\bthesis\b", text)
+        if NUMBERED.search(text):
+            assert "Gandelsman 2025" in " ".join(text.split()), "whose equation or figure?"
+        for name in re.findall(r"[\w/-]+\.md\b", text):
+            places = (ROOT, ROOT / "docs", ROOT / "storage")
+            assert any((place / name).exists() for place in places), name
+
+
+def test_citations_are_found_however_they_stand():
+    text = (
+        "(Zhang et al., 2018, Eq. 1), Kingma and Welling (2014), He et\nal. 2022; Gandelsman\n2025"
+    )
+    wanted = {"Zhang et al. 2018", "Kingma & Welling 2014", "He et al. 2022", "Dai 2019"}
+    assert citations(text) == wanted
