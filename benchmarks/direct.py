@@ -18,7 +18,7 @@ def direct_textspan(
     rounds : int
         No more than the rank of the centred data.
     objective : {"projection", "explained-variance"}
-        Un-normalised rows of R as printed, or each divided by its length (Gandelsman 2025, Eq. 2.7).
+        Un-normalised rows of R as printed, or each divided by its length (Gandelsman 2025, 2.7).
 
     Returns
     -------
