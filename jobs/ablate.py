@@ -30,8 +30,8 @@ from pipeline.neurons import comparison
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
-from pipeline.stats.accuracy import ChanceWarning
-from pipeline.subsets import SubsetError, check_where
+from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
+from pipeline.subsets import check_where
 from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
@@ -151,7 +151,7 @@ def find(
     encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
     readout = class_means(encoded.embeddings, classes)
     made: list[studies.Step | studies.NamedStep] = []
-    parts: list[studies.Predictions] = []
+    parts: list[Outcomes] = []
     direct = direct_studies(config)
     reductions = reduce.update(store, config.reference, components(config))
     if direct:
@@ -164,7 +164,7 @@ def find(
             token_layers=store.meta.token_layers,
         )
         made += steps
-        parts.append(direct_predictions(config, store, reductions, classes, readout, steps))
+        parts.append(direct_outcomes(config, store, reductions, classes, readout, steps))
     explained = None
     if set(config.study) & {"neurons", "effects"}:
         steps_of_neurons, found_of_neurons, explained = neuron_parts(
@@ -172,14 +172,15 @@ def find(
         )
         made += steps_of_neurons
         parts += found_of_neurons
-    found = studies.join_ablations(parts)
+    found = join(parts)
+    studies.refuse_none(found, config.where)
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", ChanceWarning)
         accuracy = studies.study_table(found, classes, made)
     provenance = {
         "reference_images": reductions.count("embedding"),
         "token_layers": list(store.meta.token_layers),
-        "classified": found.predicted.shape[1],
+        "classified": found.images,
         "ablations": len(made),
         "warnings": sorted({str(warning.message) for warning in raised}),
         "versions": versions(),
@@ -227,15 +228,15 @@ def components(config: AblateConfig) -> tuple[str, ...]:
     return (*direct, *(["tokens"] if "class-token" in config.study else []), "embedding")
 
 
-def direct_predictions(
+def direct_outcomes(
     config: AblateConfig,
     store: Store,
     reductions: Reductions,
     classes: Classes,
     readout: np.ndarray,
     steps: list[studies.Step],
-) -> studies.Predictions:
-    """What ablations of contributions predict."""
+) -> Outcomes:
+    """What becomes of images when contributions are ablated."""
     plan = studies.Plan(
         url=store.url,
         where=config.where,
@@ -266,11 +267,11 @@ def neuron_study(
 
 def neuron_parts(
     config: AblateConfig, store: Store, classes: Classes, readout: np.ndarray
-) -> tuple[list[studies.NamedStep], list[studies.Predictions], pd.DataFrame | None]:
-    """Ablations of neurons, what they predict, and the comparison of their effects."""
+) -> tuple[list[studies.NamedStep], list[Outcomes], pd.DataFrame | None]:
+    """Ablations of neurons, what becomes of images, and the comparison of their effects."""
     layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
     made: list[studies.NamedStep] = []
-    parts: list[studies.Predictions] = []
+    parts: list[Outcomes] = []
     explained = None
     study = neuron_study(config, store, layers)
     if "neurons" in config.study:
@@ -291,11 +292,6 @@ def neuron_parts(
             study, layers, config.where, config.reference, config.label_column, classes, readout
         )
         parts.append(predicted)
-    if not len(parts[0].truth):
-        raise SubsetError(
-            f"--where {config.where!r} matches no image that is ok: check the values in the image "
-            "table"
-        )
     return made, parts, explained
 
 

@@ -27,7 +27,7 @@ from jobs.console import console, progress_bar, run_job, say_found, show_next, s
 from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
 from pipeline.cluster import machines
-from pipeline.heads import roles
+from pipeline.heads import roles, studies
 from pipeline.identity import found_before, over, settings
 from pipeline.models import VisionModel
 from pipeline.neurons import code_accuracy
@@ -343,7 +343,8 @@ def accuracies(
             written=written,
         )
         with progress_bar(f"accuracy of layer {layer}: shards", len(shards)) as move:
-            found = code_accuracy.run(plan, shards, move)
+            counted = studies.run(plan, shards, move)
+        found = studies.study_table(counted, classes, plan.steps)
         # The model as it is comes once, with the first layer.
         tables.append(found if not tables else found[found["study"] != "none"])
     return pd.concat(tables, ignore_index=True)

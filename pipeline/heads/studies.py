@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 import ray
 
 from pipeline.images.listing import ray_mapper
-from pipeline.stats.accuracy import accuracy_table
+from pipeline.stats.accuracy import Outcomes, accuracy_table, add, count
 from pipeline.stats.reductions import READ_BYTES
-from pipeline.subsets import SubsetError, shard_rows
+from pipeline.subsets import SubsetError
 from pipeline.texts.classes import Classes
+from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import urls
-from storage.errors import FacetError, StoreError
+from storage.errors import StoreError
 from storage.layout import CONTRIBUTIONS
 from storage.reductions import Reductions
 from storage.store import Store, open_store
@@ -146,7 +147,7 @@ def maps_of(store: Store) -> ModelMaps:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that a task needs to evaluate its shard.
+    """All that a task needs to ablate contributions of its shard.
 
     Attributes
     ----------
@@ -168,38 +169,26 @@ class Plan:
     means: ablate.Means
     ablations: list[ablate.Ablation]
 
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What became of one shard's images.
-
-    Attributes
-    ----------
-    predicted : (1 + ablations, N) int32
-        Row 0 is the model as it is.
-    truth : (N,) int64
-    groups : list of str or None
-    """
-
-    predicted: np.ndarray
-    truth: np.ndarray
-    groups: list[str] | None
+    def predict(self, shard: int) -> tuple[np.ndarray, Labels]:
+        store = open_store(self.url)
+        labels = shard_labels(store, shard, self.where, self.label_column, self.classes)
+        class_token = any(a.class_token for a in self.ablations)
+        predicted = [
+            ablate.predict(parts, self.means, self.readout, self.ablations).astype(np.int32)
+            for parts in _parts(store, shard, labels.chosen, class_token)
+        ]
+        empty = np.zeros((1 + len(self.ablations), 0), np.int32)
+        return np.concatenate([empty, *predicted], axis=1), labels
 
 
-def predict_shard(plan: Plan, shard: int) -> Predictions:
-    """Truth and predictions of one shard's images; plain code, run in a task or in-process."""
-    store = open_store(plan.url)
-    rows, chosen = shard_rows(store, shard, plan.where)
-    truth = plan.classes.truth(rows[plan.label_column].to_pylist())
-    groups = None
-    if "group" in rows.column_names:
-        groups = ["none" if g is None else str(g) for g in rows["group"].to_pylist()]
-    predicted = [
-        ablate.predict(parts, plan.means, plan.readout, plan.ablations).astype(np.int32)
-        for parts in _parts(store, shard, chosen, any(a.class_token for a in plan.ablations))
-    ]
-    empty = np.zeros((1 + len(plan.ablations), 0), np.int32)
-    return Predictions(np.concatenate([empty, *predicted], axis=1), truth, groups)
+class Predicts(Protocol):
+    """Predictions of a shard's images, as they are and with parts replaced; sent to every task."""
+
+    @property
+    def classes(self) -> Classes: ...
+
+    def predict(self, shard: int) -> tuple[np.ndarray, Labels]:
+        """Classes (1 + ablations, N), row 0 of the model as it is; and what the images show."""
 
 
 def _parts(
@@ -234,58 +223,49 @@ def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> No
             f"these ablations need {', '.join(needed)}, and the store at {store.url} has no "
             f"{', '.join(lacking)}: extract with --components {' '.join(needed)} into a new store"
         )
-    columns = store.images(0, 1).column_names
-    if label_column not in columns:
-        raise FacetError(
-            f"the image table has no column {label_column!r} to take labels from; it has "
-            f"{', '.join(columns)}"
-        )
+    check_labels(store, label_column)
 
 
-def run(plan: Plan, shards: Sequence[int], report: Callable[[int], None]) -> Predictions:
+def run(plan: Predicts, shards: Sequence[int], report: Callable[[int], None]) -> Outcomes:
     """Evaluate shards on the Ray cluster; ``report`` gets the number of shards done so far."""
-    kept = [ray.put(plan)]
-    found: list[Predictions] = []
-    for prediction in ray_mapper(_predict_with, [(kept, shard) for shard in shards]):
-        found.append(prediction)
-        report(len(found))
-    if not sum(len(f.truth) for f in found):
+    shared = [ray.put(plan)]
+    total: Outcomes | None = None
+    found = ray_mapper(_count_with, [(shared, shard) for shard in shards])
+    for done, outcomes in enumerate(found):
+        total = outcomes if total is None else add(total, outcomes)
+        report(done + 1)
+    assert total is not None  # reductions, which come first, refuse a store without shards
+    return total
+
+
+def _count_with(item: tuple[list[ray.ObjectRef], int]) -> Outcomes:
+    shared, shard = item
+    return count_shard(ray.get(shared[0]), shard)
+
+
+def count_shard(plan: Predicts, shard: int) -> Outcomes:
+    """Outcomes of one shard's images; plain code, run in a task or in-process."""
+    predicted, labels = plan.predict(shard)
+    return count(predicted, labels.classes, len(plan.classes.names), labels.groups)
+
+
+def refuse_none(found: Outcomes, where: str | None) -> None:
+    """A condition that no image meets."""
+    if not found.images:
         raise SubsetError(
-            f"--where {plan.where!r} matches no image that is ok in the {len(shards)} finished "
-            "shards: check the values in the image table"
+            f"--where {where!r} matches no image that is ok in the finished shards: check the "
+            "values in the image table"
         )
-    return join_images(found)
-
-
-def join_images(found: Sequence[Predictions]) -> Predictions:
-    """The same ablations of one set of images after the other."""
-    return Predictions(
-        np.concatenate([f.predicted for f in found], axis=1),
-        np.concatenate([f.truth for f in found]),
-        None if found[0].groups is None else [g for f in found for g in f.groups or []],
-    )
-
-
-def join_ablations(found: Sequence[Predictions]) -> Predictions:
-    """Further ablations of the same images; the baseline is the first's."""
-    first, *others = found
-    predicted = np.concatenate([first.predicted, *(f.predicted[1:] for f in others)])
-    return Predictions(predicted, first.truth, first.groups)
-
-
-def _predict_with(item: tuple[list[ray.ObjectRef], int]) -> Predictions:
-    return predict_shard(ray.get(item[0][0]), item[1])
 
 
 def study_table(
-    found: Predictions, classes: Classes, made: Sequence[Step | NamedStep]
+    found: Outcomes, classes: Classes, made: Sequence[Step | NamedStep]
 ) -> pd.DataFrame:
     """Accuracies with intervals, one row an ablation and a cell; the baseline's study is "none".
 
     See ``accuracy_table`` for the columns after ``study``, ``series`` and ``at``.
     """
-    names = [step.name for step in made]
-    table = accuracy_table(found.predicted, names, found.truth, classes.names, found.groups)
+    table = accuracy_table(found, [step.name for step in made], classes.names)
     where = {s.name: (s.study, s.series, s.at) for s in made} | {"none": ("none", "", "")}
     places = pd.DataFrame(
         [where[name] for name in table["ablation"]], columns=["study", "series", "at"]

@@ -16,15 +16,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.extraction.run import Workers
-from pipeline.heads.studies import NamedStep, Predictions, join_ablations, join_images
+from pipeline.heads.studies import NamedStep
 from pipeline.models import VisionModel
-from pipeline.stats.accuracy import predicted_classes
-from pipeline.stats.moments import Moments, combine
-from pipeline.subsets import shard_rows
+from pipeline.stats.accuracy import Outcomes, add, count, join, predicted_classes
+from pipeline.stats.moments import Moments
 from pipeline.texts.classes import Classes
+from pipeline.texts.labels import shard_labels
 from storage import ledger, neurons
 from storage.errors import StoreError, command
 from storage.results import Result
@@ -82,33 +81,8 @@ class AblatedLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class ShardLabels:
-    """The images of a shard that are ok and in a subset: their numbers, classes and groups."""
-
-    images_b: Tensor
-    classes_b: NDArray[np.int64]
-    groups: list[str] | None
-
-    def predictions(self, predicted: NDArray[np.int32]) -> Predictions:
-        """With what was predicted of them."""
-        return Predictions(predicted, self.classes_b, self.groups)
-
-
-def shard_labels(
-    store: Store, shard: int, where: str | None, label_column: str, classes: Classes
-) -> ShardLabels:
-    """What a shard's images show."""
-    table, _ = shard_rows(store, shard, where)
-    groups = None
-    if "group" in table.column_names:
-        groups = ["none" if g is None else str(g) for g in table["group"].to_pylist()]
-    images_b = torch.from_numpy(table["index"].to_numpy().copy())
-    return ShardLabels(images_b, classes.truth(table[label_column].to_pylist()), groups)
-
-
-@dataclass(frozen=True, eq=False)
 class Classify:
-    """Predictions of a shard's images of a subset, with and without neurons.
+    """Outcomes of a shard's images of a subset, with and without neurons.
 
     Attributes
     ----------
@@ -129,14 +103,14 @@ class Classify:
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> Sink:
         return _Sink(self, store, mlp_layer, shard)
 
-    def merge(self, a: Predictions, b: Predictions) -> Predictions:
-        return join_images([a, b])
+    def merge(self, a: Outcomes, b: Outcomes) -> Outcomes:
+        return add(a, b)
 
 
 class _Sink:
     def __init__(self, task: Classify, store: Store, mlp_layer: int, shard: int) -> None:
         self.task, self.layer = task, task.layers[mlp_layer]
-        self.truth = shard_labels(store, shard, task.where, task.label_column, task.classes)
+        self.labels = shard_labels(store, shard, task.where, task.label_column, task.classes)
         self.predicted = [np.zeros((1 + len(SERIES), 0), np.int32)]
         self.device: torch.device | None = None
 
@@ -165,13 +139,14 @@ class _Sink:
             removed.large,
             removed.beside_component,
         ]
-        keep = torch.isin(rows.images_b, self.truth.images_b)
+        keep = np.isin(rows.images_b.numpy(), self.labels.images)
         scores_abc = (rows.unit_be - torch.stack(taken)) @ self.readout_ce.T
         predicted = predicted_classes(scores_abc.cpu()[:, keep].numpy())
         self.predicted.append(predicted.astype(np.int32))
 
-    def close(self) -> Predictions:
-        return self.truth.predictions(np.concatenate(self.predicted, 1))
+    def close(self) -> Outcomes:
+        predicted, labels = np.concatenate(self.predicted, 1), self.labels
+        return count(predicted, labels.classes, len(self.task.classes.names), labels.groups)
 
 
 def layer_of(
@@ -229,8 +204,8 @@ class NeuronStudy:
         mlp_layers: Sequence[int],
         task: Callable[[dict[int, AblatedLayer]], Classify],
         reference: str | None = None,
-    ) -> Predictions:
-        """Predictions of all ablations, in the order of `steps`.
+    ) -> Outcomes:
+        """Outcomes of all ablations, in the order of `steps`.
 
         Parameters
         ----------
@@ -238,19 +213,18 @@ class NeuronStudy:
             Of the second-order job.
         mlp_layers : sequence of int
         task : callable
-            What is predicted, from what the ablations of the layers need.
+            What is counted, from what the ablations of the layers need.
         reference : str, optional
             Which images the means are over, by columns of the image table.
         """
-        store, shards = self.store, sorted(self.store.done_shards())
+        store = self.store
         means: dict[int, Moments] = {}
         if reference is not None:
             gather = GatherMoments(covariance=False, where=reference)
             for group, source in self._sources(lambda group: gather, mlp_layers):
                 what = f"means of MLP layer {', '.join(map(str, group))}: shards"
-                gathered = self._collect(source, group, len(shards), what)
-                means |= {at: combine(parts) for at, parts in gathered.items()}
-        found: dict[int, Predictions] = {}
+                means |= self._with_bar(source, gather.merge, what)
+        found: dict[int, Outcomes] = {}
 
         def classify(group: Sequence[int]) -> Classify:
             return task(
@@ -259,9 +233,8 @@ class NeuronStudy:
 
         for group, source in self._sources(classify, mlp_layers):
             what = f"without neurons of MLP layer {', '.join(map(str, group))}: shards"
-            for layer, states in self._collect(source, group, len(shards), what).items():
-                found[layer] = join_images(states)
-        return join_ablations([found[at] for at in mlp_layers])
+            found |= self._with_bar(source, add, what)
+        return join([found[at] for at in mlp_layers])
 
     def _sources(
         self, task: Callable[[Sequence[int]], Task], mlp_layers: Sequence[int]
@@ -281,19 +254,19 @@ class NeuronStudy:
                 lambda images: None, self.say,
             )  # fmt: skip
 
-    def pictures(
-        self, task: PictureTask, mlp_layers: tuple[int, ...], what: str
-    ) -> Iterator[tuple[int, States]]:
-        """States of all shards from the pictures themselves, with a bar."""
+    def pictures(self, task: PictureTask, mlp_layers: tuple[int, ...], what: str) -> States:
+        """What all shards' pictures themselves give, by layer, with a bar."""
         shards = sorted(self.store.done_shards())
         images = sum(stop - start for start, stop in map(self.store.meta.rows, shards))
         pieces = [(shard, mlp_layers) for shard in shards]
         with self.bar(f"{what}: images", images) as move:
             move(0)
-            yield from from_model(
+            source = from_model(
                 self.store, task, self.model, self.workers, self.memory, pieces, move, self.say
             )
+            states = _merged(source, task.merge)
             move(images)
+        return states
 
     def image_number(self, count: int) -> int:
         """The ``count``-th image that is ok, or the last."""
@@ -305,17 +278,26 @@ class NeuronStudy:
             count -= len(numbers)
         return self.store.meta.images - 1
 
-    def _collect(
-        self, source: Iterator[tuple[int, States]], group: Sequence[int], shards: int, what: str
-    ) -> dict[int, list[Any]]:
-        states: dict[int, list[Any]] = {at: [] for at in group}
-        with self.bar(what, shards) as move:
+    def _with_bar(
+        self, source: Iterator[tuple[int, States]], merge: Callable[[Any, Any], Any], what: str
+    ) -> States:
+        with self.bar(what, len(self.store.done_shards())) as move:
             move(0)
-            for done, (_, found) in enumerate(source):
-                for at, state in found.items():
-                    states[at].append(state)
-                move(done + 1)
-        return states
+            return _merged(source, merge, move)
+
+
+def _merged(
+    source: Iterator[tuple[int, States]],
+    merge: Callable[[Any, Any], Any],
+    report: Callable[[int], None] = lambda shards: None,
+) -> States:
+    """States of all shards, merged as they come, by layer."""
+    states: States = {}
+    for done, (_, found) in enumerate(source):
+        for at, new in found.items():
+            states[at] = merge(states[at], new) if at in states else new
+        report(done + 1)
+    return states
 
 
 def _done(store: Store, mlp_layer: int) -> set[int]:

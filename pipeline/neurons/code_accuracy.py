@@ -7,9 +7,8 @@ and with r itself in place of r̂. All of these are linear corrections of the em
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 
@@ -17,16 +16,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import ray
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.heads.studies import Predictions
-from pipeline.images.listing import ray_mapper
-from pipeline.stats.accuracy import accuracy_table, predicted_classes
-from pipeline.subsets import shard_rows
+from pipeline.heads.studies import NamedStep
+from pipeline.stats.accuracy import predicted_classes
 from pipeline.texts.classes import Classes
+from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import neurons
 from storage.errors import StoreError, command
 from storage.store import Store, open_store
@@ -42,7 +39,7 @@ MEANS, DIRECTION = "all replaced by means", "uncompressed direction"
 
 @dataclass(frozen=True, eq=False)
 class CodePlan:
-    """All that a task needs to evaluate one layer's codes on a shard.
+    """All that a task needs to evaluate one layer's codes on a shard; see ``studies.Predicts``.
 
     Attributes
     ----------
@@ -73,10 +70,37 @@ class CodePlan:
     written: NDArray[np.float32]
 
     @property
-    def names(self) -> list[str]:
+    def steps(self) -> list[NamedStep]:
         """What is replaced, in the order of the predictions."""
-        said = [MEANS, DIRECTION, *(f"code of {size} texts" for size in self.sizes)]
-        return [f"layer {self.layer}: {name}" for name in said]
+        layer = f"layer {self.layer}"
+        bounds = [
+            NamedStep("codes", f"{layer}, {what}", "", f"{layer}: {what}")
+            for what in (MEANS, DIRECTION)
+        ]
+        codes = [
+            NamedStep("codes", layer, str(size), f"{layer}: code of {size} texts")
+            for size in self.sizes
+        ]
+        return [*bounds, *codes]
+
+    def predict(self, shard: int) -> tuple[NDArray[np.int32], Labels]:
+        store, cpu = open_store(self.url), torch.device("cpu")
+        maps = unpack(self.maps, cpu)
+        directions_ne, means_pn = tensor(self.directions_ne, cpu), tensor(self.means_pn, cpu)
+        readout_ce, written_sne = tensor(self.readout_ce, cpu), tensor(self.written, cpu)
+        predicted = [np.zeros((3 + len(self.sizes), 0), np.int32)]
+        for rows in stored_rows(store, self.layer, shard):
+            deviations_bpn = rows.deviations(means_pn)
+            none_large = torch.zeros_like(deviations_bpn[:, 0], dtype=torch.bool)
+            whole = ablate(deviations_bpn, none_large, directions_ne, maps)
+            removed = [torch.zeros_like(rows.unit_be), whole.all_neurons, whole.beside_component]
+            for written_ne in written_sne:
+                found = ablate(deviations_bpn, none_large, directions_ne, maps, written_ne)
+                removed.append(found.beside_component)
+            logits_abc = (rows.unit_be - torch.stack(removed)) @ readout_ce.T
+            predicted.append(predicted_classes(logits_abc.numpy()).astype(np.int32))
+        labels = shard_labels(store, shard, None, self.label_column, self.classes)
+        return np.concatenate(predicted, 1), labels
 
 
 def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: Classes) -> None:
@@ -95,12 +119,7 @@ def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: C
             f"--classes needs the coefficients of MLP layers {layers} on every image, which "
             f"{store.url} does not keep: run `{first}`"
         )
-    columns = store.images(0, 1).column_names
-    if label_column not in columns:
-        raise StoreError(
-            f"the image table has no column {label_column!r} to take labels from; it has "
-            f"{', '.join(columns)}"
-        )
+    check_labels(store, label_column)
     first = store.images(0, min(store.meta.images, _LABELS_CHECKED))
     classes.truth(first[label_column].to_pylist())
 
@@ -111,62 +130,6 @@ def layer_means(store: Store, layer: int) -> NDArray[np.float32]:
     if moments is None:
         raise StoreError(f"no moments of MLP layer {layer} over all finished shards in {store.url}")
     return np.ascontiguousarray(moments.mean.T, np.float32)
-
-
-def predict_shard(plan: CodePlan, shard: int) -> Predictions:
-    """Truth and predictions of one shard's images; plain code, run in a task or in-process."""
-    store, cpu = open_store(plan.url), torch.device("cpu")
-    maps = unpack(plan.maps, cpu)
-    directions_ne, means_pn = tensor(plan.directions_ne, cpu), tensor(plan.means_pn, cpu)
-    readout_ce, written_sne = tensor(plan.readout_ce, cpu), tensor(plan.written, cpu)
-    predicted = [np.zeros((1 + len(plan.names), 0), np.int32)]
-    for rows in stored_rows(store, plan.layer, shard):
-        deviations_bpn = rows.deviations(means_pn)
-        none_large = torch.zeros_like(deviations_bpn[:, 0], dtype=torch.bool)
-        whole = ablate(deviations_bpn, none_large, directions_ne, maps)
-        removed = [torch.zeros_like(rows.unit_be), whole.all_neurons, whole.beside_component]
-        for written_ne in written_sne:
-            found = ablate(deviations_bpn, none_large, directions_ne, maps, written_ne)
-            removed.append(found.beside_component)
-        logits_abc = (rows.unit_be - torch.stack(removed)) @ readout_ce.T
-        predicted.append(predicted_classes(logits_abc.numpy()).astype(np.int32))
-    table, _ = shard_rows(store, shard)
-    truth = plan.classes.truth(table[plan.label_column].to_pylist())
-    groups = None
-    if "group" in table.column_names:
-        groups = ["none" if g is None else str(g) for g in table["group"].to_pylist()]
-    return Predictions(np.concatenate(predicted, 1), truth, groups)
-
-
-def run(plan: CodePlan, shards: Sequence[int], report: Callable[[int], None]) -> pd.DataFrame:
-    """Evaluate one layer's codes on the Ray cluster; the columns are those of ``studies``."""
-    shared = [ray.put(plan)]
-    found: list[Predictions] = []
-    for part in ray_mapper(_predict_with, [(shared, shard) for shard in shards]):
-        found.append(part)
-        report(len(found))
-    table = accuracy_table(
-        np.concatenate([f.predicted for f in found], axis=1),
-        plan.names,
-        np.concatenate([f.truth for f in found]),
-        plan.classes.names,
-        None if found[0].groups is None else [g for f in found for g in f.groups or []],
-    )
-    layer = f"layer {plan.layer}"
-    series = [f"{layer}, {MEANS}", f"{layer}, {DIRECTION}", *[layer] * len(plan.sizes)]
-    at = ["", "", *map(str, plan.sizes)]
-    places = {
-        name: ("codes", *place)
-        for name, place in zip(plan.names, zip(series, at, strict=True), strict=True)
-    } | {"none": ("none", "", "")}
-    columns = zip(*(places[name] for name in table["ablation"]), strict=True)
-    for place, (name, values) in enumerate(zip(("study", "series", "at"), columns, strict=True)):
-        table.insert(place, name, values)
-    return table
-
-
-def _predict_with(item: tuple[list[Any], int]) -> Predictions:
-    return predict_shard(ray.get(item[0][0]), item[1])
 
 
 def codes_figure(accuracy: pd.DataFrame, layer: int) -> Figure:

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.extraction.finite import finite_rows, refuse_pass
-from pipeline.heads.studies import NamedStep, Predictions, join_ablations, join_images
+from pipeline.heads.studies import NamedStep
 from pipeline.models import VisionModel
-from pipeline.stats.accuracy import predicted_classes
+from pipeline.stats import accuracy
+from pipeline.stats.accuracy import Outcomes, predicted_classes
 from pipeline.texts.classes import Classes
+from pipeline.texts.labels import shard_labels
 from storage.store import Store
 
-from .ablation import NeuronStudy, shard_labels
+from .ablation import NeuronStudy
 from .directions import first_directions
 from .effects import IndirectEffects, direct_map
 from .forward import NeuronPass
@@ -158,11 +160,11 @@ class _SumSink:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Predictions of a shard, and effects of the sample of neurons on those of its images that
-    are in the sample, (n, neurons, E) by kind of effect.
+    """Outcomes of some images, and effects of the sample of neurons on those of them that are in
+    the sample, (n, neurons, E) by kind of effect.
     """
 
-    predictions: Predictions
+    outcomes: Outcomes
     effects: dict[str, NDArray[np.float32]]
 
 
@@ -197,12 +199,18 @@ class Compare(PictureTask):
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> PictureSink:
         return _CompareSink(self, store, mlp_layer, shard)
 
+    def merge(self, a: Compared, b: Compared) -> Compared:
+        effects = a.effects
+        if len(b.effects[EFFECTS[0]]):  # the sample lies in the first shards
+            effects = {n: np.concatenate([a.effects[n], b.effects[n]]) for n in EFFECTS}
+        return Compared(accuracy.add(a.outcomes, b.outcomes), effects)
+
 
 class _CompareSink:
     def __init__(self, task: Compare, store: Store, mlp_layer: int, shard: int) -> None:
         self.task, self.layer = task, mlp_layer
         self.probe: _Probe | None = None
-        self.truth = shard_labels(store, shard, task.where, task.label_column, task.classes)
+        self.labels = shard_labels(store, shard, task.where, task.label_column, task.classes)
         self.predicted = [np.zeros((1 + len(EFFECTS), 0), np.int32)]
         empty = np.zeros((0, len(task.neurons), store.meta.embed), np.float32)
         self.effects: dict[str, list[NDArray[np.float32]]] = {name: [empty] for name in EFFECTS}
@@ -223,7 +231,7 @@ class _CompareSink:
             unit_be - (probe.second_be - second_e),
         ]
         scores_abc = torch.stack(replaced) @ tensor(self.task.readout_ce, unit_be.device).T
-        keep = torch.isin(pictures.images_b, self.truth.images_b)
+        keep = np.isin(pictures.images_b.numpy(), self.labels.images)
         predicted = predicted_classes(scores_abc.cpu()[:, keep].numpy())
         self.predicted.append(predicted.astype(np.int32))
         inside = (pictures.images_b <= self.task.last_image).to(unit_be.device)
@@ -246,8 +254,13 @@ class _CompareSink:
             self.effects[name].append(effects_bse.cpu().numpy())
 
     def close(self) -> Compared:
-        predictions = self.truth.predictions(np.concatenate(self.predicted, 1))
-        return Compared(predictions, {n: np.concatenate(e) for n, e in self.effects.items()})
+        predicted, labels, classes = (
+            np.concatenate(self.predicted, 1),
+            self.labels,
+            self.task.classes,
+        )
+        outcomes = accuracy.count(predicted, labels.classes, len(classes.names), labels.groups)
+        return Compared(outcomes, {n: np.concatenate(e) for n, e in self.effects.items()})
 
 
 def compare(
@@ -258,7 +271,7 @@ def compare(
     label_column: str,
     classes: Classes,
     readout_ce: NDArray[Any],
-) -> tuple[Predictions, pd.DataFrame]:
+) -> tuple[Outcomes, pd.DataFrame]:
     """The comparison over a store's finished shards.
 
     Parameters
@@ -268,16 +281,13 @@ def compare(
 
     Returns
     -------
-    predictions : Predictions
+    outcomes : Outcomes
         In the order of `steps`.
     explained : DataFrame
         ``ablate/effects`` of ``storage.results.TABLES``.
     """
-    gather, layers = GatherSums(reference), tuple(mlp_layers)
-    sums: dict[int, Sums] = {}
-    for _, states in study.pictures(gather, layers, "means"):
-        for at, new in states.items():
-            sums[at] = gather.merge(sums[at], new) if at in sums else new
+    layers = tuple(mlp_layers)
+    sums = study.pictures(GatherSums(reference), layers, "means")
     chosen = sample(study.store.meta.mlp_width)
     vectors = {}
     for at in layers:
@@ -285,19 +295,15 @@ def compare(
         vectors[at] = (maps.values_pnk[:, chosen] @ maps.head_map_pke).numpy()
     last = study.image_number(IMAGES)
     task = Compare(where, label_column, classes, readout_ce, sums, chosen, vectors, last)
-    found: dict[int, list[Compared]] = {at: [] for at in layers}
-    for _, states in study.pictures(task, layers, "effects"):
-        for at, state in states.items():
-            found[at].append(state)
-    parts = [join_images([state.predictions for state in found[at]]) for at in layers]
+    found: dict[int, Compared] = study.pictures(task, layers, "effects")
     rows = [row for at in layers for row in _explained(at, found[at])]
-    return join_ablations(parts), pd.DataFrame(rows)
+    return accuracy.join([found[at].outcomes for at in layers]), pd.DataFrame(rows)
 
 
-def _explained(mlp_layer: int, found: Sequence[Compared]) -> list[dict[str, Any]]:
+def _explained(mlp_layer: int, found: Compared) -> list[dict[str, Any]]:
     rows = []
     for name in EFFECTS:
-        effects_bse = torch.from_numpy(np.concatenate([state.effects[name] for state in found]))
+        effects_bse = torch.from_numpy(found.effects[name])
         deviations_sbe = (effects_bse - effects_bse.mean(0)).movedim(1, 0)
         shares = first_directions(deviations_sbe).explained.numpy()
         rows.append(

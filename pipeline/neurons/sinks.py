@@ -58,6 +58,10 @@ class PictureTask(ABC):
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> PictureSink:
         """A sink for one shard and layer."""
 
+    @abstractmethod
+    def merge(self, a: Any, b: Any) -> Any:
+        """The state of the images of both."""
+
 
 class _Writer:
     """Rows of one array of one shard, written zarr shard by zarr shard; NaN where not ok."""

@@ -13,7 +13,7 @@ import torch
 
 from jobs import omp, show
 from pipeline.microworld.words import microworld_values
-from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means, predict_shard
+from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means
 from pipeline.neurons.codes import code_block
 from pipeline.neurons.maps import second_order_maps
 from pipeline.neurons.omp import build_dictionary
@@ -146,7 +146,7 @@ def test_predictions_with_codes_are_those_of_effects_written_out(store, dictiona
         sizes=(4, 6),
         written=codes.written,
     )
-    found = np.concatenate([predict_shard(plan, shard).predicted for shard in (0, 1)], axis=1)
+    found = np.concatenate([plan.predict(shard)[0] for shard in (0, 1)], axis=1)
     expected = np.stack([(part @ readout.T).argmax(1) for part in rows])
     assert (found == expected).mean() > 0.99  # 2 of 300 may be near-ties
     assert len({tuple(row) for row in expected}) == 5  # every replacement shows

@@ -1,6 +1,8 @@
 """Ablations over stored factors against the joint space, expanded in float64."""
 
+import pickle
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from pipeline.heads import ablation as ablate
 from pipeline.models import ModelMaps
 from pipeline.published import attention_bias_contributions, head_contributions, mlp_contributions
-from pipeline.stats.accuracy import ChanceWarning, accuracy_table
+from pipeline.stats.accuracy import ChanceWarning, accuracy_table, add, count, join
 
 N, REFERENCE, L, H, K, D, E, C = 40, 60, 3, 2, 4, 9, 12, 5
 SIZE = ablate.ModelSize(L, H)
@@ -193,7 +195,9 @@ def test_accuracies_by_class_and_group_with_paired_changes() -> None:
     groups = np.where(rng.random(600) < 0.3, "night", "day").tolist()
     base = np.where(rng.random(600) < 0.9, truth, (truth + 1) % 3)
     after = np.where(rng.random(600) < 0.2, (base + 1) % 3, base)
-    table = accuracy_table(np.stack([base, base, after]), ["same", "worse"], truth, "abc", groups)
+    table = accuracy_table(
+        count(np.stack([base, base, after]), truth, 3, groups), ["same", "worse"], "abc"
+    )
     assert len(table) == 3 * (1 + 3 + 2)
     rows = table.set_index(["ablation", "scope", "name"])
     for name, predicted in (("none", base), ("same", base), ("worse", after)):
@@ -216,6 +220,61 @@ def test_accuracies_by_class_and_group_with_paired_changes() -> None:
 def test_a_baseline_at_chance_is_said_loudly_and_no_images_are_refused() -> None:
     truth = np.arange(200) % 4
     with pytest.warns(ChanceWarning, match=r"guessing among 4 classes gets 25\.0%"):
-        accuracy_table(np.zeros((1, 200), int), [], truth, "abcd")
+        accuracy_table(count(np.zeros((1, 200), int), truth, 4), [], "abcd")
     with pytest.raises(ValueError, match="no images to classify"):
-        accuracy_table(np.zeros((1, 0), int), [], truth[:0], "abcd")
+        accuracy_table(count(np.zeros((1, 0), int), truth[:0], 4), [], "abcd")
+
+
+def predictions(images: int, ablations: int) -> np.ndarray:
+    return np.random.default_rng(images).integers(0, 5, (1 + ablations, images))
+
+
+def test_counts_of_parts_are_those_of_the_whole() -> None:
+    """However images are split, and whichever classes and groups a part happens to have."""
+    predicted, truth = predictions(200, 3), np.sort(np.random.default_rng(1).integers(0, 4, 200))
+    groups = [f"g{i // 60}" for i in range(200)]
+    whole = count(predicted, truth, 5, groups)
+    for ends in ([200], [1, 200], [7, 7, 130, 200]):
+        starts = [0, *ends[:-1]]
+        parts = [
+            count(predicted[:, a:b], truth[a:b], 5, groups[a:b])
+            for a, b in zip(starts, ends, strict=True)
+        ]
+        merged = reduce(add, parts)
+        np.testing.assert_array_equal(merged.classes, whole.classes)
+        assert merged.groups.keys() == whole.groups.keys()
+        for name, counts in whole.groups.items():
+            np.testing.assert_array_equal(merged.groups[name], counts)
+    joined = join([count(predicted[rows], truth, 5, groups) for rows in ([0, 1], [0, 2, 3])])
+    np.testing.assert_array_equal(joined.classes, whole.classes)
+    for name, counts in whole.groups.items():
+        np.testing.assert_array_equal(joined.groups[name], counts)
+
+
+def test_what_a_study_holds_does_not_grow_with_the_images() -> None:
+    def held(images: int) -> int:
+        truth = np.arange(images) % 5
+        return len(pickle.dumps(count(predictions(images, 9), truth, 5, ["g"] * images)))
+
+    assert held(50_000) == held(500)
+
+
+def test_tables_are_those_of_predictions_kept_image_by_image() -> None:
+    """Intervals to the last bit: counted as they were from all predictions at once."""
+    predicted, truth = predictions(300, 2), np.random.default_rng(3).integers(0, 4, 300)
+    groups = np.random.default_rng(4).choice(["b", "a"], 300)
+    right = predicted == truth
+    cells = [np.ones(300, bool), *(truth == c for c in range(4)), groups == "a", groups == "b"]
+    rng, rows = np.random.default_rng(0), []
+    for after in right:
+        kinds = (2 * right[0] + after)[:, None] == np.arange(4)
+        counts = np.stack(cells).astype(np.int64) @ kinds
+        n = counts.sum(1)
+        drawn = rng.multinomial(n, counts / n[:, None], size=(1000, len(n)))
+        low, high = np.quantile(drawn @ np.array([0, 1, 0, 1]) / n, [0.025, 0.975], axis=0)
+        changes = drawn @ np.array([0, 1, -1, 0]) / n
+        rows.append(np.stack([low, high, *np.quantile(changes, [0.025, 0.975], axis=0)], 1))
+    with pytest.warns(ChanceWarning):
+        found = accuracy_table(count(predicted, truth, 5, groups.tolist()), ["x", "y"], "abcde")
+    columns = ["low", "high", "change_low", "change_high"]
+    np.testing.assert_array_equal(found[columns].to_numpy(), np.concatenate(rows))

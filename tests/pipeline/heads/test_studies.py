@@ -1,11 +1,13 @@
 """Studies and analyses of variance over small stores, against the expanded joint space."""
 
+from functools import reduce
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.heads import ablation, roles, studies
-from pipeline.stats.accuracy import ChanceWarning
+from pipeline.stats.accuracy import ChanceWarning, add, count
 from pipeline.stats.reductions import reduce_store
 from pipeline.subsets import SubsetError
 from pipeline.texts.classes import Classes, PoolError
@@ -138,11 +140,17 @@ def test_shards_give_what_all_good_images_at_once_give(store):
     for name in ("heads_lhk", "mlps_sd", "inverse_scale", "class_token_e"):
         np.testing.assert_allclose(getattr(plan.means, name), getattr(means, name), rtol=1e-10)
     expected = ablation.predict(parts, means, plan.readout, plan.ablations)
-    found = [studies.predict_shard(plan, shard) for shard in range(4)]
-    np.testing.assert_array_equal(np.concatenate([f.predicted for f in found], 1), expected)
-    truth = np.concatenate([f.truth for f in found])
+    predicted, labels = zip(*(plan.predict(shard) for shard in range(4)), strict=True)
+    np.testing.assert_array_equal(np.concatenate(predicted, 1), expected)
+    truth = np.concatenate([shown.classes for shown in labels])
     assert truth.tolist() == [i % 3 for i in range(N) if i != 4]
-    assert found[0].groups[:3] == ["none", "night", "day"]
+    assert labels[0].groups[:3] == ["none", "night", "day"]
+    counted = reduce(add, (studies.count_shard(plan, shard) for shard in range(4)))
+    groups = [g for shown in labels for g in shown.groups]
+    whole = count(expected, truth, 3, groups)
+    np.testing.assert_array_equal(counted.classes, whole.classes)
+    assert counted.groups.keys() == whole.groups.keys() == {"none", "night", "day"}
+    assert all((counted.groups[g] == whole.groups[g]).all() for g in whole.groups)
 
 
 def test_steps_name_their_places_and_no_name_occurs_twice():
@@ -154,22 +162,23 @@ def test_steps_name_their_places_and_no_name_occurs_twice():
 
 def test_a_small_read_limit_changes_nothing(store, monkeypatch):
     plan = plan_of(store, all_steps())
-    whole = studies.predict_shard(plan, 0).predicted
+    whole, _ = plan.predict(0)
     monkeypatch.setattr(studies, "READ_BYTES", 1000)
-    np.testing.assert_array_equal(studies.predict_shard(plan, 0).predicted, whole)
+    np.testing.assert_array_equal(plan.predict(0)[0], whole)
 
 
 def test_labels_come_from_the_image_table_or_it_is_an_error(store, ray_cluster):
     steps = studies.steps(SIZE, ["mlps"])
     found = studies.run(plan_of(store, steps, where="colour == 'red'"), range(4), lambda n: None)
     red = [i for i, c in enumerate(store.images()["colour"].to_pylist()) if c == "red" and i != 4]
-    assert found.truth.tolist() == [i % 3 for i in red]
+    assert found.classes[0].sum(1).tolist() == np.bincount([i % 3 for i in red]).tolist()
     with pytest.warns(ChanceWarning, match="guessing among 3 classes"):
         table = studies.study_table(found, CLASSES, steps)
     assert set(table["study"]) == {"none", "mlps"}
     assert set(table[table["scope"] == "group"]["name"]) <= {"day", "night", "none"}
-    with pytest.raises(SubsetError, match="matches no image that is ok"):
-        studies.run(plan_of(store, steps, where="colour == 'x'"), range(4), lambda n: None)
+    none = studies.count_shard(plan_of(store, steps, where="colour == 'x'"), 0)
+    with pytest.raises(SubsetError, match="'x'\" matches no image that is ok"):
+        studies.refuse_none(none, "colour == 'x'")
     with pytest.raises(PoolError, match="labels are no class of this set"):
         studies.run(plan_of(store, steps, label_column="colour"), range(4), lambda n: None)
 

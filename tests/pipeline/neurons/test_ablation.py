@@ -1,5 +1,6 @@
 """Accuracies without neurons, against effects written out in full."""
 
+import dataclasses
 import json
 from contextlib import nullcontext
 
@@ -17,6 +18,7 @@ from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import find_effects
+from pipeline.stats.accuracy import count
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage import neurons
@@ -67,11 +69,45 @@ def no_bar(what, total):
     return nullcontext(lambda n: None)
 
 
+class Watched:
+    """Keeps the sinks that a task opens, and so what was predicted of every image."""
+
+    def open(self, store, mlp_layer, shard, known):
+        sink = super().open(store, mlp_layer, shard, known)
+        self.sinks[mlp_layer, shard] = sink
+        return sink
+
+
+def watch(task, sinks):
+    """A task that keeps its sinks in a dict."""
+    fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+    made = type("Watched", (Watched, type(task)), {"sinks": sinks})(**fields)
+    return made
+
+
+def seen(sinks) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions (1 + ablations, images) of all layers, and the images' classes."""
+    layers = sorted({layer for layer, _ in sinks})
+    shards = sorted({shard for _, shard in sinks})
+    of_layers = [
+        np.concatenate([p for s in shards for p in sinks[i, s].predicted], 1) for i in layers
+    ]
+    predicted = np.concatenate([of_layers[0], *(rows[1:] for rows in of_layers[1:])])
+    return predicted, np.concatenate([sinks[layers[0], s].labels.classes for s in shards])
+
+
 def predictions(store, result, model, classes, readout, where=None, reference=None):
-    study = NeuronStudy(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print)
-    return study.predict(
-        result, LAYERS, lambda layers: Classify(where, "shape", classes, readout, layers), reference
+    study, sinks = NeuronStudy(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print), {}
+    counted = study.predict(
+        result,
+        LAYERS,
+        lambda layers: watch(Classify(where, "shape", classes, readout, layers), sinks),
+        reference,
     )
+    predicted, truth = seen(sinks)
+    expected = count(predicted, truth, len(classes.names))
+    np.testing.assert_array_equal(counted.classes, expected.classes)
+    return predicted, truth
 
 
 def chosen_by(store, reference) -> np.ndarray:
@@ -117,15 +153,15 @@ def test_every_ablation_is_that_of_effects_written_out(found, model, classes, re
     logits = torch.stack(expected) @ torch.from_numpy(readout).double().T
     best = logits.topk(2, dim=-1).values
     sure = (best[..., 0] - best[..., 1] > 2e-3).numpy()
-    predicted = predictions(store, result, model, classes, readout, reference=reference)
+    predicted, truth = predictions(store, result, model, classes, readout, reference=reference)
     assert sure.mean() > 0.8
-    np.testing.assert_array_equal(predicted.predicted[sure], logits.argmax(-1).numpy()[sure])
-    assert len({tuple(row) for row in predicted.predicted.tolist()}) > 2, "nothing was changed"
+    np.testing.assert_array_equal(predicted[sure], logits.argmax(-1).numpy()[sure])
+    assert len({tuple(row) for row in predicted.tolist()}) > 2, "nothing was changed"
     shapes = store.images()["shape"].to_pylist()
-    assert predicted.truth.tolist() == classes.truth(shapes).tolist()
-    subset = predictions(store, result, model, classes, readout, ONE, reference)
+    assert truth.tolist() == classes.truth(shapes).tolist()
+    subset, _ = predictions(store, result, model, classes, readout, ONE, reference)
     chosen = chosen_by(store, ONE)
-    np.testing.assert_array_equal(subset.predicted, predicted.predicted[:, chosen])
+    np.testing.assert_array_equal(subset, predicted[:, chosen])
 
 
 def test_moments_of_other_images_are_refused(found, model, classes):
@@ -172,19 +208,26 @@ def test_the_comparison_is_that_of_every_effect_by_itself(
     after = {name: unit - (phi - phi[over].mean(0)).sum(1) for name, phi in effects.items()}
     ablated = indirect.ablate_all(images, means)
     after["indirect"] = ablated / ablated.norm(dim=1, keepdim=True)
-    predicted, explained = comparison.compare(
+    sinks = {}
+    plain = comparison.Compare
+    monkeypatch.setattr(comparison, "Compare", lambda *fields: watch(plain(*fields), sinks))
+    counted, explained = comparison.compare(
         NeuronStudy(store, model, Workers("cpu", 1, 1, 6), 0, no_bar, print),
         [layer], None, reference, "shape", classes, readout.numpy(),
     )  # fmt: skip
+    predicted, truth = seen(sinks)
+    np.testing.assert_array_equal(
+        counted.classes, count(predicted, truth, len(classes.names)).classes
+    )
     for row, name in enumerate(("none", *comparison.EFFECTS)):
         logits = (unit if name == "none" else after[name]) @ readout.T
         best = logits.topk(2, dim=1).values
         sure = (best[:, 0] - best[:, 1] > 1e-3).numpy()
         assert sure.mean() > 0.8
         np.testing.assert_array_equal(
-            predicted.predicted[row][sure], logits.argmax(1).numpy()[sure], err_msg=name
+            predicted[row][sure], logits.argmax(1).numpy()[sure], err_msg=name
         )
-    assert len({tuple(row) for row in predicted.predicted.tolist()}) > 2
+    assert len({tuple(row) for row in predicted.tolist()}) > 2
     assert explained["effect"].tolist() == list(comparison.EFFECTS)
     assert (explained["neurons"] == 5).all()
     assert (explained["images"] == 17).all()
