@@ -27,6 +27,7 @@ from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import Keep
 from pipeline.neurons.plan import NeuronProjection
+from storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,13 @@ def memory(
             )
         )  # fmt: skip
         projected: list[int] = []
-        check = second_order.check_memory
+        check = second_order.refuse_bytes
 
-        def noted(projection: NeuronProjection) -> None:
+        def noted(store: Store, projection: NeuronProjection) -> None:
             projected.append(projection.worker)
-            check(projection)
+            check(store, projection)
 
-        second_order.check_memory = noted
+        second_order.refuse_bytes = noted
         try:
             with PeakMemory("_NeuronActor") as peak:
                 second_order.main(
@@ -174,7 +175,7 @@ def memory(
                     )
                 )  # fmt: skip
         finally:
-            second_order.check_memory = check
+            second_order.refuse_bytes = check
     print(f"\n{model}, MLP layers {mlp_layers}, {images} images, batches of {batch_size}\n")
     print("| keep | actor's peak, MB | projected, MB |\n|---|---|---|")
     print(f"| {keep} | {peak.bytes / 1e6:.0f} | {projected[0] / 1e6:.0f} |")

@@ -17,17 +17,18 @@ import pandas as pd
 import pyarrow as pa
 import tyro
 
-from jobs import encode_texts, reduce, second_order
-from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
+from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.settings import refuse_unused
 from jobs.show import accuracy_table
-from jobs.textspan import describe, heads_of, refuse_one_image
+from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
 from pipeline.heads import ablation, studies
+from pipeline.heads.describe import describe_heads, heads_of, refuse_one_image
 from pipeline.identity import found_before, over, settings
 from pipeline.neurons import ablation as neuron_studies
 from pipeline.neurons import comparison
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
+from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
 from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
@@ -148,12 +149,12 @@ def find(
     """Classify with every ablation, compare, and keep what is found."""
     urls.check_writable(store.url)
     encoder = TextEncoder(store, config.pretrained)
-    encoded = encode_texts.encode(encoder, f"classes {config.classes}", classes.flat)
+    encoded = embedded(encoder, f"classes {config.classes}", classes.flat)
     readout = class_means(encoded.embeddings, classes)
     made: list[studies.Step | studies.NamedStep] = []
     parts: list[Outcomes] = []
     direct = direct_studies(config)
-    reductions = reduce.update(store, config.reference, components(config))
+    reductions = reduced(store, config.reference, components(config))
     if direct:
         steps = studies.steps(
             ablation.ModelSize(store.meta.layers, store.meta.heads),
@@ -256,10 +257,9 @@ def neuron_study(
     config: AblateConfig, store: Store, layers: tuple[int, ...]
 ) -> neuron_studies.NeuronStudy:
     """The model and the workers for studies of neurons."""
-    settings = second_order.SecondOrderConfig(store.url, pretrained=config.pretrained)
     machines.connect()
-    model = second_order.load(settings, store)
-    run, _ = second_order.plan(settings, store, model, layers)
+    model = cpu_model(store, config.pretrained)
+    run, _ = plan_effects(store, model, EffectsSpec(layers))
     return neuron_studies.NeuronStudy(
         store, model, run.workers, run.memory, progress_bar, console.print
     )
@@ -345,16 +345,17 @@ def spans(
     pool = load_pool(config.pool or "")
     console.print(pool.report)
     count = len(pool.texts)
-    pools = {f"TextSpan, {pool.source}": encode_texts.encode(encoder, pool.source, pool.texts)}
+    pools = {f"TextSpan, {pool.source}": embedded(encoder, pool.source, pool.texts)}
     texts = {name: encoded.embeddings for name, encoded in pools.items()}
     if "common-words" in config.baselines:
         words = load_pool(f"common-words:{count}")
-        texts["common words"] = encode_texts.encode(encoder, words.source, words.texts).embeddings
+        texts["common words"] = embedded(encoder, words.source, words.texts).embeddings
     if "random" in config.baselines:
         texts["random directions"] = ablation.random_directions(count, store.meta.embed)
     rounds = max(config.texts_per_head)
+    machines.connect()
     directions = {
-        name: describe(store, reductions, heads, rows, rounds).directions
+        name: describe_heads(store, reductions, heads, rows, rounds, teller=TELLER).directions
         for name, rows in texts.items()
     }
     return {name: dict(zip(heads, rows, strict=True)) for name, rows in directions.items()}

@@ -68,9 +68,7 @@ def main(config: DemoConfig) -> None:
         f"{store.meta.architecture} taken apart over {store.meta.source}.",
         [
             *extraction_sections(store, shares(store)),
-            *textspan_sections(
-                described.descriptions, described.roles, described.shares, described.attributes
-            ),
+            *textspan_sections(described.descriptions, described.known),
             *neuron_sections(pictures, effects.neurons, coded.truths.get(MLP_LAYER)),
             *ablation_sections(ablated.accuracy),
             shared_section(config.out),

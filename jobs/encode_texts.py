@@ -6,12 +6,12 @@ facet encode-texts --store out/ --pool general
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
 
-from jobs.console import progress_bar, run_job, say_found, show_next, show_table
+from jobs.console import run_job, say_found, show_next, show_table
+from jobs.steps import embedded
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import Encoded, TextEncoder
 from storage import open_store
@@ -37,7 +37,7 @@ def main(config: EncodeTextsConfig) -> Encoded:
     started = time.monotonic()
     pool = load_pool(config.pool)
     store = open_store(config.store)
-    encoded = encode(TextEncoder(store, config.pretrained), pool.source, pool.texts)
+    encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
     if not encoded.new:
         say_found(encoded.result.url)
     show_table(
@@ -65,12 +65,6 @@ def next_command(config: EncodeTextsConfig, store: Store) -> str:
         layers=None if store.meta.layers >= 4 else "all",
         pretrained=config.pretrained,
     )
-
-
-def encode(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:
-    """Embeddings of texts, with a bar while new ones are made."""
-    with progress_bar(f"texts of {source}", len(texts)) as move:
-        return encoder.encode(source, texts, move)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -32,6 +32,7 @@ from pipeline.stats.reductions import forget_redone
 from storage import urls
 from storage.errors import FacetError
 from storage.layout import CONTRIBUTIONS
+from storage.metadata import Metadata
 from storage.store import Store
 
 
@@ -121,6 +122,22 @@ def spec_of(config: ExtractConfig) -> StoreSpec:
         store_dtype=config.store_dtype,
         shard_size=config.shard_size,
         limit=config.limit,
+    )
+
+
+def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:
+    """The extraction that goes on with a store as it was begun, whatever it is asked to keep."""
+    kind, _, seed = existing.weights.partition(":")
+    return replace(
+        config,
+        model=config.model or existing.architecture,
+        pretrained=config.pretrained or kind,
+        seed=int(seed) if kind == "none" else 0,
+        components=existing.components,  # type: ignore[arg-type]
+        layers=",".join(map(str, existing.token_layers)) or config.layers,
+        precision=existing.precision,  # type: ignore[arg-type]
+        store_dtype=existing.store_dtype,  # type: ignore[arg-type]
+        shard_size=existing.shard_size,
     )
 
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import tyro
-from humanize import naturalsize
 
-from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
-from pipeline.cluster import machines
+from jobs.console import run_job, say_found, show_next, show_table
+from jobs.steps import reduced
 from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.stats.reductions import available_components, check, missing_shards, reduce_store
-from storage import open_store, urls
+from pipeline.stats.reductions import available_components, check, missing_shards
+from storage import open_store
 from storage.errors import ELIDED, command
-from storage.reductions import TABLE, Reductions, state_bytes, subset_url
+from storage.reductions import TABLE, Reductions, subset_url
 from storage.store import Store
 
 
@@ -44,7 +43,7 @@ def main(config: ReduceConfig) -> Reductions:
     check(store, config.where, components)
     if not missing_shards(store, config.where, components):
         say_found(subset_url(store.url, config.where))
-    found = update(store, config.where, components)
+    found = reduced(store, config.where, components)
     unfinished = store.meta.shards - len(store.done_shards())
     counts = {r.name: found.count(r.name) for r in TABLE if f"{r.name}_count" in found.data}
     show_table(
@@ -73,23 +72,6 @@ def next_command(config: ReduceConfig, store: Store) -> str:
         where=config.where,
         pretrained=ELIDED if file else None,
     )
-
-
-def update(store: Store, where: str | None, components: tuple[str, ...]) -> Reductions:
-    """A subset's reductions, brought up to date first."""
-    check(store, where, components)
-    missing = missing_shards(store, where, components)
-    if not missing:
-        return reduce_store(store, where, components)
-    urls.check_writable(store.url)
-    machines.connect()
-    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
-    console.print(
-        f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
-        f"{naturalsize(state)}"
-    )
-    with progress_bar("shards", missing, "sums of finished waves are kept") as move:
-        return reduce_store(store, where, components, report=move)
 
 
 if __name__ == "__main__":

@@ -10,43 +10,40 @@ gathered over images, a kill costs a minute's work and the shards under way.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import torch
 import tyro
 import xarray as xr
 from humanize import naturalsize
 
 from jobs import extract
-from jobs.console import console, progress_bar, run_job, say_found, show_next, show_table
-from jobs.settings import refuse_unused
+from jobs.console import TELLER, progress_bar, run_job, show_table
+from jobs.scaffold import found_or_made, save, show_done
+from jobs.settings import refuse_bounds, refuse_unused
 from pipeline.cluster import machines
-from pipeline.extraction.run import TooManyBadImages, choose_workers
-from pipeline.identity import found_before, over, settings
+from pipeline.extraction.store import refuse_other_model
+from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
-from pipeline.models import ModelSpec, VisionModel, check_supported
+from pipeline.models import ModelSpec, check_supported
 from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.neurons import plan as neuron_plan
-from pipeline.neurons.phases import (
-    Effects,
-    Keep,
-    find_effects,
-    from_images,
-    kept_quantities,
-    lacking,
-)
+from pipeline.neurons.phases import Effects, Keep, find_effects
+from pipeline.neurons.plan import COVARIANCE_BYTES, NeuronProjection
 from pipeline.neurons.results import JOB, parse_mlp_layers
-from pipeline.provenance import revision, versions
-from pipeline.texts.encoding import store_model
-from storage import ledger, neurons, open_store, urls
-from storage.errors import FacetError, StoreError, command
-from storage.metadata import Metadata, require_same
-from storage.results import Result, config_digest, save_result
+from pipeline.neurons.setup import (
+    EffectsSpec,
+    check_images,
+    cpu_model,
+    passes,
+    plan_effects,
+    refuse_bytes,
+)
+from storage import neurons, open_store, urls
+from storage.errors import FacetError, command
+from storage.results import Result
 from storage.store import Store, find_metadata
 
 
@@ -107,59 +104,63 @@ def main(config: SecondOrderConfig) -> SecondOrderRun:
     """Check, make the store if there is none, go through the phases, sum up."""
     started = time.monotonic()
     url = urls.absolute(config.store)
-    layers = check(config, url)
+    spec = check(config, url)
     store = open_or_extract(config, url)
-    bad = check_images(config, store)
-    dtype = dtype_of(config, store, layers)
+    bad = check_images(store, config.max_bad, config.top_k)
     identity = {
-        "settings": settings(config) | {"mlp_layers": list(layers), "store_dtype": dtype},
+        "settings": settings(config)
+        | {"mlp_layers": list(spec.mlp_layers), "store_dtype": spec.dtype(store)},
         "over": over(store),
     }
-    result = found_before(store.url, JOB, identity)
-    if result is not None and not missing(config, store, layers):
-        say_found(result.url)
-    else:
-        machines.connect()
-        model = load(config, store)
-        run, projection = plan(config, store, model, layers)
-        show_plan(config, run, projection)
-        check_room(run, projection)
-        check_memory(projection)
-        tables, directions, images = find_effects(run)
-        provenance = {
-            "mlp_layers": list(layers),
-            "images": images,
-            "over": identity["over"],
-            "versions": versions(),
-            "revision": revision(),
-        }
-        result = save_result(
-            store.url,
-            JOB,
-            asdict(config),
-            provenance,
-            identity=identity,
-            tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
-            arrays={"components": directions},
-        )
-        for layer in layers:
-            neurons.drop_state(store.url, layer, "top")
+    make = partial(find, config, identity, store, spec)
+    # What is to be kept of every image may be gone, or of fewer images.
+    result = make() if spec.missing(store) else found_or_made(store.url, JOB, identity, make)
     return summary(config, store, result, bad, time.monotonic() - started)
+
+
+def find(
+    config: SecondOrderConfig, identity: dict[str, Any], store: Store, spec: EffectsSpec
+) -> Result:
+    """Go through the phases, and keep what is found."""
+    machines.connect()
+    model = cpu_model(store, None if config.pretrained == "none" else config.pretrained)
+    run, projection = plan_effects(
+        store,
+        model,
+        spec,
+        device=config.device,
+        actors=None if config.num_actors == "auto" else config.num_actors,
+        batch_size=config.batch_size,
+        teller=replace(
+            TELLER,
+            bar=partial(progress_bar, kept="finished shards, and sums of a minute ago, are kept"),
+        ),
+    )
+    show_plan(run, projection)
+    refuse_bytes(store, projection)
+    tables, directions, images = find_effects(run)
+    facts = {
+        "mlp_layers": list(spec.mlp_layers),
+        "images": images,
+        "over": identity["over"],
+    }
+    result = save(
+        store.url, JOB, config, facts,
+        identity=identity, tables=tables, arrays={"components": directions},
+    )  # fmt: skip
+    for layer in spec.mlp_layers:
+        neurons.drop_state(store.url, layer, "top")
+    return result
 
 
 # -- before anything starts ----------------------------------------------------------------
 
 
-def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
-    """Refuse what cannot work before a model or an image is touched; returns the MLP layers."""
-    if config.top_k < 1:
-        raise FacetError(f"--top-k {config.top_k}: must be at least 1")
-    if not 0 <= config.max_bad <= 1:
-        raise FacetError(f"--max-bad {config.max_bad}: is a fraction between 0 and 1")
+def check(config: SecondOrderConfig, url: str) -> EffectsSpec:
+    """Refuse what cannot work before a model or an image is touched."""
+    refuse_bounds(config, "max_bad", top_k=1)
     machines.check_device(config.device)
     existing = find_metadata(url)
-    if existing is not None and config.keep == "moments":
-        refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
     if existing is None:
         wanted = {n: getattr(config, n) for n in ("images", "model", "pretrained")}
         if absent := [f"--{name}" for name, value in wanted.items() if value is None]:
@@ -167,201 +168,51 @@ def check(config: SecondOrderConfig, url: str) -> tuple[int, ...]:
                 f"there is no store at {url}: give the one that is meant by --store, or, to make "
                 f"it, --images, --model and --pretrained ({', '.join(absent)} not given)"
             )
-        asked = extract_config(config, None)
-        architecture = extract.check(asked, url)
-        return parse_mlp_layers(config.mlp_layers, architecture.layers)
-    layers = parse_mlp_layers(config.mlp_layers, existing.layers)
-    refuse_other_model(config, existing, url)
-    urls.check_writable(url)
-    return layers
-
-
-def refuse_other_model(config: SecondOrderConfig, existing: Metadata, url: str) -> None:
-    """Refuse a store of another model than the one asked for, before anything is loaded."""
-    asked = existing
-    if config.model is not None:
-        found = check_supported(ModelSpec(config.model, config.pretrained or "none"))
-        asked = replace(
-            asked, architecture=config.model, architecture_digest=config_digest(found.config)
-        )
-    if (tag := config.pretrained) is not None and not tag.endswith(WEIGHT_SUFFIXES):
-        same = tag == "none" and existing.weights.startswith("none:")
-        asked = replace(asked, weights=existing.weights if same else tag)
-    require_same(existing, asked, url)
-
-
-def extract_config(config: SecondOrderConfig, existing: Metadata | None) -> extract.ExtractConfig:
-    """The extraction that makes the store, or goes on with it as it was begun."""
-    asked = extract.ExtractConfig(
-        images=config.images or "",
-        model=config.model or "",
-        pretrained=config.pretrained or "",
-        store=config.store,
-        batch_size=config.batch_size,
-        device=config.device,
-        num_actors=config.num_actors,
-        max_bad=config.max_bad,
-    )
-    if existing is None:
-        return replace(asked, store_dtype=config.store_dtype or asked.store_dtype)
-    kind, _, seed = existing.weights.partition(":")
-    return replace(
-        asked,
-        model=config.model or existing.architecture,
-        pretrained=config.pretrained or kind,
-        seed=int(seed) if kind == "none" else 0,
-        components=existing.components,  # type: ignore[arg-type]
-        layers=",".join(map(str, existing.token_layers)) or asked.layers,
-        precision=existing.precision,  # type: ignore[arg-type]
-        store_dtype=existing.store_dtype,  # type: ignore[arg-type]
-        shard_size=existing.shard_size,
-    )
+        asked = ModelSpec(config.model or "", config.pretrained or "")
+        layers = check_supported(asked).layers
+    else:
+        if config.keep == "moments":
+            refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
+        layers = existing.layers
+    mlp_layers = parse_mlp_layers(config.mlp_layers, layers)
+    if existing is not None:
+        refuse_other_model(url, existing, config.model, config.pretrained)
+        urls.check_writable(url)
+    return EffectsSpec(mlp_layers, config.keep, config.top_k, config.store_dtype)
 
 
 def open_or_extract(config: SecondOrderConfig, url: str) -> Store:
     """The store; made or, where --images is given, brought to its end first."""
     if config.images is None:
         return open_store(url, mode="r+")
-    return extract.main(extract_config(config, find_metadata(url)))
-
-
-def check_images(config: SecondOrderConfig, store: Store) -> BadImages:
-    """Refuse too few images and too many bad ones; returns the bad ones."""
-    shards = store.done_shards()
-    if not shards:
-        first = command("extract", store=store.url)
-        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
-    bad = BadImages()
-    for facts in ledger.read_facts(store.url, shards):
-        bad.add(facts)
-    images = sum(stop - start for start, stop in map(store.meta.rows, shards))
-    if bad.total() > config.max_bad * store.meta.images:
-        raise TooManyBadImages(
-            f"{bad.total()} of {store.meta.images} images are bad, more than --max-bad "
-            f"{config.max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.url} names every one."
-        )
-    if images - bad.total() < config.top_k:
-        raise FacetError(
-            f"--top-k {config.top_k}: only {images - bad.total()} images are ok in the finished "
-            f"shards of {store.url}; use more images or a smaller --top-k"
-        )
-    return bad
-
-
-def load(config: SecondOrderConfig, store: Store) -> VisionModel:
-    """The store's own model, on the CPU, from where it goes to the actors."""
-    pretrained = None if config.pretrained == "none" else config.pretrained
-    model = store_model(store, pretrained)
-    return replace(model, module=model.module.cpu(), device=torch.device("cpu"))
-
-
-def dtype_of(config: SecondOrderConfig, store: Store, layers: tuple[int, ...]) -> str:
-    """What is kept is rounded to it: as asked, as what is kept already, or as the store."""
-    kept = {dtype for at in layers for dtype in neurons.kept(store.url, at).values()}
-    return config.store_dtype or (max(kept) if kept else store.meta.store_dtype)
-
-
-def plan(
-    config: SecondOrderConfig, store: Store, model: VisionModel, layers: tuple[int, ...]
-) -> tuple[Effects, neuron_plan.NeuronProjection]:
-    """Settings that follow from the store and the cluster, and the bytes they need."""
-    dtype = dtype_of(config, store, layers)
-    covariance = neuron_plan.covariance_bytes(store.meta, layers) <= neuron_plan.COVARIANCE_BYTES
-    quantities = kept_quantities(config.keep)
-    absent = {
-        (name, at): sum(
-            stop - start for start, stop in map(store.meta.rows, lacking(store, [at], name)[at])
-        )
-        for name in quantities
-        for at in layers
-    }
-
-    def project(batch_size: int) -> neuron_plan.NeuronProjection:
-        return neuron_plan.project(
-            store.meta,
-            layers,
-            dict.fromkeys(quantities, dtype),
-            absent=absent,
-            k=config.top_k,
-            covariance=covariance,
-            batch_size=batch_size,
-            parameters=sum(p.numel() for p in model.module.parameters()),
-        )
-
-    workers = choose_workers(
-        machines.resources(),
-        config.device,
-        None if config.num_actors == "auto" else config.num_actors,
-        config.batch_size,
-        shards=store.meta.shards,
-        fit=lambda batch: machines.memory() // project(batch).worker,
+    asked = extract.ExtractConfig(
+        images=config.images,
+        model=config.model or "",
+        pretrained=config.pretrained or "",
+        store=config.store,
+        store_dtype=config.store_dtype or "float16",
+        batch_size=config.batch_size,
+        device=config.device,
+        num_actors=config.num_actors,
+        max_bad=config.max_bad,
     )
-    projection = project(workers.batch_size)
-    run = Effects(
-        store,
-        model,
-        workers,
-        projection.worker,
-        layers,
-        config.keep,
-        config.top_k,
-        dtype,
-        covariance,
-        partial(progress_bar, kept="finished shards, and sums of a minute ago, are kept"),
-        console.print,
-    )
-    return run, projection
-
-
-def missing(config: SecondOrderConfig, store: Store, layers: tuple[int, ...]) -> bool:
-    """Whether rows that are to be kept are not there."""
-    return any(
-        shards
-        for name in kept_quantities(config.keep)
-        for shards in lacking(store, layers, name).values()
-    )
-
-
-def check_room(run: Effects, projection: neuron_plan.NeuronProjection) -> None:
-    """Refuse what the disk cannot hold (compression is not counted on)."""
-    need, free = projection.store + projection.states, urls.free_bytes(run.store.url)
-    if free is not None and need > free:
-        raise FacetError(
-            f"the store will need up to {naturalsize(need)} more and {run.store.url} has "
-            f"{naturalsize(free)} free: choose fewer --mlp-layers, or --keep norms or moments"
-        )
-
-
-def check_memory(projection: neuron_plan.NeuronProjection) -> None:
-    """Refuse actors that no node of the cluster can hold."""
-    memory = machines.node_memory()
-    if projection.worker > memory:
-        raise FacetError(
-            f"an actor will need {naturalsize(projection.worker)} and the largest node has "
-            f"{naturalsize(memory)}: lower --batch-size or take fewer --mlp-layers at a time"
-        )
+    existing = find_metadata(url)
+    return extract.main(asked if existing is None else extract.as_begun(asked, existing))
 
 
 # -- on the terminal -----------------------------------------------------------------------
 
 
-def show_plan(
-    config: SecondOrderConfig, run: Effects, projection: neuron_plan.NeuronProjection
-) -> None:
+def show_plan(run: Effects, projection: NeuronProjection) -> None:
     """Bytes, passes and workers, before anything long starts."""
     meta, workers = run.store.meta, run.workers
-    anew = from_images(run)
-    if config.keep == "coefficients":
-        passes = 1 if anew else 0
-    else:
-        passes = (1 + len(neuron_plan.groups(meta, anew, run.top_k))) if anew else 0
     unfinished = meta.shards - len(run.shards)
     facts: dict[str, object] = {
         "images": f"{meta.images:,} in {meta.shards:,} shards of {meta.shard_size:,}",
         "MLP layers": ", ".join(map(str, run.mlp_layers)),
-        "passes of the model": f"{passes} at most, {workers.actors} × {workers.device}, batches "
-        f"of {workers.batch_size}",
-        "will write": f"{naturalsize(projection.store)} of {config.keep} as {run.dtype} before "
+        "passes of the model": f"{passes(run)} at most, {workers.actors} × {workers.device}, "
+        f"batches of {workers.batch_size}",
+        "will write": f"{naturalsize(projection.store)} of {run.keep} as {run.dtype} before "
         f"compression, {naturalsize(projection.per_image)} an image; "
         f"{naturalsize(projection.states)} of moments and top images",
         "memory": f"{naturalsize(projection.worker)} an actor",
@@ -372,7 +223,7 @@ def show_plan(
     if not run.covariance:
         facts["variance explained"] = (
             "over the top images only: covariances of these layers together are past "
-            f"{naturalsize(neuron_plan.COVARIANCE_BYTES)}"
+            f"{naturalsize(COVARIANCE_BYTES)}"
         )
     show_table(f"second-order effects of {meta.architecture} ({meta.weights})", facts)
 
@@ -382,30 +233,34 @@ def summary(
 ) -> SecondOrderRun:
     """What was found, what was left out, and what to type next."""
     tables = {name: result.table(name).to_pandas() for name in ("neurons", "top_images")}
-    directions = result.arrays("components")
-    found = tables["neurons"]
-    facts: dict[str, object] = {
-        "images": f"{result.provenance['images']:,} ok, {bad.total():,} bad",
-        **bad.rows(),
-    }
-    for layer, rows in found.groupby("layer"):
-        alive = rows[rows["norm_max"] > 0]
-        shares = [f"{np.median(alive['explained_top']):.0%} of the top images' variance"]
-        if alive["explained"].notna().any():
-            shares.append(f"{np.median(alive['explained']):.0%} of all images'")
-        facts[f"MLP layer {layer}"] = (
-            f"{len(alive):,} of {len(rows):,} neurons have effects; a direction explains "
-            f"{' and '.join(shares)} (medians)"
-        )
     files, size = map(sum, zip(*store.size().values(), strict=True))
-    facts |= {
-        "this run": f"{seconds:.0f} s",
-        "store": f"{naturalsize(size)} in {files:,} files",
-        "kept in": result.url,
-    }
-    show_table("done", facts)
-    show_next(next_command(config))
-    return SecondOrderRun(store, result, found, tables["top_images"], directions)
+    show_done(
+        {
+            "images": f"{result.provenance['images']:,} ok, {bad.total():,} bad",
+            **bad.rows(),
+            **{
+                f"MLP layer {layer}": said_of(rows)
+                for layer, rows in tables["neurons"].groupby("layer")
+            },
+            "store": f"{naturalsize(size)} in {files:,} files",
+        },
+        seconds,
+        result,
+        next_command(config),
+    )
+    return SecondOrderRun(store, result, **tables, directions=result.arrays("components"))
+
+
+def said_of(neurons: pd.DataFrame) -> str:
+    """How many neurons of a layer have effects, and how far one direction holds what they write."""
+    alive = neurons[neurons["norm_max"] > 0]
+    shares = [f"{np.median(alive['explained_top']):.0%} of the top images' variance"]
+    if alive["explained"].notna().any():
+        shares.append(f"{np.median(alive['explained']):.0%} of all images'")
+    return (
+        f"{len(alive):,} of {len(neurons):,} neurons have effects; a direction explains "
+        f"{' and '.join(shares)} (medians)"
+    )
 
 
 def next_command(config: SecondOrderConfig) -> str:

@@ -30,7 +30,7 @@ def refuse_memory(need: int, remedy: str, *, what: str = "an actor") -> None:
         )
 
 
-def refuse_room(url: str, need: int, remedy: str, *, what: str = "the store") -> None:
+def refuse_room(url: str, need: int, remedy: str) -> None:
     """Refuse a store that the disk cannot hold (compression is not counted on).
 
     Parameters
@@ -40,12 +40,10 @@ def refuse_room(url: str, need: int, remedy: str, *, what: str = "the store") ->
         Bytes still to be written.
     remedy : str
         What would lessen it.
-    what : str
-        What needs them.
     """
     free = urls.free_bytes(url)
     if free is not None and need > free:
         raise FacetError(
-            f"{what} will need up to {naturalsize(need)} and {url} has {naturalsize(free)} free: "
-            f"{remedy}"
+            f"the store will need up to {naturalsize(need)} more and {url} has "
+            f"{naturalsize(free)} free: {remedy}"
         )

@@ -11,7 +11,8 @@ import pyarrow as pa
 from pipeline.cluster.room import refuse_room
 from pipeline.images.listing import list_images, ray_mapper
 from pipeline.images.rows import ListingReport
-from pipeline.models import Architecture, ModelSpec, VisionModel, model_maps
+from pipeline.models import Architecture, ModelSpec, VisionModel, check_supported, model_maps
+from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
 from storage.images import ListDigest, write_images
@@ -185,6 +186,30 @@ def same_or_grown(
     teller.say(f"{new:,} new images: appended to the {existing.images:,} of the store")
     check_room(url, replace(existing, images=new))
     return append(store, KnownImages(url, existing.images).new(list_source()))
+
+
+def refuse_other_model(
+    url: str, existing: Metadata, model: str | None, pretrained: str | None
+) -> None:
+    """Refuse a store of another model than the one asked for, before anything is loaded.
+
+    Parameters
+    ----------
+    url : str
+    existing : Metadata
+        Of the store.
+    model, pretrained : str or None
+        As asked for; None: whatever the store has. A file says only once it is loaded whether it
+        holds the store's weights.
+    """
+    asked = existing
+    if model is not None:
+        found = check_supported(ModelSpec(model, pretrained or "none"))
+        asked = replace(asked, architecture=model, architecture_digest=config_digest(found.config))
+    if pretrained is not None and not pretrained.endswith(WEIGHT_SUFFIXES):
+        same = pretrained == "none" and existing.weights.startswith("none:")
+        asked = replace(asked, weights=existing.weights if same else pretrained)
+    require_same(existing, asked, url)
 
 
 def check_room(url: str, meta: Metadata) -> None:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import ray
 
+from pipeline.extraction.plan import parse_layers
+from pipeline.telling import SILENT, Teller
+from storage.errors import FacetError
 from storage.reductions import Reductions
 from storage.store import Store
 
 from .textspan import Objective, TextSpanResult, textspan
 
 Head = tuple[int, int]
+
+
+def heads_of(layers: str, store: Store) -> list[Head]:
+    """All heads of the layers that a text such as ``last:4`` names."""
+    chosen = parse_layers(layers, store.meta.layers)
+    return [(layer, head) for layer in chosen for head in range(store.meta.heads)]
+
+
+def refuse_one_image(reductions: Reductions) -> None:
+    """One image has no variance to describe."""
+    if reductions.count() < 2:
+        raise FacetError(
+            f"only {reductions.count()} image was counted: heads are described by how their "
+            "contributions vary, which takes 2 images at least. Choose another --where."
+        )
 
 
 def describe_heads(
@@ -23,7 +41,7 @@ def describe_heads(
     texts: np.ndarray,
     rounds: int,
     objective: Objective = "projection",
-    report: Callable[[int], None] = lambda heads: None,
+    teller: Teller = SILENT,
 ) -> TextSpanResult:
     """TextSpan of the given heads, in their order.
 
@@ -38,8 +56,7 @@ def describe_heads(
         Embeddings of the pool.
     rounds, objective
         See ``textspan``.
-    report : callable
-        Called with the number of heads done so far.
+    teller : Teller
     """
     covariance = reductions.array("heads_covariance").values
     head_map = store.model()["head_map"].values
@@ -50,9 +67,10 @@ def describe_heads(
         for at in ((layer, head) for layer, head in heads)
     ]
     found = []
-    for ref in pending:
-        found.append(ray.get(ref))
-        report(len(found))
+    with teller.bar("heads", len(heads)) as move:
+        for ref in pending:
+            found.append(ray.get(ref))
+            move(len(found))
     return TextSpanResult(
         picks=np.concatenate([f.picks for f in found]),
         scores=np.concatenate([f.scores for f in found]),

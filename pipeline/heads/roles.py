@@ -9,10 +9,10 @@ other; no contribution is expanded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from ray.util.dask import ray_dask_get
 
 from pipeline.microworld.words import microworld_attributes
@@ -20,6 +20,7 @@ from pipeline.microworld.world import ATTRIBUTES
 from pipeline.stats.moments import chunk
 from pipeline.stats.reductions import Scheduler, States, fold, image_scales, merge
 from pipeline.subsets import check_where, shard_rows
+from pipeline.telling import SILENT, Teller
 from storage import urls
 from storage.layout import CONTRIBUTIONS
 from storage.reductions import Reductions
@@ -32,6 +33,47 @@ def known_attributes(store: Store) -> tuple[str, ...]:
     """The embedded world's attributes, if the image table has a column for every one."""
     columns = store.images(0, 1).column_names
     return tuple(ATTRIBUTES) if set(ATTRIBUTES) <= set(columns) else ()
+
+
+@dataclass(frozen=True, eq=False)
+class KnownRoles:
+    """What the heads of a store are about, where the truth is known.
+
+    Attributes
+    ----------
+    table : DataFrame
+        See ``role_table``.
+    shares : (L, H, attributes) float
+        See ``attribute_shares``.
+    attributes : tuple of str
+    """
+
+    table: pd.DataFrame
+    shares: np.ndarray
+    attributes: tuple[str, ...]
+
+
+def known_roles(
+    store: Store, reductions: Reductions, descriptions: pd.DataFrame, teller: Teller = SILENT
+) -> KnownRoles | None:
+    """Which attribute every described head follows; None where attributes are not known.
+
+    Parameters
+    ----------
+    store : Store
+    reductions : Reductions
+        Of the images that the heads were described by.
+    descriptions : DataFrame
+        TextSpan's result: layer, head, rank, text.
+    teller : Teller
+    """
+    attributes = known_attributes(store)
+    if not attributes or descriptions.empty:
+        return None
+    with teller.bar("known truth: shards", len(reductions.facts.counted("heads"))) as move:
+        shares = attribute_shares(store, reductions, attributes, report=move)
+    table = role_table(shares, head_variances(reductions), attributes, descriptions)
+    return KnownRoles(table, shares, attributes)
 
 
 def attribute_shares(
@@ -107,7 +149,7 @@ def role_table(
     variance: np.ndarray,
     attributes: Sequence[str],
     descriptions: pd.DataFrame,
-) -> pa.Table:
+) -> pd.DataFrame:
     """For every described head, the attribute that dominates it and what TextSpan says of it.
 
     Parameters
@@ -121,7 +163,7 @@ def role_table(
 
     Returns
     -------
-    pyarrow.Table
+    DataFrame
         ``layer``, ``head``, ``attribute``, its ``share``, ``variance``, and ``texts_about``: how
         many of the first five texts name the attribute.
     """
@@ -141,4 +183,4 @@ def role_table(
                 "texts_about": sum(attributes[best] in microworld_attributes(t) for t in first),
             }
         )
-    return pa.Table.from_pylist(rows)
+    return pd.DataFrame(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from pipeline.extraction.plan import parse_layers
 from pipeline.identity import over
@@ -57,8 +58,17 @@ def latest_effects(store: Store, mlp_layers: Sequence[int]) -> Result:
     )
 
 
-def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
+def second_order_result(
+    store: Store, mlp_layers: Sequence[int], finished: dict[str, Any] | None = None
+) -> Result:
     """`latest_effects`, which must be over the images that are finished now.
+
+    Parameters
+    ----------
+    store : Store
+    mlp_layers : sequence of int
+    finished : dict, optional
+        ``over(store)``, where it is known: it reads every part of the ledger.
 
     Raises
     ------
@@ -66,7 +76,7 @@ def second_order_result(store: Store, mlp_layers: Sequence[int]) -> Result:
         If there is none, or it is over others; the message holds the command.
     """
     result = latest_effects(store, mlp_layers)
-    if result.provenance["over"] != over(store):
+    if result.provenance["over"] != (over(store) if finished is None else finished):
         raise StoreError(
             f"the second-order effects of MLP layers {_listed(mlp_layers)} in {store.url} are over "
             f"{result.provenance['images']:,} images, and other or more images are finished now: "

@@ -82,6 +82,20 @@ class NeuronTruth:
     images: int
     by: str
 
+    def facts(self) -> dict[str, Any]:
+        """All but the table, JSON-able."""
+        return {
+            **{name: getattr(self, name) for name in ("unnamed", "images", "by")},
+            "strength": self.strength.tolist(),
+            "draws": self.draws.tolist(),
+        }
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, facts: dict[str, Any]) -> NeuronTruth:
+        """What ``facts`` and the table were taken from."""
+        strength, draws = np.array(facts["strength"], np.float32), np.array(facts["draws"])
+        return cls(table, **{**facts, "strength": strength, "draws": draws})
+
 
 def measure(store: Store, layer: int) -> str | None:
     """What the store keeps of a layer's neurons to tell their firing by; None where nothing."""

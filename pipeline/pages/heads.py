@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
+
+from pipeline.heads.roles import KnownRoles
 
 from .figures import ablation_figures, roles_figure, textspan_figure
 from .html import data_url, section
@@ -34,20 +35,14 @@ def top_texts(descriptions: pd.DataFrame, top: int = 5) -> list[tuple[str, str]]
     ]
 
 
-def textspan_sections(
-    descriptions: pd.DataFrame,
-    roles: pd.DataFrame | None = None,
-    shares: np.ndarray | None = None,
-    attributes: Sequence[str] = (),
-) -> list[str]:
+def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = None) -> list[str]:
     """Heads in words; and, where the truth is known, which attribute each follows.
 
     Parameters
     ----------
-    descriptions, roles : DataFrame
-        TextSpan's tables ``descriptions`` and ``roles``.
-    shares : (L, H, attributes) float, optional
-    attributes : sequence of str
+    descriptions : DataFrame
+        TextSpan's table ``descriptions``.
+    known : KnownRoles, optional
     """
     sections = [
         section(
@@ -58,7 +53,8 @@ def textspan_sections(
         )
         for layer in sorted(descriptions["layer"].unique(), reverse=True)
     ]
-    if roles is not None and shares is not None:
+    if known is not None:
+        roles = known.table
         heads = [(int(a), int(b)) for a, b in zip(roles["layer"], roles["head"], strict=True)]
         rows = [
             (f"{r.layer}.{r.head}", r.attribute, f"{r.share:.0%}", f"{r.texts_about} of 5")
@@ -69,7 +65,7 @@ def textspan_sections(
                 "Heads against the truth",
                 "How much of each head's variance every attribute of the pictures explains, and "
                 "how many of its first five texts are about the attribute that explains most.",
-                plot=data_url(roles_figure(shares, attributes, heads)),
+                plot=data_url(roles_figure(known.shares, known.attributes, heads)),
                 header=("head", "attribute", "explains", "texts about it"),
                 rows=rows,
             )

@@ -15,6 +15,7 @@ from jobs import omp, show
 from pipeline.microworld.words import microworld_values
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means
 from pipeline.neurons.codes import code_block
+from pipeline.neurons.coding import read_directions
 from pipeline.neurons.maps import second_order_maps
 from pipeline.neurons.omp import build_dictionary
 from pipeline.neurons.omp import omp as pursue
@@ -221,7 +222,7 @@ def test_what_cannot_be_coded_is_refused(store, monkeypatch, changes, error, mes
     def encode(*_: object) -> None:
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr(omp.encode_texts, "encode", encode)
+    monkeypatch.setattr(omp, "embedded", encode)
     config = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4)
     with pytest.raises(error, match=message):
         omp.main(replace(config, **changes))
@@ -249,4 +250,4 @@ def test_directions_that_are_not_finite_are_refused(store, tmp_path):
     kept = urls.open_group(urls.join(result.url, "components.zarr"), mode="r+")
     kept["direction"][0, 4, 0] = np.nan  # as no run writes it
     with pytest.raises(FacetError, match=f"1 neurons of MLP layer {KEPT}.*NaN"):
-        omp.directions_of(result, [KEPT])
+        read_directions(result, [KEPT])

@@ -19,6 +19,7 @@ from jobs import (
     textspan,
 )
 from pipeline.cluster import machines
+from pipeline.rosetta import setup
 from pipeline.texts import encoding
 from storage import urls
 from storage.errors import FacetError, StoreError
@@ -38,7 +39,7 @@ def store(tmp_path, monkeypatch) -> str:
 
     for module in (extract, encoding):
         monkeypatch.setattr(module, "load_model", started)
-    for module in (rosetta, invert):
+    for module in (setup, invert):
         monkeypatch.setattr(module, "load_units", started)
     monkeypatch.setattr(machines, "connect", started)
     return stores.fill(stores.new_store(str(tmp_path / "s"))).url

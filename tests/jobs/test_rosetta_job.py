@@ -17,9 +17,9 @@ from jobs import rosetta
 from jobs.rosetta import RosettaConfig
 from pipeline.images.errors import SourceError
 from pipeline.images.resize import Resize
-from pipeline.images.rows import ListingReport
 from pipeline.microworld.draw import picture
 from pipeline.models.errors import ModelError
+from pipeline.rosetta import setup
 from pipeline.rosetta.pictures import load_pictures
 from storage.errors import FacetError, StoreMismatch
 from storage.images import read_rows
@@ -164,7 +164,7 @@ def test_bad_images_are_left_out_and_counted(tmp_path, ray_cluster, capsys, foun
 
 
 def test_a_model_added_over_changed_pictures_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rosetta, "ray_mapper", map)
+    monkeypatch.setattr(setup, "ray_mapper", map)
     folder, out = tmp_path / "pictures", str(tmp_path / "out")
     folder.mkdir()
 
@@ -174,18 +174,18 @@ def test_a_model_added_over_changed_pictures_is_refused(tmp_path, monkeypatch):
     for i in range(8):
         draw(4, i)
     settings = config(tmp_path / "out", images=str(folder), models=(PLAIN, OTHER))
-    first = rosetta.open_or_create(settings, out, {}, ListingReport())
+    first, _ = setup.open_or_create(out, rosetta.spec_of(settings), {})
     rows = load_pictures(out, 0, 8, (Resize(8, 8, "bilinear", "squash", 0),)).rows.drop_columns(
         "key"
     )
     write_part(out, 0, rows, {"bad": {}})
     draw(5, 3)
     with pytest.raises(StoreMismatch, match=r"1 of 8 that were read again .* \(3.bmp\)"):
-        rosetta.open_or_create(settings, out, {}, ListingReport())
+        setup.open_or_create(out, rosetta.spec_of(settings), {})
     draw(4, 3)
     folder.rename(tmp_path / "moved")
     moved = replace(settings, images=str(tmp_path / "moved"))
-    assert rosetta.open_or_create(moved, out, {}, ListingReport()) == first
+    assert setup.open_or_create(out, rosetta.spec_of(moved), {})[0] == first
     assert read_rows(out, 7, 8)["uri"].to_pylist() == [str(tmp_path / "moved" / "7.bmp")]
 
 

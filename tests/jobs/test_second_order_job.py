@@ -185,7 +185,7 @@ def test_studies_of_neurons_and_their_effects(found):
 def test_mistakes_are_refused_before_the_model_runs(
     extracted, changes, error, message, monkeypatch
 ):
-    monkeypatch.setattr(second_order, "store_model", None)  # calling it would be another error
+    monkeypatch.setattr(second_order, "cpu_model", None)  # calling it would be another error
     with pytest.raises(error, match=message):
         second_order.main(config(extracted, **changes))
 

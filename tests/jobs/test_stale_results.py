@@ -47,8 +47,8 @@ def test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again(
         assert latest.table("descriptions").to_pandas().equals(found.descriptions)
         names.append(latest.name)
     assert names[0] == names[2] != names[1]
-    assert found.roles is not None  # read back, as it was found
-    assert found.shares.shape == (4, 3, len(found.attributes))
+    assert found.known is not None  # read back, as it was found
+    assert found.known.shares.shape == (4, 3, len(found.known.attributes))
     show.main(show.ShowConfig("textspan", store.url))
     assert "red" in capsys.readouterr().out
 

@@ -77,17 +77,15 @@ def test_heads_are_described_as_by_the_algorithm_on_data(store, described):
 
 
 def test_known_truth_is_reported_and_all_is_kept(store, described):
-    assert described.attributes[0] == "shape"
-    assert described.roles is not None
-    assert set(described.roles["attribute"]) <= set(described.attributes)
+    assert described.known is not None
+    assert described.known.attributes[0] == "shape"
+    assert set(described.known.table["attribute"]) <= set(described.known.attributes)
     kept = described.result.table("descriptions").to_pandas()
     assert kept.equals(described.descriptions.astype(kept.dtypes))
     names = {"layer-01.png", "layer-02.png", "roles.png", "config.json", "provenance.json"}
     assert names <= {path.name for path in Path(described.result.url).iterdir()}
     assert described.result.provenance["images"] == 60
-    page = textspan_sections(
-        described.descriptions, described.roles, described.shares, described.attributes
-    )
+    page = textspan_sections(described.descriptions, described.known)
     assert len(page) == 3
     assert "Heads against the truth" in page[-1]
 

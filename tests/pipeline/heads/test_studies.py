@@ -98,7 +98,9 @@ def test_the_role_table_counts_the_texts_about_the_dominating_attribute():
     descriptions = pd.DataFrame(
         {"layer": 0, "head": [0] * 6 + [1], "rank": [*range(6), 0], "text": [*texts, "a moon"]}
     )
-    table = roles.role_table(shares, np.ones((1, 2)), ["shape", "colour"], descriptions).to_pylist()
+    table = roles.role_table(shares, np.ones((1, 2)), ["shape", "colour"], descriptions).to_dict(
+        "records"
+    )
     assert [(r["head"], r["attribute"], r["share"], r["texts_about"]) for r in table] == [
         (0, "colour", 0.7, 3), (1, "shape", 0.5, 1),
     ]  # fmt: skip

@@ -1,0 +1,38 @@
+"""What several jobs make first where it is missing, with a bar: moments, embeddings of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from humanize import naturalsize
+
+from jobs.console import console, progress_bar
+from pipeline.cluster import machines
+from pipeline.stats.reductions import check, missing_shards, reduce_store
+from pipeline.texts.encoding import Encoded, TextEncoder
+from storage import urls
+from storage.reductions import TABLE, Reductions, state_bytes
+from storage.store import Store
+
+
+def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Reductions:
+    """A subset's reductions, brought up to date."""
+    check(store, where, components)
+    missing = missing_shards(store, where, components)
+    if not missing:
+        return reduce_store(store, where, components)
+    urls.check_writable(store.url)
+    machines.connect()
+    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
+    console.print(
+        f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
+        f"{naturalsize(state)}"
+    )
+    with progress_bar("shards", missing, "sums of finished waves are kept") as move:
+        return reduce_store(store, where, components, report=move)
+
+
+def embedded(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:
+    """Embeddings of texts, read back or made."""
+    with progress_bar(f"texts of {source}", len(texts)) as move:
+        return encoder.encode(source, texts, move)

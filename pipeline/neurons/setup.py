@@ -1,0 +1,181 @@
+"""What a run of second-order effects will do, before it does it: images, workers, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipeline.cluster import machines
+from pipeline.cluster.room import refuse_memory, refuse_room
+from pipeline.extraction.run import TooManyBadImages, choose_workers
+from pipeline.images.bad import BadImages
+from pipeline.models import VisionModel
+from pipeline.telling import SILENT, Teller
+from pipeline.texts.encoding import store_model
+from storage import ledger, neurons
+from storage.errors import FacetError, StoreError, command
+from storage.store import Store
+
+from .phases import Effects, Keep, from_images, kept_quantities, lacking
+from .plan import COVARIANCE_BYTES, NeuronProjection, covariance_bytes, groups, project
+
+
+@dataclass(frozen=True)
+class EffectsSpec:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    mlp_layers : tuple of int
+    keep : Keep
+    top_k : int
+        Images that a neuron's direction is taken from.
+    store_dtype : str or None
+        What is kept is rounded to it; None: as what is kept already, or as the store.
+    """
+
+    mlp_layers: tuple[int, ...]
+    keep: Keep = "coefficients"
+    top_k: int = 100
+    store_dtype: str | None = None
+
+    def dtype(self, store: Store) -> str:
+        """What is kept is rounded to it."""
+        kept = {d for at in self.mlp_layers for d in neurons.kept(store.url, at).values()}
+        return self.store_dtype or (max(kept) if kept else store.meta.store_dtype)
+
+    def missing(self, store: Store) -> bool:
+        """Whether rows that are to be kept are not there."""
+        return any(
+            shards
+            for name in kept_quantities(self.keep)
+            for shards in lacking(store, self.mlp_layers, name).values()
+        )
+
+
+def check_images(store: Store, max_bad: float, top_k: int) -> BadImages:
+    """Refuse too few images and too many bad ones; returns the bad ones.
+
+    Parameters
+    ----------
+    store : Store
+    max_bad : float
+        Fraction of the store's images that may be bad.
+    top_k : int
+        Images that have to be there.
+    """
+    shards = store.done_shards()
+    if not shards:
+        first = command("extract", store=store.url)
+        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
+    bad = BadImages()
+    for facts in ledger.read_facts(store.url, shards):
+        bad.add(facts)
+    images = sum(stop - start for start, stop in map(store.meta.rows, shards))
+    if bad.total() > max_bad * store.meta.images:
+        raise TooManyBadImages(
+            f"{bad.total()} of {store.meta.images} images are bad, more than --max-bad "
+            f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.url} names every one."
+        )
+    if images - bad.total() < top_k:
+        raise FacetError(
+            f"--top-k {top_k}: only {images - bad.total()} images are ok in the finished shards "
+            f"of {store.url}; use more images or a smaller --top-k"
+        )
+    return bad
+
+
+def cpu_model(store: Store, pretrained: str | None = None) -> VisionModel:
+    """The store's own model, on the CPU, from where it goes to the actors."""
+    model = store_model(store, pretrained)
+    return replace(model, module=model.module.cpu(), device=torch.device("cpu"))
+
+
+def plan_effects(
+    store: Store,
+    model: VisionModel,
+    spec: EffectsSpec,
+    *,
+    device: str = "auto",
+    actors: int | None = None,
+    batch_size: int | None = None,
+    teller: Teller = SILENT,
+) -> tuple[Effects, NeuronProjection]:
+    """Settings that follow from the store and the cluster, and the bytes they need.
+
+    Parameters
+    ----------
+    store : Store
+        Opened ``r+``.
+    model : VisionModel
+        See ``cpu_model``.
+    spec : EffectsSpec
+    device, actors, batch_size
+        See ``choose_workers``.
+    teller : Teller
+    """
+    layers, dtype = spec.mlp_layers, spec.dtype(store)
+    covariance = covariance_bytes(store.meta, layers) <= COVARIANCE_BYTES
+    quantities = kept_quantities(spec.keep)
+    absent = {
+        (name, at): sum(
+            stop - start for start, stop in map(store.meta.rows, lacking(store, [at], name)[at])
+        )
+        for name in quantities
+        for at in layers
+    }
+
+    def projection(batch_size: int) -> NeuronProjection:
+        return project(
+            store.meta,
+            layers,
+            dict.fromkeys(quantities, dtype),
+            absent=absent,
+            k=spec.top_k,
+            covariance=covariance,
+            batch_size=batch_size,
+            parameters=sum(p.numel() for p in model.module.parameters()),
+        )
+
+    workers = choose_workers(
+        machines.resources(),
+        device,
+        actors,
+        batch_size,
+        shards=store.meta.shards,
+        fit=lambda batch: machines.memory() // projection(batch).worker,
+    )
+    chosen = projection(workers.batch_size)
+    run = Effects(
+        store,
+        model,
+        workers,
+        chosen.worker,
+        layers,
+        spec.keep,
+        spec.top_k,
+        dtype,
+        covariance,
+        teller.bar,
+        teller.say,
+    )
+    return run, chosen
+
+
+def passes(run: Effects) -> int:
+    """How often the images pass through the model, at most."""
+    anew = from_images(run)
+    if not anew or run.keep == "coefficients":
+        return 1 if anew else 0
+    return 1 + len(groups(run.store.meta, anew, run.top_k))
+
+
+def refuse_bytes(store: Store, projection: NeuronProjection) -> None:
+    """Refuse what the disk or the largest machine cannot hold."""
+    refuse_room(
+        store.url,
+        projection.store + projection.states,
+        "choose fewer --mlp-layers, or --keep norms or moments",
+    )
+    refuse_memory(projection.worker, "lower --batch-size or take fewer --mlp-layers at a time")

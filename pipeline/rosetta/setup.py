@@ -1,0 +1,180 @@
+"""What a run compares, before it does: its models, its images, its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.cluster import machines
+from pipeline.cluster.room import refuse_memory
+from pipeline.extraction.growth import KnownImages
+from pipeline.extraction.run import Workers, choose_workers
+from pipeline.extraction.unchanged import sample, settle
+from pipeline.images.listing import list_images, ray_mapper
+from pipeline.images.rows import FIXED, ListingReport
+from pipeline.provenance import revision, versions
+from pipeline.telling import SILENT, Teller
+from storage.errors import FacetError
+from storage.images import ListDigest, write_images
+from storage.rosetta import Card, Setup, find_setup, keep_card, require_same, write_setup
+
+from . import plan, run
+from .models import UnitModel, load_units
+
+
+@dataclass(frozen=True)
+class MiningSpec:
+    """Which images models are compared over.
+
+    Attributes
+    ----------
+    images, generator : str or None
+        Where the images are, or the model that makes them: one of the two.
+    seeds : int
+        How many a generator makes.
+    limit : int or None
+        Only so many images of the list.
+    shard_size, batch_size : int
+        Images whose sums are kept at once, and in one forward pass.
+    """
+
+    images: str | None
+    generator: str | None
+    seeds: int
+    limit: int | None
+    shard_size: int
+    batch_size: int
+
+    @property
+    def source(self) -> str:
+        """What the images are of."""
+        return self.images or self.generator or ""
+
+    def rows(self, report: ListingReport) -> Iterator[pa.Table]:
+        """The image table."""
+        if self.images is not None:
+            return list_images(self.images, limit=self.limit, mapper=ray_mapper, report=report)
+        return seed_rows(self.source, self.seeds)
+
+
+def load_all(names: Iterable[str], generator: str | None = None) -> dict[str, UnitModel]:
+    """Every model by slug, the generator first; each is run once on noise to learn its maps.
+
+    Raises
+    ------
+    FacetError
+        If two are the same model, or would be kept under one name.
+    """
+    models: dict[str, UnitModel] = {}
+    for name in filter(None, [generator, *names]):
+        model = load_units(name, generator=name == generator)
+        for other in models.values():
+            if other.card.weights_digest == model.card.weights_digest:
+                raise FacetError(
+                    f"{other.card.name} and {name} are the same model, with the same weights: "
+                    "name it once, with all its layers after one @"
+                )
+        if model.card.slug in models:
+            raise FacetError(
+                f"{models[model.card.slug].card.name} and {name} would be kept under one name"
+            )
+        models[model.card.slug] = model
+    return models
+
+
+def open_or_create(
+    url: str, spec: MiningSpec, cards: Mapping[str, Card], teller: Teller = SILENT
+) -> tuple[Setup, ListingReport]:
+    """The setup that was asked for: the one that stands, if it is the same, or a new one.
+
+    Raises
+    ------
+    StoreMismatch
+        If the one that stands is of other settings, or its images are not those of the source.
+    FacetError
+        If there is one image only.
+    """
+    existing = find_setup(url)
+    report, digest = ListingReport(), ListDigest()
+    known = None
+    with teller.wait("listing images"):
+        listed = digest.through(spec.rows(report))
+        if existing is None:
+            write_images(url, listed)
+        else:
+            of = url, existing.images
+            known = KnownImages(*of, sample(*of, existing.shard_size))
+            for _ in known.new(listed):
+                pass
+    if digest.rows < 2:
+        raise FacetError(
+            f"{spec.source} has one image only: units are correlated over images, give more"
+        )
+    setup = Setup(
+        image_list_digest=digest.hexdigest(),
+        images=digest.rows,
+        shard_size=spec.shard_size,
+        batch_size=spec.batch_size,
+        generator=spec.generator,
+        source=spec.source,
+        versions=versions(),
+        revision=revision(),
+    )
+    if existing is not None and known is not None:
+        require_same(url, existing, setup)
+        setup = existing
+        if spec.generator is None:
+            _follow(url, setup, known, spec.source, teller)
+    for card in cards.values():
+        keep_card(url, card)
+    if existing is None:
+        write_setup(url, setup)
+    return setup, report
+
+
+def _follow(url: str, setup: Setup, known: KnownImages, source: str, teller: Teller) -> None:
+    """Refuse a source whose images are not those that were mined; note where they lie now."""
+    with teller.wait("reading images again"):
+        notes = settle(
+            url, setup.images, setup.shard_size, known, source,
+            place="--out", must_read=False, mapper=ray_mapper,
+        )  # fmt: skip
+    for note in notes:
+        teller.say(note)
+
+
+def seed_rows(generator: str, seeds: int) -> Iterator[pa.Table]:
+    """Rows of the image table for a generator's images."""
+    n = range(seeds)
+    yield pa.table(
+        {
+            "index": n,
+            "key": [f"seed-{i:08d}" for i in n],
+            "uri": [f"generator:{generator}"] * seeds,
+            "offset": n,
+            **{name: [None] * seeds for name in ("length", "label", "caption")},
+        },
+        schema=pa.schema([("index", pa.int64()), *FIXED]),
+    )
+
+
+def choose(
+    setup: Setup, models: Mapping[str, UnitModel], device: str, actors: int | None
+) -> tuple[Workers, int]:
+    """Workers, and the bytes of sums that each may hold; refused where no machine can."""
+    resources = machines.resources()
+    likely = actors or max(1, int(resources["GPU"] or resources["CPU"]))
+    hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely))
+    need = run.need_bytes(models, Workers(device, 1, 1, setup.batch_size), hold)
+    refuse_memory(need, "lower --batch-size, or choose fewer layers")
+    workers = choose_workers(
+        resources,
+        device,
+        actors,
+        setup.batch_size,
+        shards=setup.shards,
+        fit=lambda batch: machines.memory() // need,
+    )
+    return workers, hold
