@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import tyro
 
 from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
@@ -24,11 +23,13 @@ from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
 from pipeline.heads import ablation, studies
 from pipeline.heads.describe import describe_heads, heads_of, refuse_one_image
+from pipeline.heads.tables import ABLATIONS
 from pipeline.identity import found_before, over, settings
 from pipeline.neurons import ablation as neuron_studies
 from pipeline.neurons import comparison
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
+from pipeline.neurons.tables import EFFECTS
 from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
@@ -39,7 +40,7 @@ from pipeline.texts.encoding import TextEncoder
 from storage import open_store, urls
 from storage.errors import FacetError, command
 from storage.reductions import Reductions
-from storage.results import Result, save_result
+from storage.results import Result, as_table, save_result
 from storage.store import Store
 
 JOB = "ablate"
@@ -386,7 +387,7 @@ def save(
         asdict(config),
         provenance,
         identity=identity,
-        tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
+        tables={n: as_table(t, (ABLATIONS | EFFECTS)[n]) for n, t in tables.items()},
         files={f"{n}.png": png(figure) for n, figure in ablation_figures(accuracy).items()},
     )
 

@@ -32,6 +32,7 @@ from pipeline.identity import over, settings
 from pipeline.neurons import code_accuracy, coding
 from pipeline.neurons.codes import Method, Neuron, code_table, fit_table, task_bytes
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
+from pipeline.neurons.tables import CODES
 from pipeline.neurons.truth import NeuronTruth, truth_facts
 from pipeline.pages.figures import png
 from pipeline.stats.accuracy import ChanceWarning
@@ -191,7 +192,10 @@ def find(
         "measured": {str(i): t.facts() for i, t in truths.items()},
         "warnings": warned,
     }
-    return save(store.url, JOB, config, facts, identity=identity, tables=tables, files=files)
+    return save(
+        store.url, JOB, config, facts,
+        identity=identity, tables=tables, schemas=CODES, files=files,
+    )  # fmt: skip
 
 
 def read(result: Result) -> OmpRun:

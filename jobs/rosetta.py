@@ -28,6 +28,7 @@ from pipeline.rosetta import plan, run
 from pipeline.rosetta.concepts import SharedUnits, match
 from pipeline.rosetta.models import UnitModel, left_out_words
 from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create
+from pipeline.rosetta.tables import SHARED
 from storage import urls
 from storage.errors import FacetError, command
 from storage.results import Result
@@ -104,7 +105,7 @@ def main(config: RosettaConfig) -> RosettaRun:
         "hub": hub.name,
         "layers_left_out": {m.card.name: m.left_out for m in models.values() if m.left_out},
     }
-    result = save(url, "rosetta", config, facts, tables=vars(shared))
+    result = save(url, "rosetta", config, facts, tables=vars(shared), schemas=SHARED)
     show_done(
         summary(shared, models, hub, setup, report, bad),
         time.monotonic() - started,

@@ -13,7 +13,7 @@ import xarray as xr
 from jobs.console import say_found, show_next, show_table
 from pipeline.identity import found_before
 from pipeline.provenance import revision, versions
-from storage.results import Result, save_result
+from storage.results import Result, as_table, save_result
 
 
 def found_or_made(
@@ -35,6 +35,7 @@ def save(
     *,
     identity: Mapping[str, Any] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
+    schemas: Mapping[str, pa.Schema] | None = None,
     arrays: Mapping[str, xr.Dataset] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> Result:
@@ -51,6 +52,8 @@ def save(
         All that decided what was found; by default the configuration.
     tables, arrays, files : mapping, optional
         What was found: see ``storage.results.save_result``.
+    schemas : mapping, optional
+        The columns that are kept of each table.
     """
     return save_result(
         url,
@@ -59,8 +62,7 @@ def save(
         {**facts, "versions": versions(), "revision": revision()},
         identity=identity,
         tables={
-            name: pa.Table.from_pandas(table, preserve_index=False)
-            for name, table in (tables or {}).items()
+            name: as_table(table, (schemas or {})[name]) for name, table in (tables or {}).items()
         },
         arrays=arrays,
         files=files,

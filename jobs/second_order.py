@@ -41,6 +41,7 @@ from pipeline.neurons.setup import (
     plan_effects,
     refuse_bytes,
 )
+from pipeline.neurons.tables import NEURONS
 from storage import neurons, open_store, urls
 from storage.errors import FacetError, command
 from storage.results import Result
@@ -146,7 +147,7 @@ def find(
     }
     result = save(
         store.url, JOB, config, facts,
-        identity=identity, tables=tables, arrays={"components": directions},
+        identity=identity, tables=tables, schemas=NEURONS, arrays={"components": directions},
     )  # fmt: skip
     for layer in spec.mlp_layers:
         neurons.drop_state(store.url, layer, "top")

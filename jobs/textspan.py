@@ -30,6 +30,7 @@ from pipeline.heads.describe import (
     refuse_one_image,
 )
 from pipeline.heads.roles import KnownRoles, known_roles
+from pipeline.heads.tables import DESCRIPTIONS
 from pipeline.heads.textspan import Objective
 from pipeline.identity import over, settings
 from pipeline.pages.figures import png, roles_figure, textspan_figure
@@ -173,8 +174,9 @@ def describe(
         "truth": known is not None,
     }
     return save(
-        store.url, JOB, config, facts, identity=identity, tables=tables, arrays=arrays, files=files
-    )
+        store.url, JOB, config, facts,
+        identity=identity, tables=tables, schemas=DESCRIPTIONS, arrays=arrays, files=files,
+    )  # fmt: skip
 
 
 def read(result: Result) -> TextSpanRun:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
@@ -20,170 +21,25 @@ from .arrays import open_dataset, refuse_not_finite, write_dataset
 from .errors import StoreError, command
 from .layout import RESULTS
 
-_ACCURACY = pa.schema(
-    {
-        "study": pa.string(),
-        "series": pa.string(),
-        "at": pa.string(),
-        "ablation": pa.string(),
-        "scope": pa.string(),
-        "name": pa.string(),
-        "n": pa.int64(),
-        "accuracy": pa.float64(),
-        "low": pa.float64(),
-        "high": pa.float64(),
-        "change": pa.float64(),
-        "change_low": pa.float64(),
-        "change_high": pa.float64(),
-    }
-)
-# The tables of every job, by job and file; `SCHEMA.md` says what the columns are.
-TABLES = {
-    "encode_texts/texts": pa.schema({"text": pa.string()}),
-    "textspan/descriptions": pa.schema(
-        {
-            "layer": pa.int64(),
-            "head": pa.int64(),
-            "rank": pa.int64(),
-            "text": pa.string(),
-            "score": pa.float64(),
-            "explained_variance": pa.float64(),
-            "cumulative": pa.float64(),
-        }
-    ),
-    "textspan/roles": pa.schema(
-        {
-            "layer": pa.int64(),
-            "head": pa.int64(),
-            "attribute": pa.string(),
-            "share": pa.float64(),
-            "variance": pa.float64(),
-            "texts_about": pa.int64(),
-        }
-    ),
-    "ablate/accuracy": _ACCURACY,
-    "ablate/effects": pa.schema(
-        {
-            "layer": pa.int64(),
-            "effect": pa.string(),
-            "neurons": pa.int64(),
-            "images": pa.int64(),
-            "explained": pa.float64(),
-        }
-    ),
-    "second_order/neurons": pa.schema(
-        {
-            "layer": pa.int64(),
-            "neuron": pa.int64(),
-            "norm_mean": pa.float64(),
-            "norm_max": pa.float64(),
-            "norm_large": pa.float64(),
-            "explained_top": pa.float64(),
-            "explained": pa.float64(),
-            "positive": pa.int64(),
-        }
-    ),
-    "second_order/top_images": pa.schema(
-        {
-            "layer": pa.int64(),
-            "neuron": pa.int64(),
-            "rank": pa.int64(),
-            "image": pa.int64(),
-            "norm": pa.float64(),
-            "score": pa.float64(),
-            "peak": pa.float64(),
-        }
-    ),
-    "omp/codes": pa.schema(
-        {
-            "layer": pa.int64(),
-            "neuron": pa.int64(),
-            "rank": pa.int64(),
-            "text": pa.string(),
-            "coefficient": pa.float64(),
-        }
-    ),
-    "omp/fits": pa.schema(
-        {
-            "layer": pa.int64(),
-            "neuron": pa.int64(),
-            "most": pa.int64(),
-            "terms": pa.int64(),
-            "residual": pa.float64(),
-        }
-    ),
-    "omp/accuracy": _ACCURACY,
-    "omp/truth": pa.schema(
-        {
-            "layer": pa.int64(),
-            "neuron": pa.int64(),
-            "text": pa.string(),
-            "attribute": pa.string(),
-            "value": pa.string(),
-            "auc": pa.float64(),
-            "auc_random": pa.float64(),
-        }
-    ),
-    "rosetta/concepts": pa.schema(
-        {
-            "concept": pa.int64(),
-            "hub_layer": pa.string(),
-            "hub_unit": pa.int64(),
-            "model": pa.string(),
-            "layer": pa.string(),
-            "unit": pa.int64(),
-            "correlation": pa.float64(),
-            "even": pa.float64(),
-            "odd": pa.float64(),
-            "replicates": pa.bool_(),
-        }
-    ),
-    "rosetta/buddies": pa.schema(
-        {
-            "model_a": pa.string(),
-            "layer_a": pa.string(),
-            "unit_a": pa.int64(),
-            "model_b": pa.string(),
-            "layer_b": pa.string(),
-            "unit_b": pa.int64(),
-            "correlation": pa.float64(),
-            "even": pa.float64(),
-            "odd": pa.float64(),
-            "replicates": pa.bool_(),
-        }
-    ),
-    "rosetta/units": pa.schema(
-        {
-            "model": pa.string(),
-            "layer": pa.string(),
-            "unit": pa.int64(),
-            "mean": pa.float64(),
-            "std": pa.float64(),
-            "state": pa.string(),
-        }
-    ),
-    "rosetta_truth/truth": pa.schema(
-        {
-            "pairing": pa.string(),
-            "draw": pa.int64(),
-            "concept": pa.int64(),
-            "inside": pa.float64(),
-            "inside_gap": pa.float64(),
-            "attribute": pa.string(),
-            "value": pa.string(),
-            "auc": pa.float64(),
-            "agrees": pa.bool_(),
-        }
-    ),
-}
+# Of a table's column: a figure that may be unknown (null, or NaN when read as floats). No other
+# may, and none infinite.
+_UNKNOWN = {b"unknown": b"allowed"}
 
-# Figures that may be unknown (null, or NaN when read as floats); no other may, and none infinite.
-MAY_BE_UNKNOWN = {
-    "second_order/neurons": ("explained",),
-    "rosetta/concepts": ("even", "odd"),
-    "rosetta/buddies": ("even", "odd"),
-    "rosetta_truth/truth": ("inside", "inside_gap"),
-}
+
+def may_be_unknown(name: str) -> pa.Field:
+    """A column of figures, some of which may be unknown."""
+    return pa.field(name, pa.float64(), metadata=_UNKNOWN)
+
+
+def unknown_allowed(field: pa.Field) -> bool:
+    """Whether a column's figures may be unknown."""
+    return _UNKNOWN.items() <= (field.metadata or {}).items()
+
+
+def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """A table with the columns that a result keeps of it."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.select(schema.names).cast(schema)
 
 
 @dataclass(frozen=True)
@@ -226,18 +82,6 @@ def result_url(url: str, job: str, identity: Mapping[str, Any]) -> str:
     return urls.join(url, RESULTS, job, config_digest(identity))
 
 
-def start_result(
-    url: str, job: str, config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> str:
-    """Write ``config.json`` and ``provenance.json`` of a run that is known by its configuration
-    alone; returns the run's URL.
-    """
-    place = result_url(url, job, config)
-    _put(place, "config", config)
-    _put(place, "provenance", provenance)
-    return place
-
-
 def save_result(
     url: str,
     job: str,
@@ -261,7 +105,7 @@ def save_result(
         JSON-able: all that decides what is found, the content of what was read included. Runs
         that differ in it stand apart. By default the configuration.
     tables : mapping of str to pyarrow.Table
-        Written as Parquet, cast to ``TABLES``.
+        Written as Parquet.
     arrays : mapping of str to xarray.Dataset
         Written as zarr groups.
     files : mapping of str to bytes
@@ -270,7 +114,7 @@ def save_result(
     Raises
     ------
     NotFinite
-        If a figure is infinite, or is NaN and not of ``MAY_BE_UNKNOWN``.
+        If a figure is infinite, or is NaN in a column that is not of ``may_be_unknown``.
     """
     identity = dict(config if identity is None else identity)
     for name, table in (tables or {}).items():
@@ -279,8 +123,7 @@ def save_result(
     urls.remove(urls.join(place, "provenance.json"))
     for name, table in (tables or {}).items():
         buffer = io.BytesIO()
-        schema = TABLES[f"{job}/{name}"]
-        pq.write_table(table.select(schema.names).cast(schema), buffer)
+        pq.write_table(table, buffer)
         urls.put_bytes(urls.join(place, f"{name}.parquet"), buffer.getvalue())
     for name, data in (arrays or {}).items():
         write_dataset(urls.join(place, f"{name}.zarr"), data)
@@ -299,10 +142,10 @@ def _put(place: str, name: str, content: Mapping[str, Any]) -> None:
 
 
 def _refuse_not_finite(name: str, table: pa.Table) -> None:
-    for field in TABLES[name]:
+    for field in table.schema:
         if pa.types.is_floating(field.type):
-            values = table[field.name].cast(field.type).to_numpy()
-            known = ~np.isnan(values) if field.name in MAY_BE_UNKNOWN.get(name, ()) else None
+            values = table[field.name].to_numpy()
+            known = ~np.isnan(values) if unknown_allowed(field) else None
             refuse_not_finite(f"{name}, column {field.name}", values, ok=known)
 
 

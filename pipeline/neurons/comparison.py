@@ -284,7 +284,7 @@ def compare(
     outcomes : Outcomes
         In the order of `steps`.
     explained : DataFrame
-        ``ablate/effects`` of ``storage.results.TABLES``.
+        With the columns of ``tables.EFFECTS``.
     """
     layers = tuple(mlp_layers)
     sums = study.pictures(GatherSums(reference), layers, "means")

@@ -110,7 +110,7 @@ def find_effects(run: Effects) -> tuple[dict[str, pd.DataFrame], xr.Dataset, int
     Returns
     -------
     tables : dict of str to DataFrame
-        ``neurons`` and ``top_images``, as ``storage.results.TABLES`` has them.
+        ``neurons`` and ``top_images``, with the columns of ``tables.NEURONS``.
     directions : Dataset
         ``direction`` (layer, neuron, embed) float32.
     images : int
@@ -282,7 +282,7 @@ def kept_moments(store: Store, mlp_layer: int) -> Statistics | None:
 
 @dataclass(frozen=True, eq=False)
 class LayerEffects:
-    """What was found of one layer; the tables as ``storage.results.TABLES`` has them."""
+    """What was found of one layer; the tables with the columns of ``tables.NEURONS``."""
 
     mlp_layer: int
     images: int

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from pipeline.pages.html import section
 from pipeline.provenance import revision, versions
 from storage import urls
 from storage.errors import FacetError
-from storage.results import save_result
+from storage.results import as_table, save_result
 
 from . import truth
 from .dictionary import (
@@ -24,6 +22,7 @@ from .dictionary import (
     write_dictionary,
 )
 from .replay import open_mined
+from .tables import TRUTH
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def make_dictionary(
             url, "rosetta_truth",
             {"of": found.result.url, "images": images, "draws": draws, "seed": truth.SEED},
             {"versions": versions(), "revision": revision()},
-            tables={"truth": pa.Table.from_pandas(table, preserve_index=False)},
+            tables={"truth": as_table(table, TRUTH["truth"])},
         )  # fmt: skip
         against = truth.truth_facts(table)
         facts |= against

@@ -25,6 +25,8 @@ from .embedding import Tokenizer, count_too_long, encode_texts
 
 JOB = "encode_texts"
 BATCH = 256
+# The table that a result keeps.
+TEXTS = pa.schema({"text": pa.string()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +180,6 @@ class TextEncoder:
                 "versions": versions(),
                 "revision": revision(),
             },
-            tables={"texts": pa.table({"text": list(texts)})},
+            tables={"texts": pa.table({"text": list(texts)}, TEXTS)},
             arrays={"embeddings": xr.Dataset({"embedding": (("text", "embed"), np.vstack(rows))})},
         )

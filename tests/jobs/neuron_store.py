@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 import xarray as xr
 
 from jobs import extract, second_order
 from pipeline.identity import over
 from pipeline.neurons.omp import build_dictionary
+from pipeline.neurons.tables import NEURONS
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder
-from storage.results import TABLES, Result, save_result
+from storage.results import Result, as_table, save_result
 from storage.store import Store
 
 TINY = {
@@ -62,7 +63,7 @@ def plant(store: Store, codes: dict[int, dict[str, float]]) -> Result:
     directions = xr.Dataset(
         {"direction": (("layer", "neuron", "embed"), rows)}, {"layer": [PLANTED]}
     )
-    schema = TABLES["second_order/neurons"]
+    schema = NEURONS["neurons"]
     table = {name: np.zeros(store.meta.mlp_width) for name in schema.names}
     table |= {"layer": np.full(store.meta.mlp_width, PLANTED), "neuron": np.arange(len(rows[0]))}
     return save_result(
@@ -70,6 +71,6 @@ def plant(store: Store, codes: dict[int, dict[str, float]]) -> Result:
         "second_order",
         {"mlp_layers": str(PLANTED)},
         {"mlp_layers": [PLANTED], "images": 60, "over": over(store)},
-        tables={"neurons": pa.table(table)},
+        tables={"neurons": as_table(pd.DataFrame(table), schema)},
         arrays={"components": directions},
     )

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 
 from jobs import invert
 from jobs.invert import BOTH, GUIDED, PERCEPTUAL, InvertConfig, Models, measure
 from pipeline.rosetta.models import load_units
-from storage.results import save_result
+from pipeline.rosetta.tables import SHARED
+from storage.results import as_table, save_result
 from storage.rosetta import Setup, keep_card, write_setup
 
 STARTS, PICTURES = 3, 5
@@ -75,7 +75,7 @@ def mined(tmp_path_factory) -> str:
         ),
     }
     save_result(
-        url, "rosetta", {}, {}, tables={n: pa.Table.from_pandas(t) for n, t in tables.items()}
+        url, "rosetta", {}, {}, tables={n: as_table(t, SHARED[n]) for n, t in tables.items()}
     )
     return url
 

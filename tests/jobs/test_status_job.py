@@ -13,9 +13,9 @@ from jobs import status as job
 from jobs.status import StatusConfig
 from pipeline.images.bad import BadImages
 from pipeline.status import SECONDS_QUIET, extraction
-from storage import ledger
+from storage import ledger, urls
 from storage.errors import StoreError
-from storage.results import result_url, save_result, start_result
+from storage.results import result_url, save_result
 from tests.storage import stores
 
 
@@ -78,7 +78,9 @@ def test_nothing_done_and_all_done(tmp_path):
 def test_results_finished_and_not(store, capsys):
     texts = {"texts": pa.table({"text": ["a"]})}
     save_result(store.url, "encode_texts", {"pool": "a"}, {}, tables=texts)
-    start_result(store.url, "extract", {"images": "x"}, {})
+    early = result_url(store.url, "extract", {"images": "x"})
+    for name in ("config", "provenance"):
+        urls.put_bytes(urls.join(early, f"{name}.json"), b"{}")
     left = result_url(store.url, "textspan", {"pool": "b"})
     os.makedirs(left)
     job.main(StatusConfig(store=store.url, json=True))

@@ -5,7 +5,6 @@ import json
 from contextlib import nullcontext
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -18,12 +17,13 @@ from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import find_effects
+from pipeline.neurons.tables import NEURONS
 from pipeline.stats.accuracy import count
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage import neurons
 from storage.errors import StoreError
-from storage.results import save_result
+from storage.results import as_table, save_result
 from tests.pipeline.extraction.test_extractor import extract_all, new_store
 from tests.pipeline.neurons import kit
 from tests.pipeline.neurons.test_phases import TEXT, VISION, effects
@@ -59,7 +59,7 @@ def found(request, model, tmp_path, monkeypatch):
     tables, directions, _ = find_effects(effects(store.url, model, keep=request.param))
     result = save_result(
         store.url, "second_order", {"a": 1}, {"mlp_layers": [0, 2]},
-        tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
+        tables={n: as_table(t, NEURONS[n]) for n, t in tables.items()},
         arrays={"components": directions},
     )  # fmt: skip
     return store, result, directions

@@ -14,10 +14,11 @@ from pipeline.rosetta.models import load_units, unit_maps
 from pipeline.rosetta.page import make_dictionary
 from pipeline.rosetta.pictures import load_pictures
 from pipeline.rosetta.replay import open_mined, replay
+from pipeline.rosetta.tables import SHARED
 from storage import ledger, urls
 from storage.errors import FacetError
 from storage.images import write_images
-from storage.results import latest_result, save_result
+from storage.results import as_table, latest_result, save_result
 from storage.rosetta import Setup, keep_card, write_setup
 from tests.pipeline.rosetta.kit import TOYS
 
@@ -63,7 +64,7 @@ def mined(url, rows=MATCHES):
     config = {"models": [PLAIN, OTHER], "generator": None, "rows": len(rows)}
     save_result(
         url, "rosetta", config, {"hub": PLAIN},
-        tables={n: pa.Table.from_pandas(t, preserve_index=False) for n, t in tables.items()},
+        tables={n: as_table(t, SHARED[n]) for n, t in tables.items()},
     )  # fmt: skip
     return url
 
