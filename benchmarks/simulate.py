@@ -103,7 +103,7 @@ def stub_store(url: str, images: int, shard_size: int) -> Store:
         activation="gelu", preprocessing={}, precision="fp32", store_dtype="float16",
         components=("heads", "mlps"), token_layers=(), image_list_digest="", images=images,
         shard_size=shard_size, layers=2, heads=2, head_dim=4, width=8, mlp_width=32, embed=8,
-        tokens=2, source="a simulation",
+        tokens=2, grid=(1, 1), prefix=1, source="a simulation",
     )  # fmt: skip
     return create_store(url, meta, {s.name: np.ones(s.shape) for s in model_arrays(meta)})
 

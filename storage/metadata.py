@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .errors import StoreError, StoreMismatch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Version 1 kept no grid and no prefix: see `_of_version_1`. It is read, and gone on with as it is.
+_SINCE_2 = ("grid", "prefix")
 
 # What may differ between the run that made a store and one that opens or resumes it.
 PROVENANCE = ("versions", "revision", "source")
@@ -22,6 +24,7 @@ class Metadata:
     Attributes
     ----------
     schema_version : int
+        That by which the store was made: what it means stays what it was.
     architecture : str
         Model name or config, as the user gave it.
     architecture_digest, weights_digest, image_list_digest : str
@@ -43,6 +46,10 @@ class Metadata:
         Layers that ``tokens`` sums over.
     images, shard_size, layers, heads, head_dim, width, mlp_width, embed, tokens : int
         The axes.
+    grid : pair of int
+        Rows and columns of patches.
+    prefix : int
+        Tokens before the patches: the class token, which is the first, and registers.
     source : str
         Where the images came from (provenance).
     versions : dict
@@ -71,10 +78,19 @@ class Metadata:
     mlp_width: int
     embed: int
     tokens: int
+    grid: tuple[int, int]
+    prefix: int
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     revision: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        rows, columns = self.grid
+        if self.tokens != self.prefix + rows * columns:
+            raise StoreError(
+                f"{self.tokens} tokens are not {self.prefix} before a grid of {rows} × {columns}"
+            )
 
     @property
     def shards(self) -> int:
@@ -86,7 +102,9 @@ class Metadata:
         return shard * self.shard_size, min((shard + 1) * self.shard_size, self.images)
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        raw: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        absent = _SINCE_2 if self.schema_version == 1 else ()
+        return {name: value for name, value in raw.items() if name not in absent}
 
     def identity(self) -> dict[str, Any]:
         """The fields that must agree for two configurations to mean the same store."""
@@ -108,28 +126,53 @@ def parse(raw: Any) -> Metadata:
     if not isinstance(raw, dict):
         raise StoreError("the store's metadata is missing: its creation was never finished")
     version = raw.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise StoreError(
-            f"the store has schema version {version}; this Facet reads version {SCHEMA_VERSION}. "
-            "Extract it again, or use the Facet that made it."
+            f"the store has schema version {version}; this Facet reads versions 1 and "
+            f"{SCHEMA_VERSION}. Extract it again, or use the Facet that made it."
         )
-    known = {f.name for f in fields(Metadata)}
+    absent = _SINCE_2 if version == 1 else ()
+    known = {f.name for f in fields(Metadata)} - {*absent}
     wrong = [f"lacks {n}" for n in sorted(known - raw.keys())]
     wrong += [f"has unknown {n}" for n in sorted(raw.keys() - known)]
     if wrong:
         raise StoreError("the store's metadata " + "; ".join(wrong))
+    if version == 1:
+        raw = {**raw, **_of_version_1(raw)}
     return Metadata(
         **{
             **raw,
+            "grid": tuple(raw["grid"]),
             "components": tuple(raw["components"]),
             "token_layers": tuple(raw["token_layers"]),
         }
     )
 
 
+def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Grid and prefix of a store of version 1, whose models had a class token and no registers."""
+    patches = raw["tokens"] - 1
+    height, width = raw["preprocessing"].get("size", (1, 1))
+    rows = max(1, round((patches * height / width) ** 0.5))
+    if patches % rows:
+        raise StoreError(
+            f"the store has schema version 1, which keeps no grid, and its {patches} patches are "
+            f"none as high and wide as an input of {height} × {width}: extract it again"
+        )
+    return {"grid": (rows, patches // rows), "prefix": 1}
+
+
 def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
-    """Refuse a store made with another configuration, naming every field that differs."""
-    old, new = _flat(existing.identity()), _flat(wanted.identity())
+    """Refuse a store made with another configuration, naming every field that differs.
+
+    A store of version 1 is gone on with as it is: what it does not keep must only be as it is
+    understood.
+    """
+    wanted = replace(wanted, schema_version=existing.schema_version)
+    old, new = (
+        _flat({**m.identity(), "grid": list(m.grid), "prefix": m.prefix})
+        for m in (existing, wanted)
+    )
     differing = [n for n in {**old, **new} if n not in old or n not in new or old[n] != new[n]]
     if not differing:
         return

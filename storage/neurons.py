@@ -1,7 +1,7 @@
 """What a store keeps of neurons: rows of each image, and the states of unfinished reductions.
 
 ``contributions.zarr/neurons/<layer>`` holds an array a quantity, each with a ledger of its own
-below ``ledger/neurons/<layer>/<quantity>``. ``neurons.zarr/<layer>`` holds what is gathered over
+below ``neurons/<layer>/<quantity>``. ``neurons.zarr/<layer>`` holds what is gathered over
 images: moments for good, other states until the run that needs them has ended.
 """
 
@@ -103,7 +103,7 @@ def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], 
                     f"{name} of MLP layer {mlp_layer} are kept as {have[name]} in {url}: give "
                     f"--store-dtype {have[name]}"
                 )
-            urls.remove(urls.join(url, folder(mlp_layer, name)))
+            urls.remove(urls.join(url, folder(url, mlp_layer, name)))
             del have[name]
     wanted = {name: dtype for name in quantities if name not in have}
     if not wanted:
@@ -120,31 +120,37 @@ def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], 
                 name, shape=(len(values),), dtype="int64", dimension_names=("path",)
             )
             array[:] = np.array(values)
+    ledgers = {} if "facet" in group.attrs else {"ledger": NEURONS}
     # The attribute says what is kept: without it the arrays count as not there.
-    group.attrs.update({"coordinates": "path_layer path_head", "facet": have | wanted})
+    group.attrs.update({"coordinates": "path_layer path_head", "facet": have | wanted, **ledgers})
     arrays.consolidate(urls.open_group(root, mode="r+"))
 
 
-def folder(mlp_layer: int, quantity: str) -> str:
-    """Where the ledger parts of one quantity stand, below the store."""
-    return urls.join(LEDGER, NEURONS, str(mlp_layer), quantity)
+def folder(url: str, mlp_layer: int, quantity: str) -> str:
+    """Where the ledger parts of one quantity stand, below the store.
+
+    Layers that were begun under schema version 1 have theirs inside the store's own ledger.
+    """
+    attributes = urls.open_group(group_url(url, mlp_layer), mode="r").attrs
+    place = str(attributes.get("ledger", urls.join(LEDGER, NEURONS)))
+    return urls.join(place, str(mlp_layer), quantity)
 
 
 def done(url: str, mlp_layer: int, quantity: str) -> set[int]:
     """Shards of which a quantity is kept."""
     if quantity not in kept(url, mlp_layer):
         return set()
-    return ledger.done_shards(url, folder(mlp_layer, quantity))
+    return ledger.done_shards(url, folder(url, mlp_layer, quantity))
 
 
 def finish_shard(url: str, mlp_layer: int, quantity: str, shard: int, rows: pa.Table) -> None:
     """Declare one quantity of a shard finished; ``rows`` are the store's own ledger rows."""
-    ledger.write_part(url, shard, rows, {}, folder(mlp_layer, quantity))
+    ledger.write_part(url, shard, rows, {}, folder(url, mlp_layer, quantity))
 
 
 def forget(url: str, mlp_layer: int, quantity: str) -> None:
     """Declare no shard of a quantity finished."""
-    urls.remove(urls.join(url, folder(mlp_layer, quantity)))
+    urls.remove(urls.join(url, folder(url, mlp_layer, quantity)))
 
 
 def forget_shards(url: str, shards: Collection[int]) -> None:
@@ -152,7 +158,7 @@ def forget_shards(url: str, shards: Collection[int]) -> None:
     for layer in kept_layers(url):
         for quantity in kept(url, layer):
             for shard in done(url, layer, quantity) & set(shards):
-                urls.remove(ledger.part_url(url, shard, folder(layer, quantity)))
+                urls.remove(ledger.part_url(url, shard, folder(url, layer, quantity)))
     for name in urls.list_names(urls.join(url, STATES)):
         if not name.isdecimal():
             continue

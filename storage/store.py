@@ -296,5 +296,5 @@ class Store:
         """Remove what killed writers left unfinished; returns how many files."""
         return sum(
             urls.sweep_partial(urls.join(self.url, d))
-            for d in (CONTRIBUTIONS, LEDGER, IMAGES, neurons.STATES)
+            for d in (CONTRIBUTIONS, LEDGER, IMAGES, neurons.NEURONS, neurons.STATES)
         )

@@ -97,7 +97,7 @@ def _neuron_faults(url: str, meta: Metadata, layer: int, quantity: str) -> Itera
             yield f"{where}: {quantity} not finished"
             continue
         start, stop = meta.rows(shard)
-        rows = ledger.read_part(url, shard, neurons.folder(layer, quantity))
+        rows = ledger.read_part(url, shard, neurons.folder(url, layer, quantity))
         yield from _row_faults(group, quantity, start, stop, np.asarray(rows["ok"]), where)
 
 

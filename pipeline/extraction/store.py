@@ -92,6 +92,8 @@ class StoreSpec:
             mlp_width=architecture.mlp_width,
             embed=architecture.embed_dim,
             tokens=architecture.tokens,
+            grid=architecture.grid,
+            prefix=architecture.prefix,
             source=self.images,
             versions=versions(),
             revision=revision(),

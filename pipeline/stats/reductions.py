@@ -195,13 +195,14 @@ def chosen_states(
             rows = np.asarray(data[component][start + part.start : start + part.stop])  # type: ignore[index]
             for r in wanted:
                 if r.component == component:
+                    used = rows[:, store.meta.prefix :] if r.name == "patches" else rows
                     try:
-                        new = _chunk(r, rows, chosen[part], scale[part], norm[part])
+                        new = _chunk(r, used, chosen[part], scale[part], norm[part])
                     except NotFinite as error:
                         raise NotFinite(
                             f"{store.url}, {component}, rows from image {start + first} on: {error}"
                         ) from None
-                    _refuse_lost(r, new, int(chosen[part].sum()), rows, start + first)
+                    _refuse_lost(r, new, int(chosen[part].sum()), used, start + first)
                     states[r.name] = combine([states[r.name], new])
     return states
 
@@ -219,14 +220,14 @@ def _chunk(
     if r.name == "inverse_scale":
         return chunk(np.ones((len(rows), 1)), ok, scale, r.covariance)
     if r.name == "patches":  # every patch is a row
-        patches = rows.shape[1] - 1
-        flat = rows[:, 1:].reshape(-1, rows.shape[-1])
+        patches = rows.shape[1]
+        flat = rows.reshape(-1, rows.shape[-1])
         return chunk(flat, ok.repeat(patches), norm.repeat(patches), r.covariance)
     return chunk(rows, ok, scale if r.component in ("heads", "mlps") else norm, r.covariance)
 
 
 def _refuse_lost(r: Reduction, state: Moments, images: int, rows: np.ndarray, at: int) -> None:
-    expected = images * (rows.shape[1] - 1 if r.name == "patches" else 1)
+    expected = images * (rows.shape[1] if r.name == "patches" else 1)
     if state.n != expected:
         raise StoreError(
             f"{r.component}: images from {at} on are ok in the ledger and hold no values "

@@ -210,13 +210,13 @@ def test_a_killed_run_ends_in_the_same_result(extracted, found, tmp_path):
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
     def ready(place: Path) -> bool:
-        return bool(list(place.glob("*/ledger/neurons/2/coefficients/p*")))
+        return bool(list(place.glob("*/neurons/2/coefficients/p*")))
 
     place = kill_in_mid_run(start, ready, [tmp_path / str(attempt) for attempt in range(3)])
     (store,) = place.iterdir()
-    kept = stamps(store, "ledger")
+    kept = stamps(store, "ledger", "neurons")
     run = second_order.main(config(store, store_dtype="float32"))
-    after = stamps(store, "ledger")
+    after = stamps(store, "ledger", "neurons")
     assert {n: after[n] for n in kept if "norms" not in n} == {
         n: t for n, t in kept.items() if "norms" not in n
     }, "a finished shard was done again"

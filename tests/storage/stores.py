@@ -16,7 +16,7 @@ def metadata(**changes) -> Metadata:
         activation="gelu", preprocessing={"size": [8, 8]}, precision="fp32",
         store_dtype="float32", components=("heads", "mlps", "tokens"), token_layers=(1,),
         image_list_digest="i", images=10, shard_size=4, layers=2, heads=3, head_dim=2, width=6,
-        mlp_width=24, embed=5, tokens=4,
+        mlp_width=24, embed=5, tokens=4, grid=(1, 3), prefix=1,
     )  # fmt: skip
     return Metadata(**{**fields, **changes})
 

@@ -87,7 +87,7 @@ def test_another_dtype(store):
 
 def test_a_zarr_shard_stays_small_and_divides_the_shard():
     meta = stores.metadata(
-        shard_size=1024, images=10_000, layers=12, heads=12, mlp_width=3072, tokens=50
+        shard_size=1024, images=10_000, layers=12, heads=12, mlp_width=3072, tokens=50, grid=(7, 7)
     )
     for layer in (0, 9):
         spec = neurons.neuron_arrays(meta, layer, {"coefficients": "float16"})["coefficients"]

@@ -139,7 +139,7 @@ def test_chunks_divide_the_shard_and_stay_small():
 def test_bytes_of_a_large_model_stay_under_the_bar():
     large = stores.metadata(
         store_dtype="float16", components=("heads", "mlps"),
-        layers=24, heads=16, head_dim=64, width=1024, embed=768, tokens=257,
+        layers=24, heads=16, head_dim=64, width=1024, embed=768, tokens=257, grid=(16, 16),
     )  # fmt: skip
     per_image = sum(s.bytes_per_row for s in contribution_arrays(large))
     assert per_image <= 105_000

@@ -24,6 +24,7 @@ LARGE = stores.metadata(
     components=("heads", "mlps"), store_dtype="float16", images=400_000_000, shard_size=4096,
     precision="bf16", layers=24, heads=16, head_dim=64, width=1024, mlp_width=4096, embed=768,
     tokens=257,
+    grid=(16, 16),
 )  # fmt: skip
 ASSUMED = Assumptions(
     tflops=100, decodes_per_second=100, gpu_hour=2, gb_month=0.02, thousand_puts=0.005,
@@ -81,7 +82,14 @@ def model(tmp_path_factory) -> ModelSpec:
 def test_flops_are_those_that_torch_counts(model):
     loaded = load_model(model)
     meta = stores.metadata(
-        layers=3, heads=3, head_dim=16, width=48, mlp_width=96, embed=24, tokens=17
+        layers=3,
+        heads=3,
+        head_dim=16,
+        width=48,
+        mlp_width=96,
+        embed=24,
+        tokens=17,
+        grid=(4, 4),
     )
     # In training mode torch takes no fused path, which its counter does not see into.
     tower = loaded.module.visual.train()

@@ -42,6 +42,7 @@ def new_store(url: Path, source: str, model: VisionModel, shard_size: int, **cha
         token_layers=(1, 2), image_list_digest=digest.hexdigest(), images=digest.rows,
         shard_size=shard_size, layers=model.layers, heads=model.heads, head_dim=model.head_dim,
         width=model.width, mlp_width=model.mlp_width, embed=model.embed_dim, tokens=model.tokens,
+        grid=model.grid, prefix=model.prefix,
     )  # fmt: skip
     meta = Metadata(**{**fields, **changes})
     maps = {s.name: getattr(model_maps(model), s.name) for s in model_arrays(meta)}

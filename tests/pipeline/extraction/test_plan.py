@@ -6,6 +6,7 @@ from tests.storage import stores
 LARGE = stores.metadata(
     components=("heads", "mlps"), store_dtype="float16", images=50_000, shard_size=1024,
     layers=24, heads=16, head_dim=64, width=1024, mlp_width=4096, embed=768, tokens=257,
+    grid=(16, 16),
 )  # fmt: skip
 
 

@@ -243,7 +243,7 @@ def stamps(store) -> dict[str, int]:
 def test_a_deleted_part_is_done_again_and_nothing_else(extracted, model, tmp_path):
     store = copy(extracted, tmp_path)
     first, _, _ = find_effects(effects(store, model))
-    (store / "ledger/neurons/2/coefficients/part-00000001.parquet").unlink()
+    (store / "neurons/2/coefficients/part-00000001.parquet").unlink()
     before = stamps(store)
     again, _, _ = find_effects(effects(store, model, top_k=9))
     after = stamps(store)
@@ -252,8 +252,8 @@ def test_a_deleted_part_is_done_again_and_nothing_else(extracted, model, tmp_pat
     assert rows == {
         "contributions.zarr/neurons/2/coefficients/c/1/0/0",
         "contributions.zarr/neurons/2/peaks/c/1/0",
-        "ledger/neurons/2/coefficients/part-00000001.parquet",
-        "ledger/neurons/2/peaks/part-00000001.parquet",
+        "neurons/2/coefficients/part-00000001.parquet",
+        "neurons/2/peaks/part-00000001.parquet",
     }
     assert not [n for n in written if "moments" in n]
     assert again["neurons"]["norm_max"].equals(first["neurons"]["norm_max"])

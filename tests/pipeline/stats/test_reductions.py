@@ -59,7 +59,7 @@ def write(store: Store, rows: dict[str, np.ndarray], ok: np.ndarray, shards: lis
         store.write_shard(shard, values, stores.ledger_rows(store, shard, bad), {"bad": {}})
 
 
-def scaled(rows: dict[str, np.ndarray], keep: np.ndarray) -> dict[str, np.ndarray]:
+def scaled(rows: dict[str, np.ndarray], keep: np.ndarray, prefix: int = 1) -> dict[str, np.ndarray]:
     """Rows of every reduction on the published scale, in extended precision."""
     wide = {k: v[keep].astype(np.longdouble) for k, v in rows.items()}
     norm = np.sqrt((wide["embedding"] ** 2).sum(1))
@@ -70,7 +70,7 @@ def scaled(rows: dict[str, np.ndarray], keep: np.ndarray) -> dict[str, np.ndarra
         "mlps": wide["mlps"] / both[:, None, None],
         "inverse_scale": 1 / both,
         "tokens": tokens,
-        "patches": tokens[:, 1:].reshape(-1, tokens.shape[-1]),
+        "patches": tokens[:, prefix:].reshape(-1, tokens.shape[-1]),
         "embedding": wide["embedding"] / norm[:, None],
     }
 
@@ -86,7 +86,8 @@ def scaled(rows: dict[str, np.ndarray], keep: np.ndarray) -> dict[str, np.ndarra
             "heads": st.integers(1, 3),
             "head_dim": st.integers(1, 4),
             "embed": st.integers(1, 5),
-            "tokens": st.integers(2, 3),
+            "prefix": st.sampled_from([1, 3]),  # with registers, too
+            "grid": st.tuples(st.integers(1, 2), st.integers(1, 2)),
         }
     ),
     subset=st.booleans(),
@@ -95,6 +96,7 @@ def test_any_chunking_order_and_mask_gives_the_moments_of_the_good_rows(
     tmp_path_factory, seed, n, shard_size, sizes, subset
 ):
     rng = np.random.default_rng(seed)
+    sizes["tokens"] = sizes["prefix"] + sizes["grid"][0] * sizes["grid"][1]
     rows = rows_of(n, seed, **sizes)
     ok, split = rng.random(n) < 0.8, np.where(rng.random(n) < 0.6, "val", "train")
     ok[0], split[0] = True, "val"
@@ -107,7 +109,7 @@ def test_any_chunking_order_and_mask_gives_the_moments_of_the_good_rows(
         write(store, rows, ok, batch)
         found = reduce_store(store, where, **SYNC)
     keep = ok & ((split == "val") | (not subset))
-    for name, data in scaled(rows, keep).items():
+    for name, data in scaled(rows, keep, sizes["prefix"]).items():
         mean = data.mean(0)
         centred = data - mean
         size = float(np.abs(data).max())
