@@ -19,7 +19,7 @@ from torch import nn
 from pipeline.lean import timm
 from storage.errors import FacetError
 
-from .training import WEIGHTS, card_of
+from .cards import WEIGHTS, card_of
 from .world import ATTRIBUTES, SIDE
 
 vision_transformer = timm.models.vision_transformer
@@ -269,7 +269,7 @@ def load_zoo(name: str) -> nn.Module:
     path = WEIGHTS / f"{name}.safetensors"
     if not path.exists() or not card_of(path).exists():
         raise ZooError(
-            f"{path} or its card is absent: train_{name}.py in {WEIGHTS.parent} makes it"
+            f"{path} or its card is absent: pipeline/microworld/training/train_{name}.py makes it"
         )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != json.loads(card_of(path).read_text())["sha256"]:

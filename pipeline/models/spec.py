@@ -230,7 +230,7 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
     if spec.model == "microworld" and spec.pretrained == "microworld":
         path = MICROWORLD.with_suffix(".safetensors")
         if not path.is_file():
-            raise ModelError(f"{path} is absent: train_clip.py in pipeline/microworld makes it")
+            raise ModelError(f"{path} is absent: pipeline/microworld/training makes it")
         return path
     if tag := get_pretrained_cfg(name, spec.pretrained):
         return dict(tag)

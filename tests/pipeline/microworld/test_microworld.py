@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from pipeline.microworld.captions import caption, class_prompts
+from pipeline.microworld.cards import WEIGHTS
 from pipeline.microworld.draw import PALETTE, picture
-from pipeline.microworld.figures import zero_shot_figures
-from pipeline.microworld.train_clip import WEIGHTS, preprocess
+from pipeline.microworld.training.figures import zero_shot_figures
+from pipeline.microworld.training.train_clip import preprocess
 from pipeline.microworld.world import (
     ATTRIBUTES,
     BACKGROUNDS,

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from pipeline.microworld import zoo
-from pipeline.microworld.training import WEIGHTS, card_of, half, render
+from pipeline.microworld.cards import WEIGHTS, card_of
+from pipeline.microworld.training.shared import half, render
+from pipeline.microworld.training.zoo_figures import cnn_figures, generator_figures, mae_figures
 from pipeline.microworld.world import SIDE, Scene
 from pipeline.microworld.zoo import (
     ZOO,
@@ -22,7 +24,6 @@ from pipeline.microworld.zoo import (
     prepare,
     sample_latents,
 )
-from pipeline.microworld.zoo_figures import cnn_figures, generator_figures, mae_figures
 
 PAGE = Path(__file__).parents[3] / "docs" / "microworld.md"
 

@@ -1,4 +1,4 @@
-"""Train the zoo's generator: ``python -m pipeline.microworld.train_generator``.
+"""Train the zoo's generator: ``python -m pipeline.microworld.training.train_generator``.
 
 First a variational autoencoder: its encoder is one linear layer on the last maps of the
 zoo's CNN (train that one first), and its error is measured in pixels and in the CNN's maps.
@@ -20,16 +20,10 @@ import tyro
 from safetensors.torch import save_file
 from torch import nn
 
-from .training import (
-    WEIGHTS,
-    batches,
-    half,
-    optimiser_and_schedule,
-    render,
-    save_rounded,
-    write_card,
-)
-from .zoo import Cnn, Generator, architecture_of, load_zoo, prepare
+from pipeline.microworld.cards import WEIGHTS
+from pipeline.microworld.zoo import Cnn, Generator, architecture_of, load_zoo, prepare
+
+from .shared import batches, half, optimiser_and_schedule, render, save_rounded, write_card
 from .zoo_figures import generator_figures
 
 
@@ -72,7 +66,7 @@ def train(config: TrainGeneratorConfig) -> None:
     pixels, _ = render(config.seed + 1, "test", config.test_pictures)
     figures = generator_figures(model.eval(), cnn, prepare(pixels))
     run = {k: v for k, v in asdict(config).items() if k != "out"}
-    command = "python -m pipeline.microworld.train_generator"
+    command = "python -m pipeline.microworld.training.train_generator"
     write_card(config.out, [{"command": command, "config": run, "seconds": seconds}], figures)
 
 

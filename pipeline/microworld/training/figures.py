@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.lean import open_clip
-
-from .captions import class_prompts
-from .world import ATTRIBUTES, BACKGROUNDS, PLANTED, Scene
+from pipeline.microworld.captions import class_prompts
+from pipeline.microworld.world import ATTRIBUTES, BACKGROUNDS, PLANTED, Scene
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Train the embedded world's CLIP: ``python -m pipeline.microworld.train_clip``.
+"""Train the embedded world's CLIP: ``python -m pipeline.microworld.training.train_clip``.
 
 Writes ``weights/clip.safetensors`` (float16) and ``weights/clip.card.json``, which holds
 the weights' digest, the command and seed that made them, and their figures on pictures
@@ -24,19 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.lean import open_clip, torchvision
+from pipeline.microworld.captions import caption
+from pipeline.microworld.cards import WEIGHTS, card_of
 
-from .captions import caption
 from .figures import zero_shot_figures
-from .training import (
-    WEIGHTS,
-    batches,
-    card_of,
-    half,
-    optimiser_and_schedule,
-    render,
-    save_rounded,
-    write_card,
-)
+from .shared import batches, half, optimiser_and_schedule, render, save_rounded, write_card
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def write(model: open_clip.CLIP, config: TrainConfig, seconds: float) -> None:
     before = json.loads(card_of(config.start).read_text())["made_by"] if config.start else []
     run = {k: v for k, v in asdict(config).items() if k != "out"}
     run["start"] = hashlib.sha256(config.start.read_bytes()).hexdigest() if config.start else None
-    command = "python -m pipeline.microworld.train_clip"
+    command = "python -m pipeline.microworld.training.train_clip"
     this = {"command": command, "config": run, "seconds": round(seconds)}
     write_card(config.out, [*before, this], figures)
 

@@ -10,8 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .world import ATTRIBUTES, PLANTED, Scene
-from .zoo import HEADS, Cnn, Generator, MaskedAutoencoder, logits_of, sample_latents
+from pipeline.microworld.world import ATTRIBUTES, PLANTED, Scene
+from pipeline.microworld.zoo import (
+    HEADS,
+    Cnn,
+    Generator,
+    MaskedAutoencoder,
+    logits_of,
+    sample_latents,
+)
 
 SEEN = 24
 """Patches of 64 that the masked autoencoder sees."""

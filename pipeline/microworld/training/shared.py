@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from .draw import picture
-from .world import Scene
-
-WEIGHTS = Path(__file__).parent / "weights"
+from pipeline.microworld.cards import card_of
+from pipeline.microworld.draw import picture
+from pipeline.microworld.world import Scene
 
 
 def render(seed: int, split: str, n: int) -> tuple[torch.Tensor, list[Scene]]:
@@ -82,11 +81,6 @@ def save_rounded(model: nn.Module, out: Path) -> None:
     state = half(model)
     save_file(state, out)
     model.load_state_dict(state)
-
-
-def card_of(weights: Path) -> Path:
-    """Where the card of a weights file is."""
-    return weights.with_suffix(".card.json")
 
 
 def write_card(weights: Path, made_by: list[dict], figures: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Train the zoo's CNN on classes: ``python -m pipeline.microworld.train_cnn``.
+"""Train the zoo's CNN on classes: ``python -m pipeline.microworld.training.train_cnn``.
 
 One classifier for each attribute of ``zoo.HEADS``, their cross-entropies summed.
 """
@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from .training import WEIGHTS, batches, optimiser_and_schedule, render, save_rounded, write_card
-from .world import ATTRIBUTES, Scene
-from .zoo import HEADS, Cnn, architecture_of, logits_of, prepare
+from pipeline.microworld.cards import WEIGHTS
+from pipeline.microworld.world import ATTRIBUTES, Scene
+from pipeline.microworld.zoo import HEADS, Cnn, architecture_of, logits_of, prepare
+
+from .shared import batches, optimiser_and_schedule, render, save_rounded, write_card
 from .zoo_figures import cnn_figures
 
 
@@ -79,7 +81,7 @@ def train(config: TrainCnnConfig) -> None:
     pixels, scenes = render(config.seed + 1, "test", config.test_pictures)
     figures = cnn_figures(model.eval(), prepare(pixels), scenes)
     run = {k: v for k, v in asdict(config).items() if k != "out"}
-    command = "python -m pipeline.microworld.train_cnn"
+    command = "python -m pipeline.microworld.training.train_cnn"
     write_card(config.out, [{"command": command, "config": run, "seconds": seconds}], figures)
 
 

@@ -1,4 +1,4 @@
-"""Train the zoo's masked autoencoder: ``python -m pipeline.microworld.train_mae``.
+"""Train the zoo's masked autoencoder: ``python -m pipeline.microworld.training.train_mae``.
 
 It sees pictures and no labels. The loss is the mean squared error of the hidden patches,
 each normalised to mean 0 and variance 1, so that the mean predictor's is about 1.
@@ -16,16 +16,10 @@ import tyro
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .training import (
-    WEIGHTS,
-    batches,
-    half,
-    optimiser_and_schedule,
-    render,
-    save_rounded,
-    write_card,
-)
-from .zoo import MaskedAutoencoder, architecture_of, prepare
+from pipeline.microworld.cards import WEIGHTS
+from pipeline.microworld.zoo import MaskedAutoencoder, architecture_of, prepare
+
+from .shared import batches, half, optimiser_and_schedule, render, save_rounded, write_card
 from .zoo_figures import hidden_patches_loss, mae_figures
 
 
@@ -82,7 +76,7 @@ def train(config: TrainMaeConfig) -> None:
     pixels, scenes = render(config.seed + 1, "test", config.test_pictures)
     figures = mae_figures(model.eval(), prepare(pixels), scenes)
     run = {k: v for k, v in asdict(config).items() if k != "out"}
-    command = "python -m pipeline.microworld.train_mae"
+    command = "python -m pipeline.microworld.training.train_mae"
     write_card(config.out, [{"command": command, "config": run, "seconds": seconds}], figures)
 
 

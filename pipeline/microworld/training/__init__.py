@@ -1,0 +1,1 @@
+"""How the embedded world's models were made and judged; nobody who only uses them loads this."""
