@@ -17,7 +17,7 @@ import pandas as pd
 import tyro
 
 from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
-from jobs.settings import refuse_unused
+from jobs.settings import command, refuse_unused
 from jobs.show import accuracy_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
@@ -38,7 +38,7 @@ from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import open_store, urls
-from storage.errors import FacetError, command
+from storage.errors import FacetError
 from storage.reductions import Reductions
 from storage.results import Result, as_table, save_result
 from storage.store import Store

@@ -6,6 +6,7 @@ import errno
 import inspect
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jobs.settings import ELIDED, command, flag
 from pipeline.cluster import logs
 from pipeline.telling import Teller
 from storage.errors import FacetError
@@ -112,13 +114,38 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield move
 
 
-TELLER = Teller(console.print, progress_bar, console.status)
+def say(line: str) -> None:
+    """A line of work that is under way."""
+    console.print(as_flags(line))
+
+
+TELLER = Teller(say, progress_bar, console.status)
 
 
 def say_found(url: str) -> None:
     """Say, to people and in the log, that there was nothing to do: what was asked for is there."""
     console.print("all is done: this very run was finished before")
     logs.event("found", result=url)
+
+
+# Works whose command is whole with the settings that an error gives; others need some more.
+WHOLE = ("second_order", "reduce")
+
+
+def told(error: FacetError) -> str:
+    """An error as the command line has it: settings as flags, and the command that would help."""
+    text = as_flags(str(error))
+    if (work := error.remedy) is None:
+        return text
+    place = "out" if work.name == "rosetta" else "store"
+    line = command(work.name.replace("_", "-"), **{place: work.url}, **work.settings)
+    whole = line if work.name in WHOLE else f"{line} {ELIDED}"
+    return f"{text}: run `{whole}` {'again' if work.again else 'first'}"
+
+
+def as_flags(text: str) -> str:
+    """What is said, with the settings between backticks as the flags that give them."""
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda name: flag(name[1]), text)
 
 
 def run_job(main: Callable[[Config], object], config: Config) -> None:
@@ -129,14 +156,14 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
             if isinstance(value, str):
                 refuse_credentials(value)  # the configuration is printed, and kept with results
             if isinstance(value, float) and not math.isfinite(value):
-                raise FacetError(f"--{name.replace('_', '-')} {value}: must be a finite number")
+                raise FacetError(f"`{name}` {value}: must be a finite number")
         logs.event("started", config=vars(config))
         found = main(config)
     except BaseException as error:
-        told = str(error) if isinstance(error, FacetError) else of_the_system(error)
-        logs.event("failed", level=logging.ERROR, error=told or repr(error))
-        if told is not None:
-            print(f"error: {told}", file=sys.stderr, flush=True)
+        message = told(error) if isinstance(error, FacetError) else of_the_system(error)
+        logs.event("failed", level=logging.ERROR, error=message or repr(error))
+        if message is not None:
+            print(f"error: {message}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
         if isinstance(error, KeyboardInterrupt):
             print(stopped(error), file=sys.stderr)

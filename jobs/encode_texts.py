@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import tyro
 
 from jobs.console import run_job, say_found, show_next, show_table
+from jobs.settings import command
 from jobs.steps import embedded
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import Encoded, TextEncoder
 from storage import open_store
-from storage.errors import command
 from storage.store import Store
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from jobs.console import console, progress_bar, run_job, show_table
+from jobs.settings import command
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
 from pipeline.pages.html import data_url, section, write_page
@@ -35,7 +36,7 @@ from pipeline.rosetta.inversion import (
 )
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures
 from storage import urls
-from storage.errors import FacetError, command
+from storage.errors import FacetError
 from storage.results import latest_result
 from storage.rosetta import find_setup, read_cards, require_same
 
@@ -94,7 +95,7 @@ def main(config: InvertConfig) -> pd.DataFrame:
     started = time.monotonic()
     if min(config.steps, config.limit, config.starts) < 1:
         raise FacetError("--steps, --limit and --starts must be at least 1")
-    urls.check_writable(str(config.out), "--out")
+    urls.check_writable(str(config.out), "out")
     models = load(config)
     targets = read_targets(config, models.generator)
     count = len(targets)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import refuse_bounds, refuse_unused
+from jobs.settings import command, refuse_bounds, refuse_unused
 from jobs.show import accuracy_table
 from jobs.steps import embedded
 from pipeline.cluster import machines
@@ -40,7 +40,7 @@ from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder, store_model
 from storage import open_store, urls
-from storage.errors import FacetError, command
+from storage.errors import FacetError
 from storage.results import Result
 from storage.store import Store
 

@@ -14,11 +14,11 @@ from typing import Literal
 import tyro
 
 from jobs.console import run_job, say_found, show_next, show_table
+from jobs.settings import ELIDED, command
 from jobs.steps import reduced
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.stats.reductions import available_components, check, missing_shards
 from storage import open_store
-from storage.errors import ELIDED, command
 from storage.reductions import TABLE, Reductions, subset_url
 from storage.store import Store
 

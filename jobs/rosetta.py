@@ -19,7 +19,7 @@ from humanize import naturalsize
 
 from jobs.console import TELLER, console, progress_bar, run_job, show_table
 from jobs.scaffold import save, show_done
-from jobs.settings import refuse_bounds, refuse_unused
+from jobs.settings import command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.extraction.run import Workers
 from pipeline.images.bad import BadImages
@@ -30,7 +30,7 @@ from pipeline.rosetta.models import UnitModel, left_out_words
 from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create
 from pipeline.rosetta.tables import SHARED
 from storage import urls
-from storage.errors import FacetError, command
+from storage.errors import FacetError
 from storage.results import Result
 from storage.rosetta import Card, Setup, Tile
 
@@ -95,7 +95,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     with progress_bar("images", total, "finished sums are kept") as move:
         bad = run.mine(
             url, setup, models, wanted, workers, hold,
-            max_bad=config.max_bad, report=move, say=console.print,
+            max_bad=config.max_bad, report=move, say=TELLER.say,
         )  # fmt: skip
     with progress_bar("correlations: tiles", len(wanted), "finished tiles are kept") as move:
         run.correlate(url, cards, wanted, move)
@@ -147,7 +147,7 @@ def check(config: RosettaConfig, url: str) -> None:
     if config.hub is not None and config.hub not in names:
         raise FacetError(f"--hub {config.hub} is none of the models: {', '.join(names)}")
     machines.check_device(config.device)
-    urls.check_writable(url, "--out")
+    urls.check_writable(url, "out")
 
 
 def hub_of(config: RosettaConfig, cards: dict[str, Card]) -> Card:

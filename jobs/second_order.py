@@ -23,7 +23,7 @@ from humanize import naturalsize
 from jobs import extract
 from jobs.console import TELLER, progress_bar, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import refuse_bounds, refuse_unused
+from jobs.settings import command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.extraction.store import refuse_other_model
 from pipeline.identity import over, settings
@@ -43,7 +43,7 @@ from pipeline.neurons.setup import (
 )
 from pipeline.neurons.tables import NEURONS
 from storage import neurons, open_store, urls
-from storage.errors import FacetError, command
+from storage.errors import FacetError
 from storage.results import Result
 from storage.store import Store, find_metadata
 

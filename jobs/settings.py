@@ -1,17 +1,47 @@
-"""Checks of settings that every job makes alike, and the flags that settings are given by."""
+"""Checks of settings that every job makes alike; the flags and commands that give them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
 from storage.errors import FacetError
 
+# In a command: what the reader knows better.
+ELIDED = "…"
+
 
 def flag(name: str) -> str:
     """A setting as the command line has it: ``batch_size`` is ``--batch-size``."""
     return f"--{name.replace('_', '-')}"
+
+
+def command(job: str, *words: object, **settings: object) -> str:
+    """A command that a message tells the user to type: ``facet JOB --name value``, for a shell.
+
+    Parameters
+    ----------
+    job : str
+    *words
+        What stands without a name.
+    **settings
+        By the job's own names. None is left out, several values are a tuple.
+    """
+    line = [job, *map(str, words)]
+    for name, value in settings.items():
+        option = flag(name)
+        match value:
+            case None | ():
+                continue
+            case tuple():
+                line += [option, *map(str, value)]
+            case _ if str(value).startswith("-"):  # it would be taken for the next name
+                line.append(f"{option}={value}")
+            case _:
+                line += [option, str(value)]
+    return " ".join(["facet", *(word if word == ELIDED else shlex.quote(word) for word in line)])
 
 
 def refuse_bounds(config: Any, *fractions: str, **least: int) -> None:

@@ -18,13 +18,13 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from jobs.console import console, run_job, show_table
-from jobs.settings import refuse_unused
+from jobs.settings import ELIDED, command, refuse_unused
 from pipeline.identity import over
 from pipeline.neurons.results import latest_effects, parse_mlp_layers
 from pipeline.pages.figures import png
 from pipeline.pages.heads import signed, top_texts
 from storage import open_store, urls
-from storage.errors import ELIDED, FacetError, StoreError, command
+from storage.errors import FacetError, StoreError
 from storage.results import Result, finished_results, latest_result
 from storage.store import Store
 
@@ -170,7 +170,7 @@ def show_neuron(config: ShowConfig) -> Table:
         )
     found = latest_effects(store, [config.layer])
     folder = found.url if config.out is None else urls.absolute(config.out)
-    urls.check_writable(folder, "--out")
+    urls.check_writable(folder, "out")
     codes = codes_of(store, found, config.layer)
     pictures = NeuronPictures(
         store,

@@ -19,7 +19,7 @@ import xarray as xr
 
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import refuse_bounds
+from jobs.settings import ELIDED, command, refuse_bounds
 from jobs.show import head_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
@@ -38,7 +38,6 @@ from pipeline.texts import Pool, load_pool
 from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import open_store, urls
-from storage.errors import ELIDED, command
 from storage.reductions import Reductions
 from storage.results import Result
 from storage.store import Store

@@ -51,18 +51,6 @@ class Stage:
     settings: dict[str, Any]
     after: tuple[str, ...]
 
-    def arguments(self) -> list[str]:
-        """The settings as the job's command line takes them."""
-        words: list[str] = []
-        for name, value in self.settings.items():
-            option = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
-            else:
-                values = value if isinstance(value, list) else [value]
-                words += [f"--{option}", *map(str, values)]
-        return words
-
 
 @dataclass(frozen=True)
 class RunFile:

@@ -50,10 +50,10 @@ def parse_where(where: str, schema: pa.Schema) -> pc.Expression:
     try:
         tree = ast.parse(where.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SubsetError(f"--where {where!r} cannot be read: write it as {EXAMPLE}") from error
+        raise SubsetError(f"`where` {where!r} cannot be read: write it as {EXAMPLE}") from error
     if sum(isinstance(node, ast.Name | ast.Not) for node in ast.walk(tree)) > MOST:
         raise SubsetError(
-            f"--where {where[:40]!r} … names columns more than {MOST} times: list values instead, "
+            f"`where` {where[:40]!r} … names columns more than {MOST} times: list values instead, "
             "as in count in (1, 2)"
         )
     try:
@@ -61,7 +61,7 @@ def parse_where(where: str, schema: pa.Schema) -> pc.Expression:
         schema.empty_table().filter(expression)
     except (pa.ArrowException, OverflowError) as error:
         raise SubsetError(
-            f"--where {where!r} does not fit the columns' types: {error}. "
+            f"`where` {where!r} does not fit the columns' types: {error}. "
             f"Columns: {_listed(schema)}"
         ) from error
     return expression
@@ -180,14 +180,14 @@ class _Reader:
             near = difflib.get_close_matches(name, self.schema.names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise SubsetError(
-                f"--where {self.where!r}: the image table has no column {name!r}{hint}. "
+                f"`where` {self.where!r}: the image table has no column {name!r}{hint}. "
                 f"Columns: {_listed(self.schema)}"
             )
         return name
 
     def _not_understood(self, node: ast.AST) -> SubsetError:
         return SubsetError(
-            f"--where {self.where!r}: {ast.unparse(node)!r} is not understood. Use columns, "
+            f"`where` {self.where!r}: {ast.unparse(node)!r} is not understood. Use columns, "
             f"numbers, quoted texts, == != < <= > >= in, and, or, not; for example {EXAMPLE}"
         )
 

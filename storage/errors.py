@@ -1,13 +1,60 @@
-"""What can go wrong through no fault of the code, as exceptions whose message says what to do."""
+"""What can go wrong through no fault of the code, as exceptions whose message says what to do.
 
-import shlex
+A message names a setting between backticks, as `batch_size`, and the work that would mend things by
+the name of its results: how either is asked for is the business of whoever shows the message.
+"""
 
-# In a command: what the reader knows better.
-ELIDED = "…"
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work that would mend an error.
+
+    Attributes
+    ----------
+    name : str
+        As its results are called: ``second_order``.
+    url : str
+        Where it is to be done.
+    settings : dict
+        Those that matter; None is left out.
+    again : bool
+        Whether it was done before, and is to be done anew.
+    """
+
+    name: str
+    url: str
+    settings: dict[str, Any]
+    again: bool
+
+    @classmethod
+    def first(cls, name: str, url: str, **settings: object) -> Work:
+        """Work that has to be done before."""
+        return cls(name, url, settings, again=False)
+
+    @classmethod
+    def anew(cls, name: str, url: str, **settings: object) -> Work:
+        """Work whose results no longer fit."""
+        return cls(name, url, settings, again=True)
 
 
 class FacetError(ValueError):
-    """Something the user can mend; the message says what was wrong, where, and what to do."""
+    """Something the user can mend; the message says what was wrong, where, and what to do.
+
+    Parameters
+    ----------
+    message : str
+    remedy : Work, optional
+        What would mend it.
+    """
+
+    def __init__(self, message: str, remedy: Work | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class StoreError(FacetError):
@@ -24,29 +71,3 @@ class StoreDtypeError(StoreError):
 
 class NotFinite(FacetError):
     """A number is NaN or infinite where none may be."""
-
-
-def command(job: str, *words: object, **settings: object) -> str:
-    """A command that a message tells the user to type: ``facet JOB --name value``, for a shell.
-
-    Parameters
-    ----------
-    job : str
-    *words
-        What stands without a name.
-    **settings
-        By the job's own names. None is left out, several values are a tuple.
-    """
-    line = [job, *map(str, words)]
-    for name, value in settings.items():
-        option = f"--{name.replace('_', '-')}"
-        match value:
-            case None | ():
-                continue
-            case tuple():
-                line += [option, *map(str, value)]
-            case _ if str(value).startswith("-"):  # it would be taken for the next name
-                line.append(f"{option}={value}")
-            case _:
-                line += [option, str(value)]
-    return " ".join(["facet", *(word if word == ELIDED else shlex.quote(word) for word in line)])

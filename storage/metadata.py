@@ -182,7 +182,7 @@ def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     )
     raise StoreMismatch(
         f"the store at {url} was made with another configuration:\n{lines}\n"
-        "Give the run another --store, or the settings that the store was made with."
+        "Give the run another `store`, or the settings that the store was made with."
     )
 
 

@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, ledger, urls
-from .errors import StoreError, StoreMismatch, command
+from .errors import StoreError, StoreMismatch, Work
 from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk
 from .metadata import Metadata
 from .reductions import runs
@@ -101,7 +101,7 @@ def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], 
             if dtype == "float16":
                 raise StoreMismatch(
                     f"{name} of MLP layer {mlp_layer} are kept as {have[name]} in {url}: give "
-                    f"--store-dtype {have[name]}"
+                    f"`store_dtype` {have[name]}"
                 )
             urls.remove(urls.join(url, folder(url, mlp_layer, name)))
             del have[name]
@@ -178,8 +178,8 @@ def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
     have = kept(url, mlp_layer)
     if not have:
         raise StoreError(
-            f"the store at {url} keeps no neurons of MLP layer {mlp_layer}: run "
-            f"`{command('second-order', store=url, mlp_layers=mlp_layer)}`"
+            f"the store at {url} keeps no neurons of MLP layer {mlp_layer}",
+            Work.first("second_order", url, mlp_layers=mlp_layer),
         )
     group: Any = urls.open_group(group_url(url, mlp_layer), mode="r")
     pieces = [group[name].shards[0] for name in have]

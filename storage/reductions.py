@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, urls
-from .errors import StoreError, command
+from .errors import StoreError, Work
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
 from .results import config_digest
@@ -225,10 +225,10 @@ class Reductions:
     def array(self, name: str) -> xr.DataArray:
         """One array, such as ``heads_covariance``; ``StoreError`` where it was not reduced."""
         if name not in self.data:
-            again = command("reduce", store=self._url, where=self.facts.where)
             raise StoreError(
-                f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}): run "
-                f"`{again}` to its end, with the component"
+                f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}), "
+                "which were stopped half way or leave its component out",
+                Work.anew("reduce", self._url, where=self.facts.where),
             )
         return self.data[name]
 

@@ -177,7 +177,7 @@ def find_setup(url: str) -> Setup | None:
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise StoreError(
             f"{url} has Rosetta schema version {raw.get('schema_version')}; this Facet reads "
-            f"version {SCHEMA_VERSION}: choose another --out"
+            f"version {SCHEMA_VERSION}: choose another `out`"
         )
     if wrong := {f.name for f in fields(Setup)} ^ raw.keys():
         raise StoreError(f"{place} lacks or adds {', '.join(sorted(wrong))}: it is damaged")
@@ -197,7 +197,7 @@ def require_same(url: str, found: Setup | Card, wanted: Setup | Card) -> None:
         what = f"model {found.name}" if isinstance(found, Card) else "sums"
         raise StoreMismatch(
             f"{url} holds {what} of another configuration:\n{lines}\n"
-            "Give the run another --out, or the settings that it was made with."
+            "Give the run another `out`, or the settings that it was made with."
         )
 
 

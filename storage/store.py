@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, images, ledger, neurons, urls
-from .errors import StoreError, command
+from .errors import StoreError, Work
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse, require_same
 from .reductions import Reductions, find_reductions
@@ -45,7 +45,7 @@ def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> St
     if done:
         raise StoreError(
             f"{url} has {len(done)} finished shards, but nothing says of what: "
-            f"{CONTRIBUTIONS}/zarr.json is missing. Put it back, or choose another --store"
+            f"{CONTRIBUTIONS}/zarr.json is missing. Put it back, or choose another `store`"
         )
     arrays.create_group(urls.join(url, MODEL), model_arrays(meta), {})
     group = urls.open_group(urls.join(url, MODEL), mode="r+")
@@ -74,7 +74,7 @@ def open_store(url: str, mode: Mode = "r") -> Store:
     url = urls.absolute(url)
     meta = find_metadata(url)
     if meta is None:
-        raise StoreError(f"no store at {url}; make one with `{command('extract', store=url)} …`")
+        raise StoreError(f"no store at {url}", Work.first("extract", url))
     return Store(url, meta, mode)
 
 
@@ -174,8 +174,7 @@ class Store:
         found = find_reductions(self.url, self.meta, where)
         if found is None:
             raise StoreError(
-                "no reductions of this subset: run "
-                f"`{command('reduce', store=self.url, where=where)}`"
+                "no reductions of this subset", Work.first("reduce", self.url, where=where)
             )
         return found
 
@@ -183,7 +182,7 @@ class Store:
         """What is kept of one MLP layer's neurons, lazy, float32: see ``SCHEMA.md``.
 
         ``coefficients`` (image, path, neuron), ``peaks`` and ``norms`` (image, neuron), as far as
-        `facet second-order` was asked to keep them; a path's ``path_layer`` and ``path_head`` are
+        they were asked to be kept; a path's ``path_layer`` and ``path_head`` are
         coordinates.
         """
         return neurons.open_neurons(self.url, mlp_layer)
@@ -192,7 +191,7 @@ class Store:
         if name not in self.meta.components:
             raise StoreError(
                 f"the store at {self.url} has no {name}; it was extracted with "
-                f"--components {' '.join(self.meta.components)}"
+                f"`components` {' '.join(self.meta.components)}"
             )
         return self.contributions()[name]
 

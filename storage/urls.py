@@ -191,9 +191,7 @@ def open_group(url: str, *, mode: str) -> zarr.Group:
         # The version is said, or three objects of version 2 are looked for as well.
         return zarr.open_group(store, mode=mode, zarr_format=3)  # type: ignore[arg-type]
     except FileNotFoundError as error:
-        raise StoreError(
-            f"no zarr group at {url}; was the store made by `facet extract`?"
-        ) from error
+        raise StoreError(f"no zarr group at {url}; was a store made there?") from error
 
 
 def free_bytes(url: str) -> int | None:
@@ -206,14 +204,14 @@ def free_bytes(url: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def check_writable(url: str, flag: str = "--store") -> None:
+def check_writable(url: str, setting: str = "store") -> None:
     """Refuse a place where nothing can be written, before any work is done for it.
 
     Parameters
     ----------
     url : str
-    flag : str
-        The setting that named the place.
+    setting : str
+        Which one named the place.
 
     Raises
     ------
@@ -232,6 +230,6 @@ def check_writable(url: str, flag: str = "--store") -> None:
             f"cannot write to {url}: {why}. "
             + (
                 remedy(url, why)
-                or f"Choose a {flag} where this user may write, or mend its permissions."
+                or f"Choose a `{setting}` where this user may write, or mend its permissions."
             )
         ) from error

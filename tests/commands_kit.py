@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 import tyro
@@ -115,8 +115,10 @@ def of_source(text: str) -> Iterator[Command]:
     for function in _scopes(ast.parse(text)):
         made: dict[str, str] = {}
         for node in _own(function):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command":
+            if _is_command(node):
                 calls.append(_called(node))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Work.first", "Work.anew"):
+                calls.append(_remedy(node))
             if isinstance(node, ast.Assign) and (line := _rendered(node.value, {})):
                 made |= {t.id: line for t in node.targets if isinstance(t, ast.Name)}
         texts += _texts(function, made)
@@ -168,22 +170,41 @@ def _piece(value: ast.expr, made: dict[str, str]) -> str:
 
 def _rendered(node: ast.expr, made: dict[str, str]) -> str:
     """The command that an expression stands for; empty if it is none."""
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command":
+    if _is_command(node):
         return _called(node)
     return made.get(node.id, "") if isinstance(node, ast.Name) else ""
 
 
+def _is_command(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether it is a call of ``jobs.settings.command`` whose settings stand there."""
+    return (
+        isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "command"
+        and all(k.arg for k in node.keywords)
+    )
+
+
 def _called(node: ast.Call) -> str:
-    """A call of ``storage.errors.command`` as what it makes."""
+    """A call of ``jobs.settings.command`` as what it makes."""
+    return " ".join(["facet", *map(_value, node.args), *_settings(node)])
 
-    def value(given: ast.expr) -> str:
-        if isinstance(given, ast.Constant):
-            return str(given.value)
-        return ELIDED if getattr(given, "id", "") == "ELIDED" else UNKNOWN
 
-    settings = [f"--{k.arg.replace('_', '-')} {value(k.value)}" for k in node.keywords if k.arg]
-    assert len(settings) == len(node.keywords), ast.unparse(node)
-    return " ".join(["facet", *map(value, node.args), *settings])
+def _remedy(node: ast.Call) -> str:
+    """A ``storage.errors.Work`` as the command that a job makes of it."""
+    name = node.args[0].value if isinstance(node.args[0], ast.Constant) else "second_order"
+    place = "--out" if name == "rosetta" else "--store"
+    job = str(name).replace("_", "-")
+    return " ".join(["facet", job, place, UNKNOWN, *_settings(node), ELIDED])
+
+
+def _value(given: ast.expr) -> str:
+    if isinstance(given, ast.Constant):
+        return str(given.value)
+    return ELIDED if getattr(given, "id", "") == "ELIDED" else UNKNOWN
+
+
+def _settings(node: ast.Call) -> list[str]:
+    return [f"--{k.arg.replace('_', '-')} {_value(k.value)}" for k in node.keywords if k.arg]
 
 
 # -- parsing -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 
 from jobs import cli, encode_texts, extract, omp, plan, reduce, rosetta, second_order, textspan
+from jobs.console import told
 from pipeline.models import ModelSpec, check_supported
 from storage.errors import FacetError, StoreError
 from storage.results import latest_result
@@ -128,7 +129,7 @@ def test_what_is_missing_is_made_by_a_command_that_names_the_place():
     for job, option in (("textspan", "store"), ("second_order", "store"), ("rosetta", "out")):
         with pytest.raises(StoreError) as caught:
             latest_result(ODD, job)
-        (command,) = kit.of_spans(str(caught.value))
+        (command,) = kit.of_spans(told(caught.value))
         assert getattr(kit.parse(command), option) == ODD
 
 

@@ -1,9 +1,13 @@
 """jobs -> pipeline -> storage -> nothing of ours; within the pipeline, wings point down too."""
 
 import ast
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from jobs import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
@@ -59,6 +63,31 @@ def test_wings_of_the_pipeline_point_down_only():
             if layer == "pipeline" and rest[0] not in below:
                 up.add(f"{file.relative_to(ROOT)}: {name}")
     assert not up
+
+
+def said(path: Path) -> list[str]:
+    """Every text of a module, the fixed parts of what is put together included."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+def test_jobs_alone_know_flags_and_commands():
+    names = {f.name for job in cli.JOBS for f in fields(cli.config_of(job))}
+    ours = re.compile(
+        rf"(?<![\w-])--({'|'.join(n.replace('_', '-') for n in sorted(names))})(?![\w-])"
+        rf"|\bfacet ({'|'.join(cli.JOBS)})\b"
+    )
+    assert ours.search("lower --batch-size")
+    assert ours.search("run `facet omp`")
+    assert not ours.search("docker run --shm-size")
+    told = {
+        f"{f.relative_to(ROOT)}: {found[0]}"
+        for layer in ("pipeline", "storage")
+        for f in (ROOT / layer).rglob("*.py")
+        for text in said(f)
+        if (found := ours.search(text))
+    }
+    assert not told, "name the setting between backticks, and the work by Work: see storage.errors"
 
 
 def test_tests_of_the_pipeline_stand_as_it_does():

@@ -234,7 +234,7 @@ class Crew(Generic[Report]):
         if self._lost[shard] > RETRIES:
             raise FacetError(
                 f"a worker died {RETRIES + 1} times over on the same work: {reason}\n"
-                "It is probably out of memory: lower --batch-size, --shard-size or --num-actors. "
+                "It is probably out of memory: lower `batch_size`, `shard_size` or `num_actors`. "
                 "What was finished is kept; the same command goes on from it."
             )
         self._queue.appendleft(shard)
@@ -272,7 +272,7 @@ class Crew(Generic[Report]):
             raise FacetError(
                 f"no worker could start in {SECONDS_TO_WAIT / 60:.0f} minutes: each needs "
                 f"{self.needs}, the cluster has {_free()} free. Add nodes, wait for other jobs to "
-                "end, or choose a smaller --batch-size, or another --device"
+                "end, or choose a smaller `batch_size`, or another `device`"
             )
         if now < self._say_at:
             return

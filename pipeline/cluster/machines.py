@@ -214,7 +214,7 @@ def _answers(address: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Refuse ``--device cuda`` where there is no GPU and none can come.
+    """Refuse ``cuda`` where there is no GPU and none can come.
 
     A cluster that is joined is waited for: it may grow.
     """
@@ -228,7 +228,7 @@ def check_device(device: str) -> None:
 
         if cuda.is_available() or ((address := _noted()) and _answers(address)):
             return
-    raise FacetError("--device cuda: this machine has no GPU; use --device cpu or auto")
+    raise FacetError("`device` cuda: this machine has no GPU; use `device` cpu or auto")
 
 
 def joined() -> bool:

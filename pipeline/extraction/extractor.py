@@ -172,6 +172,6 @@ class Extractor:
                 raise StoreDtypeError(
                     f"{name}: a value of images {index[0]}-{index[-1]} does not fit "
                     f"{self.store.meta.store_dtype}; run again into a new store with "
-                    "--store-dtype float32"
+                    "`store_dtype` float32"
                 )
         return {n: a.cpu() for n, a in narrow.items()}

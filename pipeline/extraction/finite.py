@@ -61,7 +61,7 @@ def _diagnosis(model: VisionModel, images_bchw: Tensor) -> str:
             begins = f"it begins in {place}, and " if place else ""
             return (
                 f"{begins}the precision is too narrow: these weights are not finite in "
-                f"{PRECISIONS[model.dtype]} and are in fp32. Use --precision "
+                f"{PRECISIONS[model.dtype]} and are in fp32. Use `precision` "
                 f"{REMEDIES[model.dtype]}, in a new store"
             )
         place = wide

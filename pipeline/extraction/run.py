@@ -118,9 +118,9 @@ def choose_workers(
         If a number is not positive.
     """
     cpus, gpus = max(1, int(cluster["CPU"])), int(cluster["GPU"])
-    for flag, value in (("--num-actors", actors), ("--batch-size", batch_size)):
+    for setting, value in (("num_actors", actors), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise FacetError(f"{flag} {value}: must be at least 1")
+            raise FacetError(f"`{setting}` {value}: must be at least 1")
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     if device == "cuda":
@@ -294,7 +294,7 @@ def _check_bad(store: Store, progress: Progress, max_bad: float) -> None:
     if bad <= max_bad * images:
         return
     raise TooManyBadImages(
-        f"{bad} of {images} images are bad, more than --max-bad {max_bad:g} allows:\n"
+        f"{bad} of {images} images are bad, more than `max_bad` {max_bad:g} allows:\n"
         f"{progress.bad.lines()}\nThe shards done are kept and the ledger names every image. Mend "
-        "the images and use a new --store, or run again with a larger --max-bad."
+        "the images and use a new `store`, or run again with a larger `max_bad`."
     )

@@ -179,7 +179,7 @@ def same_or_grown(
     with teller.wait("reading images again"):
         notes = settle(
             url, existing.images, existing.shard_size, known, meta.source,
-            place="--store", must_read=bool(new or images_left(store)), mapper=ray_mapper,
+            place="`store`", must_read=bool(new or images_left(store)), mapper=ray_mapper,
         )  # fmt: skip
     for note in notes:
         teller.say(note)
@@ -219,7 +219,7 @@ def check_room(url: str, meta: Metadata) -> None:
     refuse_room(
         url,
         meta.images * bytes_per_image(meta),
-        "choose another --store, fewer --components or --limit the images",
+        "choose another `store`, fewer `components` or a `limit` of images",
     )
 
 

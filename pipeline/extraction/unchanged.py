@@ -34,8 +34,8 @@ REMEDY = (
 )
 Mapper = Callable[..., Iterable[Any]]
 NO_KEYS = (
-    "Rows without keys are told apart by their file alone: give the table a column `key`, or put "
-    "new rows into a file of their own."
+    "Rows without keys are told apart by their file alone: give the table a column called key, or "
+    "put new rows into a file of their own."
 )
 TAR_KEYS = (
     "Keys of a tar's samples end at the first dot of a name, and went on to the last when this was "

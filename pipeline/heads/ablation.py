@@ -346,7 +346,7 @@ class _Effects:
         rows, mean = self.parts.class_token_be, self.means.class_token_e
         if rows is None or mean is None:
             raise ValueError(
-                "the store holds no token contributions: extract it with --components tokens to "
+                "the store holds no token contributions: extract it with `components` tokens to "
                 "ablate the class token"
             )
         deviation = np.asarray(rows, np.float64) / self.parts.norm_b[:, None] - mean

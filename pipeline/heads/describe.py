@@ -30,7 +30,7 @@ def refuse_one_image(reductions: Reductions) -> None:
     if reductions.count() < 2:
         raise FacetError(
             f"only {reductions.count()} image was counted: heads are described by how their "
-            "contributions vary, which takes 2 images at least. Choose another --where."
+            "contributions vary, which takes 2 images at least. Choose another `where`."
         )
 
 

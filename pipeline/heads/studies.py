@@ -221,7 +221,7 @@ def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> No
     if lacking:
         raise StoreError(
             f"these ablations need {', '.join(needed)}, and the store at {store.url} has no "
-            f"{', '.join(lacking)}: extract with --components {' '.join(needed)} into a new store"
+            f"{', '.join(lacking)}: extract with `components` {' '.join(needed)} into a new store"
         )
     check_labels(store, label_column)
 
@@ -253,7 +253,7 @@ def refuse_none(found: Outcomes, where: str | None) -> None:
     """A condition that no image meets."""
     if not found.images:
         raise SubsetError(
-            f"--where {where!r} matches no image that is ok in the finished shards: check the "
+            f"`where` {where!r} matches no image that is ok in the finished shards: check the "
             "values in the image table"
         )
 

@@ -141,8 +141,8 @@ def _refuse_places(model: str) -> None:
     if kind == "local-dir" or Path(model).expanduser().is_dir():
         folder = place if kind == "local-dir" else model.rstrip("/")
         raise ModelError(
-            f"model {model} is a folder: give the files in it, --model "
-            f"{folder}/open_clip_config.json --pretrained {folder}/open_clip_model.safetensors"
+            f"model {model} is a folder: give the files in it, `model` "
+            f"{folder}/open_clip_config.json `pretrained` {folder}/open_clip_model.safetensors"
         )
     hub = place if kind == "hf-hub" else model
     for host in ("https://huggingface.co/", "hf://"):
@@ -154,8 +154,8 @@ def _refuse_places(model: str) -> None:
     if own := re.fullmatch(r"openai/clip-vit-(base|large)-patch(\d+(?:-336)?)", hub):
         size = {"base": "B", "large": "L"}[own[1]]
         raise ModelError(
-            f"model {model} is transformers' name: write --model ViT-{size}-{own[2]}-quickgelu "
-            "--pretrained openai"
+            f"model {model} is transformers' name: write `model` ViT-{size}-{own[2]}-quickgelu "
+            "`pretrained` openai"
         )
     for name in supported_models():
         for tag in list_pretrained_tags_by_model(name):
@@ -164,14 +164,14 @@ def _refuse_places(model: str) -> None:
                 entry.get("quick_gelu")
             ) == name.endswith("-quickgelu"):
                 raise ModelError(
-                    f"model {model} is a name of Hugging Face's hub: write --model {name} "
-                    f"--pretrained {tag}"
+                    f"model {model} is a name of Hugging Face's hub: write `model` {name} "
+                    f"`pretrained` {tag}"
                 )
     if hub != model or (model.count("/") == 1 and not model.startswith((".", "/", "~"))):
         raise ModelError(
             f"model {model} looks like a name of Hugging Face's hub, and open_clip's are taken: "
-            "give its open_clip_config.json by --model and its open_clip_model.safetensors by "
-            f"--pretrained, where https://huggingface.co/{hub} has them. {_supported()}"
+            "give its open_clip_config.json by `model` and its open_clip_model.safetensors by "
+            f"`pretrained`, where https://huggingface.co/{hub} has them. {_supported()}"
         )
 
 

@@ -25,7 +25,7 @@ from pipeline.stats.moments import Moments
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import shard_labels
 from storage import ledger, neurons
-from storage.errors import StoreError, command
+from storage.errors import StoreError, Work
 from storage.results import Result
 from storage.store import Store
 
@@ -159,10 +159,10 @@ def layer_of(
     """What a second-order result says of a layer, and the moments over the reference images."""
     moments = kept_moments(store, mlp_layer)
     if moments is None:
-        again = command("second-order", store=store.url, mlp_layers=mlp_layer)
         raise StoreError(
             f"the moments of MLP layer {mlp_layer} in {store.url} are not over all of its finished "
-            f"shards: run `{again}` again"
+            "shards",
+            Work.anew("second_order", store.url, mlp_layers=mlp_layer),
         )
     table = result.table("neurons")
     norms = table["norm_large"].to_numpy()[table["layer"].to_numpy() == mlp_layer]

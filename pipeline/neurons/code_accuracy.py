@@ -25,7 +25,7 @@ from pipeline.stats.accuracy import predicted_classes
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import neurons
-from storage.errors import StoreError, command
+from storage.errors import StoreError, Work
 from storage.store import Store, open_store
 
 from .effects import ablate
@@ -114,10 +114,10 @@ def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: C
     ]
     if lacking:
         layers = ",".join(map(str, lacking))
-        first = command("second-order", store=store.url, mlp_layers=layers, keep="coefficients")
         raise StoreError(
-            f"--classes needs the coefficients of MLP layers {layers} on every image, which "
-            f"{store.url} does not keep: run `{first}`"
+            f"`classes` needs the coefficients of MLP layers {layers} on every image, which "
+            f"{store.url} does not keep",
+            Work.first("second_order", store.url, mlp_layers=layers, keep="coefficients"),
         )
     check_labels(store, label_column)
     first = store.images(0, min(store.meta.images, _LABELS_CHECKED))

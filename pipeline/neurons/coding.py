@@ -66,7 +66,7 @@ def read_directions(effects: Result, mlp_layers: Sequence[int]) -> FoundDirectio
         if bad := int((~np.isfinite(rows).all(1)).sum()):
             raise FacetError(
                 f"the directions of {bad} neurons of MLP layer {layer} in {effects.url} hold NaN "
-                f"or infinite values: run `facet second-order …` again"
+                "or infinite values: find their second-order effects again"
             )
     if not found.alive:
         layers = ",".join(map(str, mlp_layers))

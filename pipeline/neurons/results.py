@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.extraction.plan import parse_layers
 from pipeline.identity import over
-from storage.errors import FacetError, StoreError, command
+from storage.errors import FacetError, StoreError, Work
 from storage.results import Result, finished_results
 from storage.store import Store
 
@@ -15,7 +15,7 @@ JOB = "second_order"
 
 
 def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
-    """MLP layers named on the command line: ``all``, ``last:3``, ``8-10``, ``1,3`` or a mixture.
+    """MLP layers that a text names: ``all``, ``last:3``, ``8-10``, ``1,3`` or a mixture.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
         return parse_layers(text, layers - 1)
     except FacetError:
         raise FacetError(
-            f"--mlp-layers {text}: neurons of MLP layers 0 to {last} have second-order effects (no "
+            f"`mlp_layers` {text}: neurons of MLP layers 0 to {last} have second-order effects (no "
             f"attention comes after layer {layers - 1}); write all, last:1, 0-{last} or 0,{last}"
         ) from None
 
@@ -46,15 +46,15 @@ def latest_effects(store: Store, mlp_layers: Sequence[int]) -> Result:
     Raises
     ------
     StoreError
-        If there is none; the message holds the command.
+        If there is none; its remedy says how to get one.
     """
     wanted = set(mlp_layers)
     for result in reversed(finished_results(store.url, JOB)):
         if wanted <= set(result.provenance["mlp_layers"]):
             return result
     raise StoreError(
-        f"no second-order effects of MLP layers {_listed(wanted)} in {store.url}: run "
-        f"`{_command(store, wanted)}` first"
+        f"no second-order effects of MLP layers {_listed(wanted)} in {store.url}",
+        Work.first(JOB, store.url, mlp_layers=_listed(wanted)),
     )
 
 
@@ -73,21 +73,17 @@ def second_order_result(
     Raises
     ------
     StoreError
-        If there is none, or it is over others; the message holds the command.
+        If there is none, or it is over others; its remedy says how to get one.
     """
     result = latest_effects(store, mlp_layers)
     if result.provenance["over"] != (over(store) if finished is None else finished):
         raise StoreError(
             f"the second-order effects of MLP layers {_listed(mlp_layers)} in {store.url} are over "
-            f"{result.provenance['images']:,} images, and other or more images are finished now: "
-            f"run `{_command(store, mlp_layers)}` again"
+            f"{result.provenance['images']:,} images, and other or more images are finished now",
+            Work.anew(JOB, store.url, mlp_layers=_listed(mlp_layers)),
         )
     return result
 
 
 def _listed(mlp_layers: Collection[int]) -> str:
     return ",".join(map(str, sorted(mlp_layers)))
-
-
-def _command(store: Store, mlp_layers: Collection[int]) -> str:
-    return command("second-order", store=store.url, mlp_layers=_listed(mlp_layers))

@@ -14,7 +14,7 @@ from pipeline.models import VisionModel
 from pipeline.telling import SILENT, Teller
 from pipeline.texts.encoding import store_model
 from storage import ledger, neurons
-from storage.errors import FacetError, StoreError, command
+from storage.errors import FacetError, StoreError, Work
 from storage.store import Store
 
 from .phases import Effects, Keep, from_images, kept_quantities, lacking
@@ -67,21 +67,20 @@ def check_images(store: Store, max_bad: float, top_k: int) -> BadImages:
     """
     shards = store.done_shards()
     if not shards:
-        first = command("extract", store=store.url)
-        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
+        raise StoreError(f"no shard of {store.url} is finished", Work.first("extract", store.url))
     bad = BadImages()
     for facts in ledger.read_facts(store.url, shards):
         bad.add(facts)
     images = sum(stop - start for start, stop in map(store.meta.rows, shards))
     if bad.total() > max_bad * store.meta.images:
         raise TooManyBadImages(
-            f"{bad.total()} of {store.meta.images} images are bad, more than --max-bad "
+            f"{bad.total()} of {store.meta.images} images are bad, more than `max_bad` "
             f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.url} names every one."
         )
     if images - bad.total() < top_k:
         raise FacetError(
-            f"--top-k {top_k}: only {images - bad.total()} images are ok in the finished shards "
-            f"of {store.url}; use more images or a smaller --top-k"
+            f"`top_k` {top_k}: only {images - bad.total()} images are ok in the finished shards "
+            f"of {store.url}; use more images or a smaller `top_k`"
         )
     return bad
 
@@ -176,6 +175,6 @@ def refuse_bytes(store: Store, projection: NeuronProjection) -> None:
     refuse_room(
         store.url,
         projection.store + projection.states,
-        "choose fewer --mlp-layers, or --keep norms or moments",
+        "choose fewer `mlp_layers`, or `keep` norms or moments",
     )
-    refuse_memory(projection.worker, "lower --batch-size or take fewer --mlp-layers at a time")
+    refuse_memory(projection.worker, "lower `batch_size` or take fewer `mlp_layers` at a time")

@@ -92,7 +92,7 @@ class _Writer:
             )
             raise StoreDtypeError(
                 f"{self.name} of MLP layer {self.layer}: a value of images {first}-{last} does "
-                f"not fit {self.dtype}; run again with --store-dtype float32"
+                f"not fit {self.dtype}; run again with `store_dtype` float32"
             )
         numbers = images_b.numpy()
         while len(numbers):

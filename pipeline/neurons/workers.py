@@ -59,7 +59,7 @@ def from_store(
     except (WorkerCrashedError, OutOfMemoryError) as error:
         raise FacetError(
             f"a worker died again and again: {error}\nIt is probably out of memory: take fewer "
-            "--mlp-layers at a time. What is done is kept; the same command goes on from there."
+            "`mlp_layers` at a time. What is done is kept; the same command goes on from there."
         ) from error
 
 

@@ -75,7 +75,7 @@ class Guidance:
         if pairs.empty:
             raise InversionError(
                 f"{generator.card.name} and {guide.card.name} share no unit: mine more images, or "
-                "with more --neighbours"
+                "with more `neighbours`"
             )
         self.pairs = len(pairs)
         moments = units.set_index(["model", "layer", "unit"])[["mean", "std"]]
@@ -196,6 +196,6 @@ def invert(
         report(step + 1)
     if not latents.isfinite().all():
         raise InversionError(
-            f"latents became NaN or infinite in {steps} steps: take a lower --rate"
+            f"latents became NaN or infinite in {steps} steps: take a lower `rate`"
         )
     return latents.detach()

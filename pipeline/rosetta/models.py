@@ -159,7 +159,7 @@ def load_units(text: str, *, generator: bool = False) -> UnitModel:
     if generator != (loaded.latent is not None):
         raise ModelError(
             f"{text} is {'no' if generator else 'a'} generator: give it to "
-            f"{'--models' if generator else '--generator'}"
+            f"{'`models`' if generator else '`generator`'}"
         )
     try:
         return _probe(text, loaded, wanted)

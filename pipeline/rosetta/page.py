@@ -72,11 +72,11 @@ def make_dictionary(
     every = concepts_of(found.result.table("concepts").to_pandas(), found.hub)
     if not every:
         raise FacetError(
-            f"the models of {found.result.url} share no concept: run `facet rosetta …` with more "
-            "images, or with larger --neighbours"
+            f"the models of {found.result.url} share no concept: mine them over more "
+            "images, or with larger `neighbours`"
         )
     folder = found.result.url if out is None else urls.absolute(out)
-    urls.check_writable(folder, "--out")
+    urls.check_writable(folder, "out")
     shown = entries(found, every[:concepts], images)
     facts = {
         "concepts": f"{len(every):,} shared by {len(found.models)} models, "

@@ -201,9 +201,9 @@ def _check_bad(bad: BadImages, setup: Setup, max_bad: float) -> None:
     if bad.total() <= max_bad * setup.images:
         return
     raise TooManyBadImages(
-        f"{bad.total()} of {setup.images} images are bad, more than --max-bad {max_bad:g} "
+        f"{bad.total()} of {setup.images} images are bad, more than `max_bad` {max_bad:g} "
         f"allows:\n{bad.lines()}\nThe sums made are kept and the ledger names every image. Mend "
-        "the images and use a new --out, or run again with a larger --max-bad."
+        "the images and use a new `out`, or run again with a larger `max_bad`."
     )
 
 

@@ -139,7 +139,7 @@ def _follow(url: str, setup: Setup, known: KnownImages, source: str, teller: Tel
     with teller.wait("reading images again"):
         notes = settle(
             url, setup.images, setup.shard_size, known, source,
-            place="--out", must_read=False, mapper=ray_mapper,
+            place="`out`", must_read=False, mapper=ray_mapper,
         )  # fmt: skip
     for note in notes:
         teller.say(note)
@@ -168,7 +168,7 @@ def choose(
     likely = actors or max(1, int(resources["GPU"] or resources["CPU"]))
     hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely))
     need = run.need_bytes(models, Workers(device, 1, 1, setup.batch_size), hold)
-    refuse_memory(need, "lower --batch-size, or choose fewer layers")
+    refuse_memory(need, "lower `batch_size`, or choose fewer layers")
     workers = choose_workers(
         resources,
         device,

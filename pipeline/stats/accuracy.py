@@ -31,7 +31,7 @@ def predicted_classes(logits: np.ndarray) -> np.ndarray:
     if lost := int((~np.isfinite(logits)).sum()):
         raise NotFinite(
             f"{lost:,} of {logits.size:,} logits are NaN or infinite: what the store or its "
-            "results hold of these images or classes is damaged; `validate` names faults of a store"
+            "results hold of these images or classes is damaged; validate() names faults of a store"
         )
     return logits.argmax(-1)
 

@@ -22,7 +22,7 @@ from ray.util.dask import ray_dask_get
 
 from pipeline.subsets import SubsetError, check_where, shard_rows
 from storage import neurons, urls
-from storage.errors import FacetError, NotFinite, StoreError, command
+from storage.errors import FacetError, NotFinite, StoreError, Work
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.reductions import (
@@ -123,8 +123,7 @@ def check(store: Store, where: str | None, components: Sequence[str]) -> None:
         )
     check_where(store, where)
     if not store.done_shards():
-        first = command("extract", store=store.url)
-        raise StoreError(f"no shard of {store.url} is finished: run `{first} …` first")
+        raise StoreError(f"no shard of {store.url} is finished", Work.first("extract", store.url))
 
 
 def _missing(
@@ -152,7 +151,7 @@ def _refuse_empty(states: States, store: Store, where: str | None) -> None:
         return
     done = len(store.done_shards())
     raise SubsetError(
-        f"--where {where!r} matches no image that is ok in the {done} finished shards of "
+        f"`where` {where!r} matches no image that is ok in the {done} finished shards of "
         f"{store.url}: check the values in the image table"
         if where is not None
         else f"no image of {store.url} is ok: the ledger says why"
@@ -231,8 +230,8 @@ def _refuse_lost(r: Reduction, state: Moments, images: int, rows: np.ndarray, at
     if state.n != expected:
         raise StoreError(
             f"{r.component}: images from {at} on are ok in the ledger and hold no values "
-            f"({expected - state.n} rows): the store is damaged, run `facet extract …` into a new "
-            "one"
+            f"({expected - state.n} rows): the store is damaged: extract into a "
+            "new one"
         )
 
 
@@ -281,7 +280,7 @@ def fold(
         except (WorkerCrashedError, OutOfMemoryError) as error:
             raise FacetError(
                 f"a worker died again and again: {error}\nIt is probably out of memory: reduce "
-                "fewer --components at a time. Shards that are counted are kept."
+                "fewer `components` at a time. Shards that are counted are kept."
             ) from error
         yield min(first + wave, len(tasks)), states
 

@@ -49,7 +49,7 @@ class Classes:
         if missing:
             raise PoolError(
                 f"{len(missing)} of {len(labels)} images have no label, the first at row "
-                f"{missing[0]}: leave them out with --where, or label them in the image table"
+                f"{missing[0]}: leave them out with `where`, or label them in the image table"
             )
         unknown = sorted({str(label) for label in labels} - set(self.index))
         if unknown:

@@ -69,7 +69,7 @@ def model_spec(meta: Metadata, pretrained: str | None = None) -> ModelSpec:
     if meta.weights.endswith(WEIGHT_SUFFIXES):
         raise FacetError(
             f"the store's weights came from a file called {meta.weights}: say where it is with "
-            "--pretrained FILE"
+            "`pretrained` FILE"
         )
     return ModelSpec(meta.architecture, meta.weights)
 
@@ -94,7 +94,7 @@ def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
             raise StoreMismatch(
                 f"the loaded model is not the one that made the store at {store.url}: {name} is "
                 f"{value}, the store has {getattr(meta, name)}. Give the weights that the store "
-                f"was made with ({meta.architecture}, {meta.weights}) by --pretrained FILE."
+                f"was made with ({meta.architecture}, {meta.weights}) by `pretrained` FILE."
             )
     return model
 

@@ -19,6 +19,7 @@ from pipeline.stats.reductions import missing_shards, reduce_store
 from storage import growth, neurons, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
+from tests.refusals import refused
 from tests.storage import stores
 
 TINY = {
@@ -215,7 +216,7 @@ def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster, capsys):
     folder.mkdir()
     write_pictures(folder, 9)
     (folder / "5.png").write_bytes(b"not a picture")
-    with pytest.raises(TooManyBadImages, match=r"1 of 9 images are bad, more than --max-bad 0.01"):
+    with refused(TooManyBadImages, r"1 of 9 images are bad, more than --max-bad 0.01"):
         main(config(model, tmp_path / "s", images=str(folder)))
     store = main(config(model, tmp_path / "s", images=str(folder), max_bad=0.2))
     assert store.validate() == []
@@ -244,7 +245,7 @@ def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path, ray_clus
     state["visual.transformer.resblocks.1.mlp.c_proj.bias"] += 1e5
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "huge.safetensors")
     huge = config(model, tmp_path / "s", pretrained=str(tmp_path / "huge.safetensors"))
-    with pytest.raises(StoreDtypeError, match=r"mlps: .*does not fit .*--store-dtype float32"):
+    with refused(StoreDtypeError, r"mlps: .*does not fit .*--store-dtype float32"):
         main(huge)
     main(config(model, tmp_path / "s32", pretrained=huge.pretrained, store_dtype="float32"))
 
@@ -261,7 +262,7 @@ def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path, ray_clus
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(model, tmp_path, changes, message):
-    with pytest.raises(FacetError, match=message):
+    with refused(FacetError, message):
         extract.check(config(model, tmp_path / "s", **changes), str(tmp_path / "s"))
 
 
@@ -286,5 +287,5 @@ def test_workers_fit_the_cluster():
     assert of(choose(16, 0, fit=0)) == ("cpu", 1, 16)
     assert of(choose(16, 0, shards=2)) == ("cpu", 2, 8)
     assert of(choose(2, 0, device="cuda")) == ("cuda", 1, 1)
-    with pytest.raises(FacetError, match="--num-actors 0"):
+    with refused(FacetError, "--num-actors 0"):
         choose(2, 0, actors=0)

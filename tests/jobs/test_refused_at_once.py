@@ -23,6 +23,7 @@ from pipeline.rosetta import setup
 from pipeline.texts import encoding
 from storage import urls
 from storage.errors import FacetError, StoreError
+from tests.refusals import refused
 from tests.storage import stores
 
 MICRO = {"images": "microworld:n=4", "model": "microworld", "pretrained": "microworld"}
@@ -76,7 +77,7 @@ def test_a_run_checks_the_devices_of_all_its_stages(store, tmp_path, monkeypatch
         f"store: {store}\nimages: microworld:n=4\nmodel: microworld\npretrained: microworld\n"
         "stages:\n  extract:\n  second-order:\n    device: cuda\n"
     )
-    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+    with refused(FacetError, "--device cuda: this machine has no GPU"):
         run.main(run.RunConfig(str(file)))
 
 
@@ -92,5 +93,5 @@ def test_a_run_checks_the_devices_of_all_its_stages(store, tmp_path, monkeypatch
 def test_a_gpu_that_is_not_there_is_said_before_anything_starts(start, store, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
-    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+    with refused(FacetError, "--device cuda: this machine has no GPU"):
         start(store)

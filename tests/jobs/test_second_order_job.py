@@ -21,6 +21,7 @@ from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch
 from tests.pipeline.neurons import kit
 from tests.processes import kill_in_mid_run
+from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -76,7 +77,7 @@ def test_actors_and_tasks_give_what_one_process_gives(found, extracted, tmp_path
     assert found.store.validate() == []
     assert set(found.store.neurons(2)) == {"coefficients", "peaks", "norms"}
     assert second_order_result(found.store, [2]).url == found.result.url
-    with pytest.raises(StoreError, match=r"--mlp-layers 1,2"):
+    with refused(StoreError, r"--mlp-layers 1,2"):
         second_order_result(found.store, [2, 1])
     table = found.result.table("neurons").to_pandas()
     assert table["layer"].unique().tolist() == [0, 2]
@@ -137,7 +138,7 @@ def test_a_store_is_made_and_its_bad_images_never_enter(tiny, tmp_path, ray_clus
     again = replace(asked, images=None, model=None, pretrained=None)
     with pytest.raises(TooManyBadImages, match="1 of 14 images are bad"):
         second_order.main(replace(again, max_bad=0.01))
-    with pytest.raises(FacetError, match="--top-k 14: only 13 images are ok"):
+    with refused(FacetError, "--top-k 14: only 13 images are ok"):
         second_order.main(replace(again, top_k=14))
     Image.fromarray(pixels[::-1].copy()).save(folder / "07.png")
     with pytest.raises(FacetError, match=r"image 7 \(.*its bytes are others"):
@@ -186,7 +187,7 @@ def test_mistakes_are_refused_before_the_model_runs(
     extracted, changes, error, message, monkeypatch
 ):
     monkeypatch.setattr(second_order, "cpu_model", None)  # calling it would be another error
-    with pytest.raises(error, match=message):
+    with refused(error, message):
         second_order.main(config(extracted, **changes))
 
 

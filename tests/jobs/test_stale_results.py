@@ -11,6 +11,7 @@ from storage import open_store
 from storage.errors import StoreError
 from storage.results import finished_results, latest_result
 from tests.jobs.neuron_store import KEPT, TOP_K
+from tests.refusals import refused
 
 FOUND = "all is done: this very run was finished before"
 
@@ -88,7 +89,7 @@ def test_a_store_that_has_grown(store, effects, tmp_path, capsys):
             seed=5,
         )
     )
-    with pytest.raises(StoreError, match=r"are over 60 images.*run `facet second-order .*` again"):
+    with refused(StoreError, r"are over 60 images.*run `facet second-order .*` again"):
         omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4))
     classified = ablate.AblateConfig(
         store.url, "microworld:shape", study=("neurons",), mlp_layers=str(KEPT)

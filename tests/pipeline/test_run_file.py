@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs.run import arguments
 from pipeline.run_file import READS, RunFileError, read_run
 
 SETTINGS = {
@@ -48,8 +49,8 @@ def test_stages_come_in_order_with_the_common_settings(tmp_path):
         "components": ["heads", "mlps"],
     }  # fmt: skip
     assert stages["second-order"].settings == {"store": "s", "mlp_layers": 1}
-    assert stages["omp"].arguments() == ["--store", "s", "--mlp-layers", "1", "--pool", "p"]
-    assert stages["extract"].arguments()[-3:] == ["--components", "heads", "mlps"]
+    assert arguments(stages["omp"]) == ["--store", "s", "--mlp-layers", "1", "--pool", "p"]
+    assert arguments(stages["extract"])[-3:] == ["--components", "heads", "mlps"]
 
 
 def test_every_job_over_a_store_waits_for_its_images(tmp_path):

@@ -53,7 +53,7 @@ def test_plain_xarray_opens_the_store_and_its_neurons(store):
 
 
 def test_what_is_not_kept_is_said(store):
-    with pytest.raises(StoreError, match=r"no neurons of MLP layer 1.*--mlp-layers 1"):
+    with pytest.raises(StoreError, match="no neurons of MLP layer 1"):
         store.neurons(1)
     neurons.create(store.url, store.meta, LAYER, ["norms"], "float16")
     assert list(store.neurons(LAYER)) == ["norms"]
@@ -81,7 +81,7 @@ def test_another_dtype(store):
     neurons.create(store.url, store.meta, LAYER, ["norms"], "float32")  # what overflow asks for
     assert neurons.kept(store.url, LAYER) == {"norms": "float32"}
     assert neurons.done(store.url, LAYER, "norms") == set()
-    with pytest.raises(StoreMismatch, match="kept as float32.*--store-dtype float32"):
+    with pytest.raises(StoreMismatch, match="kept as float32.*`store_dtype` float32"):
         neurons.create(store.url, store.meta, LAYER, ["norms"], "float16")
 
 

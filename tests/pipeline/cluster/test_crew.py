@@ -104,7 +104,7 @@ def test_it_waits_for_what_the_cluster_lacks_and_not_for_ever(ray_cluster, tmp_p
 
 
 def test_a_gpu_that_cannot_come_is_not_waited_for(ray_cluster, tmp_path):
-    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+    with pytest.raises(FacetError, match="`device` cuda: this machine has no GPU"):
         work(new_crew(tmp_path, needs=Needs(0.5, 1, 10**8)), 2)
 
 

@@ -166,7 +166,7 @@ def test_slow_starts_are_said(starts, monkeypatch):
 def test_a_gpu_is_asked_for_where_one_is_or_may_come(monkeypatch):
     for device in ("cpu", "auto"):
         check_device(device)
-    with pytest.raises(FacetError, match="--device cuda: this machine has no GPU"):
+    with pytest.raises(FacetError, match="`device` cuda: this machine has no GPU"):
         check_device("cuda")
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with pytest.raises(FacetError, match="no GPU"):

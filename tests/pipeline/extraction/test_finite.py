@@ -70,7 +70,7 @@ def test_what_overflows_in_half_precision_says_where_and_which_precision_holds_i
     model = enlarge(random_model(tmp_path), 1, 3e6)
     words = (
         r"images in a batch \(0, 1, 2, 3\): it begins in the neurons of MLP layer 1, and .* not "
-        "finite in fp16 and are in fp32. Use --precision bf16 or fp32, in a new store"
+        "finite in fp16 and are in fp32. Use `precision` bf16 or fp32, in a new store"
     )
     with pytest.raises(NotFinite, match=words):
         one_shard(tmp_path, model, "fp16", precision="fp16")

@@ -27,7 +27,7 @@ def test_layers_that_can_be_named(text, layers):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("12", r"--layers 12: the model's layers are 0-11"),
+        ("12", r"`layers` 12: the model's layers are 0-11"),
         ("5-3", "0-11"),
         ("last:13", "the model has 12 layers"),
         ("last:0", "the model has 12 layers"),

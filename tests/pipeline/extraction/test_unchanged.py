@@ -50,7 +50,7 @@ def meet(url: Path, source: object, must_read: bool = True) -> tuple[list[str], 
     known = KnownImages(str(url), images, sample(str(url), images, SHARD))
     new = [key for table in known.new(list_images(str(source))) for key in table["key"].to_pylist()]
     notes = settle(
-        str(url), images, SHARD, known, str(source), place="--store", must_read=must_read
+        str(url), images, SHARD, known, str(source), place="`store`", must_read=must_read
     )
     return new, notes
 

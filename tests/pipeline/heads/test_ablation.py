@@ -163,7 +163,7 @@ def test_bad_ablations_are_refused(
     with pytest.raises(ValueError, match="encoded by the model of this store"):
         ablate.Readout(maps, classes[:, :-1])
     without = replace(reference, class_token_be=None)
-    with pytest.raises(ValueError, match="--components tokens"):
+    with pytest.raises(ValueError, match="`components` tokens"):
         ablate.predict(
             without,
             ablate.reference_means([without]),

@@ -189,5 +189,5 @@ def test_what_the_store_cannot_answer_is_refused(store, tmp_path):
     with pytest.raises(FacetError, match="no column 'species'.*it has index, key"):
         studies.check(store, ["mlps"], "species")
     lean = stores.new_store(str(tmp_path / "lean"), components=("heads", "mlps"))
-    with pytest.raises(StoreError, match="has no tokens: extract with --components heads mlps tok"):
+    with pytest.raises(StoreError, match="has no tokens: extract with `components` heads mlps to"):
         studies.check(lean, ["class-token"], "label")

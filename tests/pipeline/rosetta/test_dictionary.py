@@ -143,7 +143,7 @@ def test_images_that_changed_since_they_were_mined_are_left_out(tmp_path):
 
 
 def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(FacetError, match="no results of rosetta in .*run `facet rosetta --out"):
+    with pytest.raises(FacetError, match="no results of rosetta in "):
         make_dictionary(str(tmp_path))
     url = mined(str(tmp_path / "none"), rows=[])
     with pytest.raises(FacetError, match="share no concept"):

@@ -110,7 +110,7 @@ def test_inversion_finds_what_a_latent_made():
 
 
 def test_latents_that_run_away_are_refused():
-    with pytest.raises(InversionError, match="NaN or infinite in 3 steps: take a lower --rate"):
+    with pytest.raises(InversionError, match="NaN or infinite in 3 steps: take a lower `rate`"):
         invert(Tiny(), lambda made, _: made.sum((1, 2, 3)), torch.zeros(2, 5), steps=3,
                rate=1e30)  # fmt: skip
 

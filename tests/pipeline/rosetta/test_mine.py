@@ -199,7 +199,7 @@ def test_random_weights_follow_their_seed():
         ("open_clip:ViT-B-32/opena", ModelError, "its tags: openai"),
         ("timm:test_vit/gone.safetensors", ModelError, "gone.safetensors cannot be read"),
         (f"{TOYS}:nothing", ModelError, "import:package.module:function"),
-        (f"{TOYS}:painter", ModelError, "give it to --generator"),
+        (f"{TOYS}:painter", ModelError, "give it to `generator`"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(name, error, message):

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from storage.errors import ELIDED, command
+from jobs.settings import ELIDED, command
 
 ODD = ["it's", "a b", 'say "x" $HOME `ls`', "*.tar", "{1..3}", "-1 < count", "--x", "", "é\n#"]
 
