@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,7 @@ import tyro
 
 from jobs import status
 from pipeline.cluster import machines
+from pipeline.cluster.work import Workers
 from pipeline.extraction import run
 from pipeline.extraction.extractor import Extractor
 from pipeline.images.batches import Batch
@@ -64,12 +64,14 @@ class StubExtractor(Extractor):
         return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
 
 
-class StubActor(run._Actor):
-    """The real actor with the stub in place of the model."""
+class StubExtraction(run.Extraction):
+    """The real work with the stubs in place of the model and of decoding."""
 
-    def __init__(self, url: str, device: str, threads: int) -> None:
-        super().__init__(url, device, threads)
-        self._make = partial(StubExtractor, url, device=device, threads=threads)  # type: ignore
+    def start(self) -> StubExtractor:
+        return StubExtractor(self.url, self.model, self.workers.device, self.workers.threads)
+
+    def ahead(self, shard: int) -> list[tuple[Any, ...]]:
+        return [(stub_batch, *given) for _, *given in super().ahead(shard)]
 
 
 def stub_batch(url: str, start: int, stop: int, resize: Any) -> Batch:
@@ -137,13 +139,13 @@ class Watched:
 
 @contextmanager
 def stubbed() -> Any:
-    """The extraction's own scheduler, with the stub actor and no decoding."""
-    real = run._Actor, run.load_batch
-    run._Actor, run.load_batch = StubActor, stub_batch  # type: ignore[misc]
+    """The extraction's own loop, over stub work."""
+    real = run.Extraction
+    run.Extraction = StubExtraction  # type: ignore[misc]
     try:
         yield
     finally:
-        run._Actor, run.load_batch = real  # type: ignore[misc]
+        run.Extraction = real  # type: ignore[misc]
 
 
 def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) -> None:
@@ -151,9 +153,12 @@ def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) ->
     machines.connect()
     with tempfile.TemporaryDirectory() as url, stubbed():
         store = stub_store(url, images, shard_size)
-        workers = run.Workers("cpu", actors, 1, 256)
+        workers = Workers("cpu", actors, 1, 256)
         watch = Watched(store.meta.shards)
-        run.run(store, MODEL, workers, max_bad=0.0, report=lambda p: watch(p.shards))
+        run.run(
+            store, MODEL, workers, max_bad=0.0,
+            report=lambda images: watch(images // shard_size),
+        )  # fmt: skip
         reducing = Watched(store.meta.shards)
         reduce_store(store, report=reducing)
         files, size = map(sum, zip(*store.size().values(), strict=True))
@@ -183,7 +188,7 @@ def resume(
         timed("listing the ledger", store.done_shards)
         timed("facet status", lambda: status.main(status.StatusConfig(store=url, json=False)))
         machines.connect()
-        workers = run.Workers("cpu", 1, 1, 256)
+        workers = Workers("cpu", 1, 1, 256)
         started = time.perf_counter()
         seen: list[float] = []
         with stubbed():

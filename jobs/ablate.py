@@ -17,10 +17,11 @@ import pandas as pd
 import tyro
 
 from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
-from jobs.settings import command, refuse_unused
+from jobs.settings import choose_place, command, refuse_unused
 from jobs.show import accuracy_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
+from pipeline.cluster.machines import Where
 from pipeline.heads import ablation, studies
 from pipeline.heads.describe import describe_heads, heads_of, refuse_one_image
 from pipeline.heads.tables import ABLATIONS
@@ -82,6 +83,8 @@ class AblateConfig:
     1,3."""
     pretrained: str | None = None
     """The weights file, where the store was made from one."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,7 @@ class AblateRun:
 def main(config: AblateConfig) -> AblateRun:
     """Make what is missing, classify with every ablation, compare."""
     started = time.monotonic()
+    choose_place(config)
     check_settings(config)
     classes = load_classes(config.classes)
     store = open_store(config.store)

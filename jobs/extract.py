@@ -21,9 +21,11 @@ from humanize import naturalsize
 
 from jobs.console import TELLER, progress_bar, run_job, show_next, show_table
 from jobs.scaffold import save
-from jobs.settings import refuse_bounds, refuse_unused
+from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
+from pipeline.cluster.machines import Where
 from pipeline.cluster.room import refuse_memory
+from pipeline.cluster.work import Workers, choose_workers
 from pipeline.extraction import plan, run
 from pipeline.extraction.store import StoreSpec, images_left, open_or_create
 from pipeline.images.rows import ListingReport
@@ -65,6 +67,8 @@ class ExtractConfig:
     """What runs the model."""
     num_actors: Literal["auto"] | int = "auto"
     """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad before the job stops."""
     limit: int | None = None
@@ -76,6 +80,7 @@ class ExtractConfig:
 def main(config: ExtractConfig) -> Store:
     """Check all that can be checked, list the images, extract what the ledger lacks, sum up."""
     started = time.monotonic()
+    choose_place(config)
     url = urls.absolute(config.store)
     architecture = check(config, url)
     machines.connect()
@@ -89,7 +94,7 @@ def main(config: ExtractConfig) -> Store:
         image_side=max(model.preprocess.size),
         parameters=sum(p.numel() for p in model.module.parameters()),
     )
-    workers = run.choose_workers(
+    workers = choose_workers(
         machines.resources(),
         config.device,
         None if config.num_actors == "auto" else config.num_actors,
@@ -103,9 +108,7 @@ def main(config: ExtractConfig) -> Store:
         projection.actor, "lower --shard-size or --batch-size, or keep fewer --components"
     )
     with progress_bar("images", images_left(store), "finished shards are kept") as move:
-        progress = run.run(
-            store, model, workers, max_bad=config.max_bad, report=lambda p: move(p.images)
-        )
+        progress = run.run(store, model, workers, max_bad=config.max_bad, report=move)
     save(url, "extract", config, {})
     show_summary(store, report, progress, time.monotonic() - started)
     return store
@@ -157,7 +160,7 @@ def check(config: ExtractConfig, url: str) -> Architecture:
     return architecture
 
 
-def show_plan(store: Store, workers: run.Workers, projection: plan.Projection) -> None:
+def show_plan(store: Store, workers: Workers, projection: plan.Projection) -> None:
     """Bytes and workers, before anything long starts."""
     meta = store.meta
     done = len(store.done_shards())

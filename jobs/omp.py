@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import command, refuse_bounds, refuse_unused
+from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from jobs.show import accuracy_table
 from jobs.steps import embedded
 from pipeline.cluster import machines
+from pipeline.cluster.machines import Where
 from pipeline.cluster.room import refuse_memory
 from pipeline.heads import roles
 from pipeline.identity import over, settings
@@ -72,6 +73,8 @@ class OmpConfig:
     """For --classes: column of the image table that says what an image shows."""
     pretrained: str | None = None
     """The weights file, where the store was made from one."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,7 @@ class OmpRun:
 def main(config: OmpConfig) -> OmpRun:
     """Code the neurons, classify with the codes, compare with the truth where it is known."""
     started = time.monotonic()
+    choose_place(config)
     refuse_bounds(config, terms=1)
     if config.classes is None:
         refuse_unused(config, ["label_column"], "--classes")

@@ -14,8 +14,9 @@ from typing import Literal
 import tyro
 
 from jobs.console import run_job, say_found, show_next, show_table
-from jobs.settings import ELIDED, command
+from jobs.settings import ELIDED, choose_place, command
 from jobs.steps import reduced
+from pipeline.cluster.machines import Where
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.stats.reductions import available_components, check, missing_shards
 from storage import open_store
@@ -33,11 +34,14 @@ class ReduceConfig:
     """Which images, by columns of the image table: "split == 'val' and count in (1, 2)"."""
     components: tuple[Literal["heads", "mlps", "tokens", "embedding"], ...] = ()
     """What to reduce; by default all that the store has."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
 
 def main(config: ReduceConfig) -> Reductions:
     """Reduce, say what was counted."""
     started = time.monotonic()
+    choose_place(config)
     store = open_store(config.store)
     components = config.components or available_components(store.meta)
     check(store, config.where, components)

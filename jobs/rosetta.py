@@ -19,9 +19,10 @@ from humanize import naturalsize
 
 from jobs.console import TELLER, console, progress_bar, run_job, show_table
 from jobs.scaffold import save, show_done
-from jobs.settings import command, refuse_bounds, refuse_unused
+from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
-from pipeline.extraction.run import Workers
+from pipeline.cluster.machines import Where
+from pipeline.cluster.work import Workers
 from pipeline.images.bad import BadImages
 from pipeline.images.rows import ListingReport
 from pipeline.rosetta import plan, run
@@ -62,6 +63,8 @@ class RosettaConfig:
     """What runs the models."""
     num_actors: Literal["auto"] | int = "auto"
     """Copies of the models at work; auto: one a GPU, or one a CPU while memory lasts."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad before the job stops."""
     limit: int | None = None
@@ -78,6 +81,7 @@ class RosettaRun(SharedUnits):
 def main(config: RosettaConfig) -> RosettaRun:
     """Check all that can be checked, sum what is lacking, correlate, match, sum up."""
     started = time.monotonic()
+    choose_place(config)
     url = urls.absolute(config.out)
     check(config, url)
     with console.status("loading models"):

@@ -23,8 +23,9 @@ from humanize import naturalsize
 from jobs import extract
 from jobs.console import TELLER, progress_bar, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import command, refuse_bounds, refuse_unused
+from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
+from pipeline.cluster.machines import Where
 from pipeline.extraction.store import refuse_other_model
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
@@ -76,6 +77,8 @@ class SecondOrderConfig:
     """What runs the model."""
     num_actors: Literal["auto"] | int = "auto"
     """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad."""
 
@@ -104,6 +107,7 @@ class SecondOrderRun:
 def main(config: SecondOrderConfig) -> SecondOrderRun:
     """Check, make the store if there is none, go through the phases, sum up."""
     started = time.monotonic()
+    choose_place(config)
     url = urls.absolute(config.store)
     spec = check(config, url)
     store = open_or_extract(config, url)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
+from pipeline.cluster import machines
 from storage.errors import FacetError
 
 # In a command: what the reader knows better.
@@ -87,3 +88,10 @@ def refuse_unused(config: Any, names: Collection[str], belong_to: str) -> None:
             f"{', '.join(given)} {verb} to {belong_to}, and would change nothing here: leave it "
             "out, or ask for that"
         )
+
+
+def choose_place(config: Any) -> None:
+    """Have all work done where ``--workers`` says."""
+    machines.work(config.workers)
+    if machines.here():
+        refuse_unused(config, ["num_actors"], "--workers ray")

@@ -19,10 +19,11 @@ import xarray as xr
 
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import ELIDED, command, refuse_bounds
+from jobs.settings import ELIDED, choose_place, command, refuse_bounds
 from jobs.show import head_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
+from pipeline.cluster.machines import Where
 from pipeline.heads.describe import (
     describe_heads,
     description_table,
@@ -65,6 +66,8 @@ class TextSpanConfig:
     """Which images describe the heads, by columns of the image table."""
     pretrained: str | None = None
     """The weights file, where the store was made from one."""
+    workers: Where = "ray"
+    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ class TextSpanRun:
 def main(config: TextSpanConfig) -> TextSpanRun:
     """Make what is missing, describe the heads, compare with the truth where it is known."""
     started = time.monotonic()
+    choose_place(config)
     refuse_bounds(config, texts_per_head=1)
     pool = load_pool(config.pool)
     console.print(pool.report)

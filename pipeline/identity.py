@@ -24,7 +24,7 @@ from .provenance import revision
 MEANS = frozenset(
     {
         "store", "images", "model", "pretrained", "pool", "classes",
-        "device", "num_actors", "batch_size", "max_bad",
+        "device", "num_actors", "workers", "batch_size", "max_bad",
     }
 )  # fmt: skip
 

@@ -45,6 +45,23 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def on_ray() -> Iterator[None]:
+    """Where a job of an earlier test did its work is no matter of this one."""
+    from pipeline.cluster import machines
+
+    yield
+    machines.work("ray")
+
+
+@pytest.fixture
+def here() -> None:
+    """What a test calls is done in its own process, without Ray."""
+    from pipeline.cluster import machines
+
+    machines.work("here")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests that only need some cluster."""

@@ -1,7 +1,7 @@
-"""Ray actors that work off the shards of a store: hired as the cluster has room, replaced when
-they or their nodes die.
+"""Ray actors that work off items, such as the shards of a store: hired as the cluster has room,
+replaced when they or their nodes die.
 
-Work goes only to actors that have started. A shard whose actor died goes back to the queue, for
+Items go only to actors that have started. An item whose actor died goes back to the queue, for
 any other: nothing waits for a node that never returns, and a cluster that grows gets more actors.
 """
 
@@ -9,54 +9,52 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import ray
-from humanize import naturalsize
 from ray.exceptions import RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from storage.errors import FacetError
 
 from . import logs, machines, metrics
+from .work import DECODE_CPUS, IN_HAND, RETRIES, Item, Report, Value, Work, Worker, amounts
 
-# An actor that waits for pictures keeps its CPUs, also from the tasks that decode them, and actors
-# of several jobs meet on one cluster: they must leave room to decode, or all wait for ever.
-ACTOR_CPUS = 0.1
-DECODE_CPUS = 0.5
-RETRIES = 5
 SECONDS_TO_WAIT = 15 * 60.0
 SECONDS_BEFORE_SAYING = 10.0
 SECONDS_BETWEEN_SAYING = 60.0
 POLL = 0.5
+# On the nodes that have room, instead of filling one after the other.
+SPREAD = "SPREAD"
 
-Report = TypeVar("Report")
 
+class _Actor:
+    """A worker as Ray calls it; the work comes with every item, so that a new actor has it."""
 
-@dataclass(frozen=True)
-class Needs:
-    """What one actor asks Ray for.
+    def __init__(self, job: str) -> None:
+        logs.start(job, worker=True)
+        logs.event("actor started")
+        self._starting = threading.Lock()
+        self._worker: Worker[Any, Any] | None = None
 
-    Attributes
-    ----------
-    cpus, gpus : float
-    memory : int
-        Bytes; Ray places actors so that a node's memory is not promised twice.
-    """
+    def ready(self) -> None:
+        """Returns once the actor runs."""
 
-    cpus: float
-    gpus: float
-    memory: int
+    def do(self, item: Any, work: list[ray.ObjectRef], ahead: list[ray.ObjectRef]) -> Report[Any]:
+        # Inside a list, references are not fetched before the call.
+        with self._starting:
+            if self._worker is None:
+                self._worker = ray.get(work[0]).start()
+        report = self._worker.do(item, (ray.get(ref) for ref in ahead))
+        metrics.count_shard(report)
+        return report
 
-    def __str__(self) -> str:
-        return _amounts(self.cpus, self.gpus, self.memory)
-
-    def options(self) -> dict[str, Any]:
-        """The same in Ray's words."""
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": self.memory}
+    def progress(self) -> int:
+        return 0 if self._worker is None else self._worker.progress()
 
 
 @dataclass
@@ -69,52 +67,39 @@ class _Member:
 
 
 @dataclass
-class Crew(Generic[Report]):
-    """Actors and the shards they have still to do.
+class Crew(Generic[Item, Value]):
+    """Actors and the items they have still to do.
 
     Attributes
     ----------
-    hire : callable
-        Makes an actor with the options it is given. An actor has ``ready()``, which returns when
-        it can work, and ``progress()``, the images computed since it was made.
-    hand_out : callable
-        Gives a shard to an actor; returns the reference of its report.
-    recover : callable
-        The report of a shard whose actor died if it had been finished all the same, else None.
+    todo : Work
     size : int
         Actors wanted. Fewer run while the cluster has no room for more.
-    slots : int
-        Shards that one actor has in hand at once.
-    needs : Needs
     say : callable
         Told, now and then, what the crew waits for.
     """
 
-    hire: Callable[[dict[str, Any]], Any]
-    hand_out: Callable[[Any, int], ray.ObjectRef[Report]]
-    recover: Callable[[int], Report | None]
+    todo: Work[Item, Value]
     size: int
-    slots: int
-    needs: Needs
     say: Callable[[str], None]
     _members: list[_Member] = field(default_factory=list)
     _starting: dict[Any, _Member] = field(default_factory=dict)
-    _under_way: dict[Any, tuple[_Member, int]] = field(default_factory=dict)
-    _queue: deque[int] = field(default_factory=deque)
-    _lost: Counter[int] = field(default_factory=Counter)
+    _under_way: dict[Any, tuple[_Member, Item]] = field(default_factory=dict)
+    _queue: deque[Item] = field(default_factory=deque)
+    _lost: Counter[Item] = field(default_factory=Counter)
     _false_starts: int = 0
     _gone: int = 0  # images finished by members that are gone
 
-    def work(
-        self, shards: Iterable[int], images: Callable[[int], int]
-    ) -> Generator[Report | int, None, None]:
-        """Do the shards; yield their reports and, about twice a second, the images computed.
+    def __post_init__(self) -> None:
+        self.needs = self.todo.needs
+        self._actor = ray.remote(_Actor)
+        self._work = ray.put(self.todo)
+        self._tasks: dict[Callable[..., Any], Any] = {}
 
-        Parameters
-        ----------
-        shards : iterable of int
-        images : callable
-            How many images a shard has.
+    def work(
+        self, items: Iterable[Item]
+    ) -> Generator[tuple[Item, Report[Value]] | int, None, None]:
+        """Do the items; yield them with their reports and, twice a second, the images computed.
 
         Raises
         ------
@@ -122,9 +107,7 @@ class Crew(Generic[Report]):
             What an actor found wrong that the user can mend; if actors cannot start, die again
             and again, or if the cluster had no room for a single one for a quarter of an hour.
         """
-        if self.needs.gpus:
-            machines.check_device("cuda")
-        self._queue.extend(shards)
+        self._queue.extend(items)
         self._idle_since, self._say_at = time.monotonic(), time.monotonic() + SECONDS_BEFORE_SAYING
         asked = 0.0
         try:
@@ -135,10 +118,11 @@ class Crew(Generic[Report]):
                     if ref in self._starting:
                         self._arrive(ref)
                         continue
-                    report = self._collect(ref, images)
+                    _, item = self._under_way[ref]
+                    report = self._collect(ref)
                     self._fill()
                     if report is not None:
-                        yield report
+                        yield item, report
                 self._wait_with_words()
                 metrics.show_queue(len(self._queue), len(self._under_way))
                 if time.monotonic() - asked >= POLL:
@@ -163,7 +147,10 @@ class Crew(Generic[Report]):
             and len(self._members) < self.size
             and (not self._members or self._room_for(len(self._members) + 1))
         ):
-            member = _Member(self.hire(self.needs.options()))
+            # One slot more than items, for progress().
+            slots = {"max_concurrency": IN_HAND + 1, "scheduling_strategy": SPREAD}
+            options = self.needs.options() | slots
+            member = _Member(self._actor.options(**options).remote(logs.job()))
             self._members.append(member)
             self._starting[member.actor.ready.remote()] = member
 
@@ -197,20 +184,31 @@ class Crew(Generic[Report]):
 
     def _fill(self) -> None:
         started = [member for member in self._members if member.started]
-        for load in range(self.slots):
+        for load in range(IN_HAND):
             for member in started:
                 if member.load == load and self._queue:
-                    shard = self._queue.popleft()
-                    self._under_way[self.hand_out(member.actor, shard)] = (member, shard)
+                    item = self._queue.popleft()
+                    self._under_way[self._hand_out(member, item)] = (member, item)
                     member.load += 1
 
-    def _collect(self, ref: Any, images: Callable[[int], int]) -> Report | None:
-        """The report of a finished shard; None if its actor died and it has to be done again."""
-        member, shard = self._under_way.pop(ref)
+    def _hand_out(self, member: _Member, item: Item) -> Any:
+        ahead = [self._task(call).remote(*given) for call, *given in self.todo.ahead(item)]
+        return member.actor.do.remote(item, [self._work], ahead)
+
+    def _task(self, function: Callable[..., Any]) -> Any:
+        if function not in self._tasks:
+            self._tasks[function] = ray.remote(function).options(
+                num_cpus=DECODE_CPUS, max_retries=RETRIES, scheduling_strategy=SPREAD
+            )
+        return self._tasks[function]
+
+    def _collect(self, ref: Any) -> Report[Value] | None:
+        """The report of a finished item; None if its actor died and it has to be done again."""
+        member, item = self._under_way.pop(ref)
         member.load -= 1
         try:
-            report: Report | None = ray.get(ref)
-            member.finished += images(shard)
+            report: Report[Value] | None = ray.get(ref)
+            member.finished += self.todo.images(item)
             return report
         except RayTaskError as error:
             cause: Any = error
@@ -224,20 +222,21 @@ class Crew(Generic[Report]):
         except RayError as error:
             self._dismiss(member)
             reason = error
-        report = self.recover(shard)
+        report = self.todo.recover(item)
         if report is not None:
-            self._gone += images(shard)
+            self._gone += self.todo.images(item)
             return report
-        self._lost[shard] += 1
+        self._lost[item] += 1
         metrics.count_retry()
+        shard = self.todo.shard(item)
         logs.event("shard lost", level=logging.WARNING, shard=shard, reason=str(reason))
-        if self._lost[shard] > RETRIES:
+        if self._lost[item] > RETRIES:
             raise FacetError(
                 f"a worker died {RETRIES + 1} times over on the same work: {reason}\n"
                 "It is probably out of memory: lower `batch_size`, `shard_size` or `num_actors`. "
                 "What was finished is kept; the same command goes on from it."
             )
-        self._queue.appendleft(shard)
+        self._queue.appendleft(item)
         return None
 
     def _dismiss(self, member: _Member) -> None:
@@ -285,10 +284,4 @@ class Crew(Generic[Report]):
 
 def _free() -> str:
     free = machines.free()
-    return _amounts(free["CPU"], free["GPU"], int(free["memory"]), every=True)
-
-
-def _amounts(cpus: float, gpus: float, memory: int, *, every: bool = False) -> str:
-    parts = [f"{cpus:g} CPU"] if cpus or every else []
-    parts += [f"{gpus:g} GPU"] if gpus or every else []
-    return ", ".join(parts) + f" and {naturalsize(memory)} of memory"
+    return amounts(free["CPU"], free["GPU"], int(free["memory"]), every=True)

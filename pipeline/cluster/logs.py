@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 logger = logging.getLogger("facet")
+_job = ""
 
 
 class JsonLines(logging.Formatter):
@@ -42,6 +43,8 @@ class JsonLines(logging.Formatter):
 
 def start(job: str, *, worker: bool = False) -> None:
     """Write this process's log from here on: always on a worker, never to a driver's terminal."""
+    global _job
+    _job = job
     logger.propagate = False
     logger.handlers.clear()
     if sys.stderr.isatty() and not worker:
@@ -51,6 +54,11 @@ def start(job: str, *, worker: bool = False) -> None:
     handler.setFormatter(JsonLines(job))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+def job() -> str:
+    """The job whose log this process writes, for its workers."""
+    return _job
 
 
 def event(name: str, *, level: int = logging.INFO, **facts: Any) -> None:

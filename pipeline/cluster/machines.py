@@ -1,16 +1,18 @@
-"""Joining a Ray cluster, or starting one on this machine."""
+"""Joining a Ray cluster, or starting one on this machine; or doing without, in this process."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
-import ray
+import psutil
 
 from storage.errors import FacetError
 
@@ -24,15 +26,31 @@ ROOM_FOR_FOLDER = (103 if os.uname().sysname == "Darwin" else 107) - 71
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
+Where = Literal["ray", "here"]
+_where: Where = "ray"
+
+
 class ClusterError(FacetError):
     """Ray cannot be started or joined; the message says what to do."""
+
+
+def work(where: Where) -> None:
+    """Say where this process's workers and tasks run from now on: on Ray, or in this process."""
+    global _where
+    _where = where
+
+
+def here() -> bool:
+    """Whether all is done in this process; Ray is then not even imported."""
+    return _where == "here"
 
 
 def connect(say: Callable[[str], None] = print) -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, or that runs on this machine; else start one.
 
     ``RAY_ADDRESS=auto``, which ``cluster.yaml`` sets on its nodes, never starts one: a job there
-    says so if the cluster is down. Does nothing if this process is already connected.
+    says so if the cluster is down. Does nothing if this process is already connected, or works
+    for itself.
 
     Parameters
     ----------
@@ -44,6 +62,10 @@ def connect(say: Callable[[str], None] = print) -> None:
     ClusterError
         If there is no such cluster, or none starts after some attempts.
     """
+    if here():
+        return
+    import ray  # seconds that a process that works for itself is spared
+
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -218,16 +240,14 @@ def check_device(device: str) -> None:
 
     A cluster that is joined is waited for: it may grow.
     """
-    if device != "cuda" or joined():
+    if device != "cuda" or (joined() and not here()):
         return
-    if ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if not here() and ray is not None and ray.is_initialized():
         if resources()["GPU"]:
             return
-    else:
-        from torch import cuda  # seconds that jobs without a model are spared
-
-        if cuda.is_available() or ((address := _noted()) and _answers(address)):
-            return
+    elif _own_gpu() or (not here() and (address := _noted()) and _answers(address)):
+        return
     raise FacetError("`device` cuda: this machine has no GPU; use `device` cpu or auto")
 
 
@@ -236,23 +256,51 @@ def joined() -> bool:
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
+def _own_gpu() -> bool:
+    from torch import cuda  # seconds that jobs without a model are spared
+
+    return cuda.is_available()
+
+
 def free() -> dict[str, float]:
     """CPUs, GPUs and bytes of memory that nobody has asked for."""
+    import ray
+
     free = ray.available_resources()
     return {name: free.get(name, 0.0) for name in ("CPU", "GPU", "memory")}
 
 
+def cpus() -> int:
+    """CPUs of the whole cluster, or of this machine; at least one."""
+    if here():
+        return psutil.cpu_count() or 1
+    return max(1, int(_total("CPU")))
+
+
 def resources() -> dict[str, float]:
-    """CPUs and GPUs of the whole cluster."""
-    total = ray.cluster_resources()
-    return {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
+    """CPUs and GPUs of the whole cluster; in this process, this machine's, of which one GPU."""
+    if here():
+        return {"CPU": cpus(), "GPU": float(_own_gpu())}
+    return {"CPU": _total("CPU"), "GPU": _total("GPU")}
 
 
 def memory() -> int:
-    """Bytes of memory that the whole cluster offers to workers."""
-    return int(ray.cluster_resources().get("memory", 0.0))
+    """Bytes of memory that the whole cluster offers to workers; in this process, what is free."""
+    if here():
+        return int(psutil.virtual_memory().available)
+    return int(_total("memory"))
 
 
 def node_memory() -> int:
     """Bytes of memory that the largest node of the cluster offers to workers."""
+    if here():
+        return memory()
+    import ray
+
     return int(max(node["Resources"].get("memory", 0.0) for node in ray.nodes()))
+
+
+def _total(name: str) -> float:
+    import ray
+
+    return float(ray.cluster_resources().get(name, 0.0))

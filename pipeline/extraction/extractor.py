@@ -1,4 +1,4 @@
-"""One shard from decoded batches to the store: plain code, run in an actor or in-process."""
+"""One shard from decoded batches to the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from pipeline.cluster.work import Report
 from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch
 from pipeline.images.load import LoadedImages
@@ -27,39 +28,6 @@ from .decompose import Decomposer
 from .finite import finite_rows, refuse_pass
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What the driver learns of a finished shard.
-
-    Attributes
-    ----------
-    shard, images : int
-    facts : dict
-        What the ledger keeps of it: ``bad``, how many images were bad, by kind, and ``bad_named``,
-        the first few of each; ``residual`` and ``rounding``, their ``sum`` and ``max`` over the
-        images that are ok.
-    bytes : int
-        Written, before compression.
-    compute_seconds, write_seconds : float
-        The first includes waiting for decoded pictures.
-    node : str
-        Where it was done.
-    """
-
-    shard: int
-    images: int
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    bytes: int = 0
-    compute_seconds: float = 0.0
-    write_seconds: float = 0.0
-    node: str = ""
-
-    @property
-    def bad(self) -> dict[str, int]:
-        """How many images were bad, by kind."""
-        return self.facts.get("bad", {})
 
 
 def shard_facts(values: dict[str, NDArray], rows: pa.Table) -> dict[str, dict[str, Any]]:
@@ -110,7 +78,7 @@ class Extractor:
         """Images computed since this extractor was made."""
         return self._seen
 
-    def extract(self, shard: int, batches: Iterable[Batch]) -> ShardReport:
+    def do(self, shard: int, batches: Iterable[Batch]) -> Report[None]:
         """Compute, write, verify and declare one shard finished."""
         with self._computing:
             started = time.monotonic()
@@ -118,7 +86,7 @@ class Extractor:
         computed = time.monotonic()
         facts = shard_facts(values, rows)
         written = self.store.write_shard(shard, values, rows, facts)
-        return ShardReport(
+        return Report(
             shard,
             rows.num_rows,
             facts,

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pipeline.cluster.work import IN_HAND, LIBRARIES
 from storage.errors import FacetError
 from storage.layout import bytes_per_image
 from storage.metadata import Metadata
-
-# Shards of one actor that may be under way at once: one computing, one being written.
-SHARDS_IN_FLIGHT = 2
-# Torch, Ray, Arrow and zarr in an actor's process before it has a model: 470 MB on import, and the
-# buffers that they keep once they have worked.
-LIBRARIES = 750_000_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +56,12 @@ def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int
     maps = 4 * meta.embed * (meta.layers * meta.heads * meta.head_dim + meta.width)
     shard = min(meta.shard_size, meta.images)
     # Written arrays exist as computed (float32), as stored, encoded, and read back.
-    arrays = SHARDS_IN_FLIGHT * shard * per_image * (5 if meta.store_dtype == "float16" else 4)
+    arrays = IN_HAND * shard * per_image * (5 if meta.store_dtype == "float16" else 4)
     return Projection(
         store=meta.images * per_image,
         per_image=per_image,
         actor=LIBRARIES + parameters * (4 + itemsize) + activations + maps + arrays,
-        decoded=SHARDS_IN_FLIGHT * shard * image_side * image_side * 3,
+        decoded=IN_HAND * shard * image_side * image_side * 3,
     )
 
 

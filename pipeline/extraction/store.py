@@ -9,7 +9,8 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.cluster.room import refuse_room
-from pipeline.images.listing import list_images, ray_mapper
+from pipeline.cluster.tasks import each
+from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
 from pipeline.models import Architecture, ModelSpec, VisionModel, check_supported, model_maps
 from pipeline.models.spec import WEIGHT_SUFFIXES
@@ -125,7 +126,7 @@ def open_or_create(
     """
     existing = find_metadata(url)
     report, digest = ListingReport(), ListDigest()
-    list_source = partial(list_images, spec.images, limit=spec.limit, mapper=ray_mapper)
+    list_source = partial(list_images, spec.images, limit=spec.limit, mapper=each)
     tables = digest.through(list_source(report=report))
 
     def describe() -> Metadata:
@@ -179,7 +180,7 @@ def same_or_grown(
     with teller.wait("reading images again"):
         notes = settle(
             url, existing.images, existing.shard_size, known, meta.source,
-            place="`store`", must_read=bool(new or images_left(store)), mapper=ray_mapper,
+            place="`store`", must_read=bool(new or images_left(store)), mapper=each,
         )  # fmt: skip
     for note in notes:
         teller.say(note)

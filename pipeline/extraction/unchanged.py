@@ -93,7 +93,7 @@ def hold(url: str, shard_size: int, rows: pa.Table, mapper: Mapper = map, at_onc
     rows : pyarrow.Table
         ``index``, ``key``, ``uri``, ``offset``, ``length``, by index.
     mapper : callable
-        ``map``, or ``ray_mapper`` to read in parallel.
+        ``map``, or one like it, to read in parallel.
     at_once : int
         Rows that one task reads.
     """
@@ -155,7 +155,7 @@ def settle(
     must_read : bool
         Whether images are to be read after this: those of a finished store may be gone.
     mapper : callable
-        ``map``, or ``ray_mapper`` to read in parallel.
+        ``map``, or one like it, to read in parallel.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""TextSpan over a store's reductions: every head a task of the Ray cluster."""
+"""TextSpan over a store's reductions: every head a task."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import ray
 
+from pipeline.cluster.tasks import each
 from pipeline.extraction.plan import parse_layers
 from pipeline.telling import SILENT, Teller
 from storage.errors import FacetError
@@ -60,16 +60,11 @@ def describe_heads(
     """
     covariance = reductions.array("heads_covariance").values
     head_map = store.model()["head_map"].values
-    pool = ray.put(texts)
-    task = ray.remote(num_cpus=1)(textspan)
-    pending = [
-        task.remote(covariance[None, *at], head_map[None, *at], pool, rounds, objective)
-        for at in ((layer, head) for layer, head in heads)
-    ]
+    moments = ((covariance[None, *at], head_map[None, *at]) for at in heads)
     found = []
     with teller.bar("heads", len(heads)) as move:
-        for ref in pending:
-            found.append(ray.get(ref))
+        for one in each(_describe, moments, texts, rounds, objective):
+            found.append(one)
             move(len(found))
     return TextSpanResult(
         picks=np.concatenate([f.picks for f in found]),
@@ -79,6 +74,12 @@ def describe_heads(
         directions=np.concatenate([f.directions for f in found]),
         stopped=tuple(f.stopped[0] for f in found),
     )
+
+
+def _describe(
+    texts: np.ndarray, rounds: int, objective: Objective, moments: tuple[np.ndarray, np.ndarray]
+) -> TextSpanResult:
+    return textspan(*moments, texts, rounds, objective)
 
 
 def description_table(

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from ray.util.dask import ray_dask_get
 
+from pipeline.cluster.tasks import scan
 from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.stats.moments import chunk
-from pipeline.stats.reductions import Scheduler, States, fold, image_scales, merge
+from pipeline.stats.reductions import States, image_scales, merge
 from pipeline.subsets import check_where, shard_rows
 from pipeline.telling import SILENT, Teller
 from storage import urls
@@ -81,7 +81,6 @@ def attribute_shares(
     reductions: Reductions,
     attributes: Sequence[str],
     *,
-    scheduler: Scheduler = ray_dask_get,
     report: Callable[[int], None] = lambda shards: None,
 ) -> np.ndarray:
     """Share of each head's variance that every attribute explains.
@@ -103,9 +102,8 @@ def attribute_shares(
     where = reductions.facts.where
     check_where(store, where)
     shards = sorted(reductions.facts.counted("heads"))
-    tasks = [(store.url, shard, where, tuple(attributes)) for shard in shards]
     states: States = {}
-    for count, wave in fold(value_states, tasks, scheduler):
+    for count, wave in scan(value_states, shards, merge, store.url, where, tuple(attributes)):
         states = merge([states, wave])
         report(count)
     head_map = store.model()["head_map"].values.astype(np.float64)
@@ -125,7 +123,7 @@ def head_variances(reductions: Reductions) -> np.ndarray:
     return np.asarray(reductions.array("heads_pca_variance").sum("head_component"))
 
 
-def value_states(url: str, shard: int, where: str | None, attributes: Sequence[str]) -> States:
+def value_states(url: str, where: str | None, attributes: Sequence[str], shard: int) -> States:
     """Means of the heads of one shard's images, by value of every attribute."""
     store = open_store(url)
     rows, chosen = shard_rows(store, shard, where)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
-import ray
 
-from pipeline.images.listing import ray_mapper
+from pipeline.cluster.tasks import each
 from pipeline.stats.accuracy import Outcomes, accuracy_table, add, count
 from pipeline.stats.reductions import READ_BYTES
 from pipeline.subsets import SubsetError
@@ -227,24 +226,17 @@ def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> No
 
 
 def run(plan: Predicts, shards: Sequence[int], report: Callable[[int], None]) -> Outcomes:
-    """Evaluate shards on the Ray cluster; ``report`` gets the number of shards done so far."""
-    shared = [ray.put(plan)]
+    """Evaluate shards as tasks; ``report`` gets the number of shards done so far."""
     total: Outcomes | None = None
-    found = ray_mapper(_count_with, [(shared, shard) for shard in shards])
-    for done, outcomes in enumerate(found):
+    for done, outcomes in enumerate(each(count_shard, shards, plan)):
         total = outcomes if total is None else add(total, outcomes)
         report(done + 1)
     assert total is not None  # reductions, which come first, refuse a store without shards
     return total
 
 
-def _count_with(item: tuple[list[ray.ObjectRef], int]) -> Outcomes:
-    shared, shard = item
-    return count_shard(ray.get(shared[0]), shard)
-
-
 def count_shard(plan: Predicts, shard: int) -> Outcomes:
-    """Outcomes of one shard's images; plain code, run in a task or in-process."""
+    """Outcomes of one shard's images."""
     predicted, labels = plan.predict(shard)
     return count(predicted, labels.classes, len(plan.classes.names), labels.groups)
 

@@ -7,8 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.errors import FacetError
+
 NAMED = 3  # images of a kind
 KINDS = 10  # that a summary shows
+
+
+class TooManyBadImages(FacetError):
+    """More images were bad than ``max_bad`` allows."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from storage.images import read_rows
 
@@ -26,3 +27,13 @@ def load_batch(url: str, start: int, stop: int, resize: Resize) -> Batch:
     labels = ["" if v is None else v for v in rows["label"].to_pylist()]
     loaded = load_rows(rows, resize, (resize.height, resize.width))
     return Batch(start, loaded, rows["key"].to_pylist(), labels)
+
+
+def batch_calls(
+    url: str, start: int, stop: int, size: int, resize: Resize
+) -> list[tuple[Any, ...]]:
+    """Calls of ``load_batch`` that give images ``start … stop-1``, up to ``size`` at a time."""
+    return [
+        (load_batch, url, first, min(first + size, stop), resize)
+        for first in range(start, stop, size)
+    ]

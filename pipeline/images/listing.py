@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from pyarrow import feather
-from ray.exceptions import RayTaskError
 
 from .errors import SourceError
 from .rows import ListingReport, Piece, conform, unify, unique_keys
 from .sources import list_piece, pieces
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def list_images(
@@ -42,7 +37,7 @@ def list_images(
     limit : int, optional
         The first so many images only.
     mapper : callable
-        ``map``, or ``ray_mapper`` to list pieces in parallel.
+        ``map``, or one like it, to list pieces in parallel.
     report : ListingReport, optional
         Filled while listing: complete when the first table comes out.
 
@@ -105,29 +100,3 @@ def _stream(
 def _with_unique_keys(table: pa.Table, seen: set[str], report: ListingReport) -> pa.Table:
     keys = unique_keys(table["key"].to_pylist(), seen, report)
     return table.set_column(0, "key", pa.array(keys, pa.string()))
-
-
-def ray_mapper(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map`` on the Ray cluster: results in order, two tasks in flight for each CPU."""
-    remote = ray.remote(num_cpus=1)(function)
-    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending: deque[Any] = deque()
-    try:
-        for item in items:
-            pending.append(remote.remote(item))
-            if len(pending) >= window:
-                yield _result(pending.popleft())
-        while pending:
-            yield _result(pending.popleft())
-    finally:
-        for task in pending:
-            ray.cancel(task)
-
-
-def _result(task: Any) -> Any:
-    try:
-        return ray.get(task)
-    except RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from None  # the user needs the message, not the worker's stack
-        raise

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.extraction.run import Workers
+from pipeline.cluster.work import Workers
 from pipeline.heads.studies import NamedStep
 from pipeline.models import VisionModel
 from pipeline.stats.accuracy import Outcomes, add, count, join, predicted_classes

@@ -1,20 +1,20 @@
-"""Sparse text codes of neurons on the Ray cluster: blocks of neurons are tasks."""
+"""Sparse text codes of neurons: blocks of neurons are tasks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-import ray
 import torch
 from numpy.typing import NDArray
 
 from pipeline.cluster import machines
-from pipeline.extraction.plan import LIBRARIES
+from pipeline.cluster.tasks import each
+from pipeline.cluster.work import LIBRARIES, Needs
 
 from .omp import build_dictionary, omp
 from .omp_variants import lasso, nonneg_omp
@@ -70,17 +70,16 @@ def task_bytes(texts: int, embed: int, terms: int) -> int:
     return LIBRARIES + 4 * (4 * texts * embed + 2 * pursuit)
 
 
-def plan_blocks(neurons: int, memory: int) -> tuple[list[slice], dict[str, Any]]:
-    """Runs of neurons, several for every worker of the cluster, and what a task asks of it."""
+def plan_blocks(neurons: int, memory: int) -> tuple[list[slice], Needs]:
+    """Blocks of neurons, several for every worker of the cluster, and what a task takes."""
     have = machines.resources()
-    resources: dict[str, Any] = {"num_cpus": 1, "memory": memory}
-    workers, most = max(1, int(have["CPU"])), _CPU_BLOCK
+    needs, workers, most = Needs(1, 0, memory), max(1, int(have["CPU"])), _CPU_BLOCK
     if have["GPU"] >= 1:
-        resources["num_gpus"] = _GPU_SHARE
+        needs = replace(needs, gpus=_GPU_SHARE)
         workers, most = int(have["GPU"] / _GPU_SHARE), _GPU_BLOCK
     step = min(most, max(16, math.ceil(neurons / (4 * workers))))
-    runs = [slice(first, min(first + step, neurons)) for first in range(0, neurons, step)]
-    return runs, resources
+    blocks = [slice(first, min(first + step, neurons)) for first in range(0, neurons, step)]
+    return blocks, needs
 
 
 def code_block(
@@ -90,7 +89,7 @@ def code_block(
     sizes: Sequence[int],
     written: bool,
 ) -> NeuronCodes:
-    """Codes of a block; plain code, run in a task or in-process.
+    """Codes of a block.
 
     Parameters
     ----------
@@ -102,7 +101,7 @@ def code_block(
     sizes : sequence of int
         Rising.
     written : bool
-        Whether r̂ is wanted; where the method has no prefixes this takes a run a size.
+        Whether r̂ is wanted; where the method has no prefixes this takes a pursuit a size.
     """
     # No GPU is used that the task was not given: Ray hides it.
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -167,15 +166,12 @@ def code_neurons(
     """
     dictionary = build_dictionary(torch.from_numpy(np.asarray(texts_me))).numpy()
     texts, embed = dictionary.shape
-    todo, resources = plan_blocks(len(directions_ne), task_bytes(texts, embed, sizes[-1]))
-    kept = ray.put(dictionary)
-    task: Any = ray.remote(code_block).options(**resources)
-    pending = [
-        task.remote(kept, directions_ne[block], method, tuple(sizes), written) for block in todo
-    ]
+    blocks, needs = plan_blocks(len(directions_ne), task_bytes(texts, embed, sizes[-1]))
+    targets = (directions_ne[block] for block in blocks)
+    found = each(_code, targets, dictionary, method, tuple(sizes), written, needs=needs)
     parts: list[NeuronCodes] = []
-    for block, ref in zip(todo, pending, strict=True):
-        parts.append(ray.get(ref))
+    for block, part in zip(blocks, found, strict=True):
+        parts.append(part)
         report(block.stop)
     return NeuronCodes(
         np.concatenate([p.supports for p in parts]),
@@ -187,6 +183,16 @@ def code_neurons(
         if written
         else None,
     )
+
+
+def _code(
+    dictionary_me: NDArray[np.float32],
+    method: Method,
+    sizes: Sequence[int],
+    written: bool,
+    targets_ne: NDArray[np.float32],
+) -> NeuronCodes:
+    return code_block(dictionary_me, targets_ne, method, sizes, written)
 
 
 def code_table(codes: NeuronCodes, neurons: Sequence[Neuron], texts: Sequence[str]) -> pd.DataFrame:

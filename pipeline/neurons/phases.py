@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from pipeline.extraction.run import Workers
+from pipeline.cluster.work import Workers
 from pipeline.identity import over
 from pipeline.models import VisionModel
 from pipeline.stats.moments import Moments, Statistics, finalize

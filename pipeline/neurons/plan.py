@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.extraction.plan import LIBRARIES
+from pipeline.cluster.work import LIBRARIES
 from storage.metadata import Metadata
 from storage.neurons import PIECE_BYTES, neuron_arrays, paths_of
 

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory, refuse_room
-from pipeline.extraction.run import TooManyBadImages, choose_workers
-from pipeline.images.bad import BadImages
+from pipeline.cluster.work import choose_workers
+from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.models import VisionModel
 from pipeline.telling import SILENT, Teller
 from pipeline.texts.encoding import store_model

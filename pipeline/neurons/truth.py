@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import ray
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pipeline.images.listing import ray_mapper
+from pipeline.cluster.tasks import each
 from pipeline.microworld.words import microworld_values
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.subsets import shard_rows
@@ -112,7 +111,7 @@ def firing(
     directions_ne: NDArray[np.float32],
     report: Callable[[int], None] = lambda shards: None,
 ) -> Firing:
-    """Firing of a layer's neurons on the store's images, on the Ray cluster.
+    """Firing of a layer's neurons on the store's images.
 
     Parameters
     ----------
@@ -129,11 +128,8 @@ def firing(
     readout_pn = None
     if kept == "coefficients":
         readout_pn = maps.readout(torch.tensor(directions_ne)).numpy()
-    shared = [ray.put(readout_pn)]
     found = []
-    for part in ray_mapper(
-        _firing_of, [(store.url, layer, shard, shared) for shard in read_shards(store, layer)]
-    ):
+    for part in each(shard_firing, read_shards(store, layer), store.url, layer, readout_pn):
         found.append(part)
         report(len(found))
     rows, values = zip(*found, strict=True)
@@ -148,18 +144,14 @@ def read_shards(store: Store, layer: int) -> list[int]:
     return shards[: max(1, MOST_IMAGES // store.meta.shard_size)]
 
 
-def _firing_of(item: tuple[str, int, int, list[ray.ObjectRef]]) -> tuple[pa.Table, NDArray]:
-    url, layer, shard, (ref,) = item
-    return shard_firing(open_store(url), layer, shard, ray.get(ref))
-
-
 def shard_firing(
-    store: Store, layer: int, shard: int, readout_pn: NDArray | None
+    url: str, layer: int, readout_pn: NDArray | None, shard: int
 ) -> tuple[pa.Table, NDArray]:
     """Attributes and firing of one shard's images: scores, or norms without a readout.
 
     Scores are not mean-removed: the mean shifts all of a neuron's by the same.
     """
+    store = open_store(url)
     rows, chosen = shard_rows(store, shard)
     rows = rows.select(list(ATTRIBUTES))
     if readout_pn is None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.cluster.tasks import each
 from pipeline.telling import SILENT, Teller
 from storage.rosetta import Card, pair_of, tiles
 
-from . import matching, plan, run
+from . import matching, plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,7 @@ def match(
     pairs = sorted([*pairs, (hub, hub)], key=plan.slugs)
     with teller.bar("matching: pairs", len(pairs)) as move:
         for number, (a, b) in enumerate(pairs, start=1):
-            tasks = [(url, tile, k) for tile in tiles(a, b)]
-            parts = list(run.on_cluster(matching.tile_nearest, tasks))
+            parts = list(each(matching.tile_nearest, tiles(a, b), url, k))
             buddies[a.slug, b.slug] = matching.best_buddies(parts, k)
             move(number)
     others = {slug: card for slug, card in cards.items() if slug != hub.slug}

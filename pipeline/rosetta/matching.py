@@ -98,7 +98,7 @@ class TileNearest:
     halves: dict[str, Floats]
 
 
-def tile_nearest(url: str, tile: Tile, k: int) -> TileNearest:
+def tile_nearest(url: str, k: int, tile: Tile) -> TileNearest:
     """Neighbours within one tile, read from its correlations."""
     data = open_correlations(url, tile.a, tile.b)
     rows, columns, halves = {}, {}, {}

@@ -1,35 +1,28 @@
-"""One shard from pictures, or seeds, to the sums of its tiles: plain code, run in an actor."""
+"""One shard from pictures, or seeds, to the sums of its tiles."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.cluster.work import Report
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.bad import BadImages
 from storage import ledger
 from storage.errors import NotFinite
-from storage.rosetta import HALVES, Card, write_sums
+from storage.rosetta import HALVES, Card, Tile, write_sums
 
 from .models import UnitModel, latents, pictures
 from .pictures import ROWS, ResizedImages, resized
 from .plan import Item
 from .sums import HalfMaps, Layout, PairSums
-
-
-@dataclass(frozen=True)
-class ItemReport:
-    """What the driver learns of finished work; ``facts`` are what the ledger keeps."""
-
-    item: Item
-    images: int
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Miner:
@@ -51,12 +44,14 @@ class Miner:
         self.url, self.device = url, torch.device(device)
         self.models = {slug: model.to(self.device) for slug, model in models.items()}
         self._seen = 0
+        # One at a time: a second shard is only here so that its pictures are decoded meanwhile.
+        self._computing = threading.Lock()
 
     def progress(self) -> int:
         """Images that have gone through the models since this miner was made."""
         return self._seen
 
-    def mine(self, item: Item, batches: Iterable[ResizedImages | range]) -> ItemReport:
+    def do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
         """Sum one shard's images for some tiles, write the sums and declare them finished.
 
         Parameters
@@ -64,6 +59,11 @@ class Miner:
         batches : iterable of ResizedImages or range
             A range is of seeds: the generator among the models makes their images.
         """
+        with self._computing:
+            return self._do(item, batches)
+
+    def _do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
+        started = time.monotonic()
         cards = {slug: model.card for slug, model in self.models.items()}
         sums = {
             tile: PairSums(Layout(cards[tile.a], cards[tile.b], tile), self.device)
@@ -79,11 +79,27 @@ class Miner:
                 rows.append(self._add(batch, item, sums))
         table = pa.concat_tables(rows)
         facts = BadImages.of(table["key"].to_pylist(), table["error"].to_pylist()).facts()
+        computed = time.monotonic()
         # What became of the images is written first: sums that are there are never made again.
         ledger.write_part(self.url, item.shard, table.drop_columns("key"), facts)
+        written = 0
         for tile in item.tiles:  # each gives its memory back before the next is written
-            write_sums(self.url, tile, (item.shard, item.shard), sums.pop(tile).sums().arrays())
-        return ItemReport(item, len(table), facts)
+            written += self._write(tile, item.shard, sums.pop(tile))
+        return Report(
+            item.shard,
+            len(table),
+            facts,
+            bytes=written,
+            compute_seconds=computed - started,
+            write_seconds=time.monotonic() - computed,
+            value=item.tiles,
+        )
+
+    def _write(self, tile: Tile, shard: int, sums: PairSums) -> int:
+        """A tile's sums, into the store; how many bytes they are."""
+        arrays = sums.sums().arrays()
+        write_sums(self.url, tile, (shard, shard), arrays)
+        return sum(values.nbytes for values in arrays.values())
 
     def _held(self, batch: ResizedImages, known: pa.Table) -> ResizedImages:
         """The batch with the ledger's rows: models that are added see what the first ones saw."""

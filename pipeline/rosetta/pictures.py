@@ -74,3 +74,8 @@ def resized(pixels: NDArray[np.uint8], resizes: Iterable[Resize]) -> dict[Resize
     """Pictures (n, height, width, 3) that are at hand, as ``load_pictures`` gives them."""
     images = [Image.fromarray(p) for p in pixels]
     return {r: np.stack([r(image) for image in images]) for r in resizes}
+
+
+def seeds(start: int, stop: int) -> range:
+    """The seeds of a run of images that a generator will make."""
+    return range(start, stop)

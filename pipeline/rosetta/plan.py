@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.extraction.plan import LIBRARIES
+from pipeline.cluster.work import LIBRARIES
 from storage.rosetta import HALVES, Card, Setup, Span, Tile, outermost, pair_of, tiles
 
 # Most that the growing sums of one actor may take.

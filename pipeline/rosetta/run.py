@@ -1,27 +1,22 @@
-"""The Ray side: actors that hold the models, tasks that decode ahead and merge, one driver.
+"""What of shared units is lacking, done: shards to sums, sums to fewer sums, and correlations.
 
-The driver hands out shards whose sums are lacking. Sums of ``FAN_IN`` neighbouring shards are
-merged as soon as they are there, in an order that does not depend on who was first; a killed run
-goes on and ends in the same numbers.
+Shards whose sums are lacking go to workers that hold the models. Sums of ``FAN_IN`` neighbouring
+shards are merged as soon as they are there, in an order that does not depend on who was first; a
+killed run goes on and ends in the same numbers.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
-
-from pipeline.cluster.crew import ACTOR_CPUS, DECODE_CPUS, RETRIES, Crew, Needs
-from pipeline.extraction.run import SPREAD, TooManyBadImages, Workers
-from pipeline.images.bad import BadImages
+from pipeline.cluster.loop import over_shards
+from pipeline.cluster.tasks import Tasks, each
+from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
+from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.images.resize import Resize
 from storage import ledger
-from storage.errors import FacetError
 from storage.rosetta import (
     Card,
     Setup,
@@ -36,35 +31,68 @@ from storage.rosetta import (
 )
 
 from .merging import correlate_tile, merge_spans
-from .mine import ItemReport, Miner
+from .mine import Miner
 from .models import UnitModel
-from .pictures import load_pictures
+from .pictures import load_pictures, seeds
 from .plan import Item, actor_bytes, covered, items
 
-# Items an actor has: one under way, and one whose pictures are being decoded.
-IN_FLIGHT = 2
 
+@dataclass(frozen=True, eq=False)
+class Mining(Work[Item, tuple[Tile, ...]]):
+    """Shards of images whose tiles are to be summed.
 
-class _Actor:
-    """A miner as Ray calls it; the models come with the work, so that a restarted one has them."""
+    Attributes
+    ----------
+    url : str
+    setup : Setup
+    models : dict of str to UnitModel
+        By slug, on the CPU.
+    workers : Workers
+    hold : int
+        Most bytes of one worker's sums.
+    """
 
-    def __init__(self, url: str, device: str, threads: int) -> None:
-        self._make = partial(Miner, url, device=device, threads=threads)
-        self._turn = threading.Lock()
-        self._miner: Miner | None = None
+    url: str
+    setup: Setup
+    models: Mapping[str, UnitModel]
+    workers: Workers
+    hold: int
 
-    def ready(self) -> None:
-        """Returns once the actor runs."""
+    @property
+    def needs(self) -> Needs:
+        """A GPU of its own if it uses one, and its projected memory."""
+        memory = need_bytes(self.models, self.workers, self.hold)
+        return Needs(WORKER_CPUS, int(self.workers.device == "cuda"), memory)
 
-    def mine(self, item: Item, models: list[Any], batches: list[Any]) -> ItemReport:
-        with self._turn:
-            if self._miner is None:
-                self._miner = self._make(ray.get(models[0]))
-            given = (b if isinstance(b, range) else ray.get(b) for b in batches)
-            return self._miner.mine(item, given)
+    def start(self) -> Miner:
+        """The models, in place."""
+        return Miner(self.url, self.models, self.workers.device, self.workers.threads)
 
-    def progress(self) -> int:
-        return 0 if self._miner is None else self._miner.progress()
+    def ahead(self, item: Item) -> list[tuple[Any, ...]]:
+        """The shard's pictures, decoded for every model that is used; or seeds of some."""
+        start, stop = self.setup.rows(item.shard)
+        step = self.workers.batch_size
+        rows = [(first, min(first + step, stop)) for first in range(start, stop, step)]
+        if self.setup.generator is not None:
+            return [(seeds, *row) for row in rows]
+        sizes = _resizes(self.models, item)
+        return [(load_pictures, self.url, *row, sizes) for row in rows]
+
+    def shard(self, item: Item) -> int:
+        """The item's."""
+        return item.shard
+
+    def images(self, item: Item) -> int:
+        """How many the shard has."""
+        start, stop = self.setup.rows(item.shard)
+        return stop - start
+
+    def recover(self, item: Item) -> Report[tuple[Tile, ...]] | None:
+        """From the ledger, where all sums are there."""
+        if not all(item.shard in covered(done_spans(self.url, tile)) for tile in item.tiles):
+            return None
+        (facts,) = ledger.read_facts(self.url, [item.shard])
+        return Report(item.shard, self.images(item), facts, value=item.tiles)
 
 
 def left_over(url: str, wanted: Iterable[Tile]) -> dict[Tile, set[int]]:
@@ -96,20 +124,18 @@ def mine(
     models : dict of str to UnitModel
         By slug.
     hold : int
-        Most bytes of one actor's sums.
+        Most bytes of one worker's sums.
     max_bad : float
         Fraction of the images that may be bad.
-    report : callable
-        Called with the images that went through the models in this run.
-    say : callable
-        Told what the actors ask Ray for, and what is waited for.
+    report, say : callable
+        As ``over_shards`` has them.
 
     Raises
     ------
     TooManyBadImages
         When ``max_bad`` is passed; the sums made are kept.
     FacetError
-        Whatever an actor found wrong that the user can mend.
+        As ``over_shards`` does.
     """
     cards = {slug: model.card for slug, model in models.items()}
     done = left_over(url, wanted)
@@ -118,72 +144,22 @@ def mine(
     for facts in ledger.read_facts(url, sorted(seen)):
         bad.add(facts)
     _check_bad(bad, setup, max_bad)
-    work = items(done, setup, cards, hold)
-    merges = _Merges(url, done, cards)
-    if work:
-        crew = _crew(url, setup, models, workers, hold, work, say)
-        steps = crew.work(range(len(work)), lambda number: _images(setup, work[number]))
-        with closing(steps):  # ends the actors, however this ends
-            for finished in steps:
-                if isinstance(finished, ItemReport):
-                    if finished.item.shard not in seen:  # one shard has several items
-                        seen.add(finished.item.shard)
-                        bad.add(finished.facts)
+    todo = items(done, setup, cards, hold)
+    work = Mining(url, setup, models, workers, hold)
+    with Tasks() as tasks:
+        merges = _Merges(url, done, cards, tasks)
+        if todo:
+            with over_shards(work, todo, workers.actors, report=report, say=say) as finished:
+                for item in finished:
+                    if item.shard not in seen:  # one shard has several items
+                        seen.add(item.shard)
+                        bad.add(item.facts)
                     _check_bad(bad, setup, max_bad)
-                    for tile in finished.item.tiles:
-                        merges.add(tile, (finished.item.shard, finished.item.shard))
-                else:
-                    report(finished)
-                merges.collect()
-        report(sum(_images(setup, item) for item in work))
-    merges.finish()
+                    for tile in item.value or ():
+                        merges.add(tile, (item.shard, item.shard))
+                    merges.collect()
+        merges.finish()
     return bad
-
-
-def _images(setup: Setup, item: Item) -> int:
-    start, stop = setup.rows(item.shard)
-    return stop - start
-
-
-def _crew(
-    url: str,
-    setup: Setup,
-    models: Mapping[str, UnitModel],
-    workers: Workers,
-    hold: int,
-    work: list[Item],
-    say: Callable[[str], None],
-) -> Crew[ItemReport]:
-    size = min(workers.actors, len(work))
-    needs = Needs(ACTOR_CPUS, int(workers.device == "cuda"), need_bytes(models, workers, hold))
-    say(f"each of {size} workers asks Ray for {needs}")
-    actor_class = ray.remote(_Actor)
-    decode = ray.remote(load_pictures).options(
-        num_cpus=DECODE_CPUS, max_retries=RETRIES, scheduling_strategy=SPREAD
-    )
-    weights = ray.put(dict(models))
-
-    def hire(options: dict[str, Any]) -> Any:
-        options |= {"max_concurrency": IN_FLIGHT + 1, "scheduling_strategy": SPREAD}
-        return actor_class.options(**options).remote(url, workers.device, workers.threads)
-
-    def hand_out(actor: Any, number: int) -> Any:
-        start, stop = setup.rows(work[number].shard)
-        step = workers.batch_size
-        batches: list[Any] = [range(at, min(at + step, stop)) for at in range(start, stop, step)]
-        if setup.generator is None:
-            sizes = _resizes(models, work[number])
-            batches = [decode.remote(url, run.start, run.stop, sizes) for run in batches]
-        return actor.mine.remote(work[number], [weights], batches)
-
-    def recover(number: int) -> ItemReport | None:
-        item = work[number]
-        if not all(item.shard in covered(done_spans(url, tile)) for tile in item.tiles):
-            return None
-        (facts,) = ledger.read_facts(url, [item.shard])
-        return ItemReport(item, _images(setup, item), facts)
-
-    return Crew(hire, hand_out, recover, size=size, slots=IN_FLIGHT, needs=needs, say=say)
 
 
 def need_bytes(models: Mapping[str, UnitModel], workers: Workers, hold: int) -> int:
@@ -211,12 +187,13 @@ def _check_bad(bad: BadImages, setup: Setup, max_bad: float) -> None:
 
 
 class _Merges:
-    """Merges of aligned groups of spans, as tasks that take a CPU each."""
+    """Merges of aligned groups of spans, as tasks."""
 
-    def __init__(self, url: str, done: Mapping[Tile, set[int]], cards: dict[str, Card]) -> None:
-        self._url, self._cards = url, cards
+    def __init__(
+        self, url: str, done: Mapping[Tile, set[int]], cards: dict[str, Card], tasks: Tasks
+    ) -> None:
+        self._url, self._cards, self._tasks = url, cards, tasks
         self._spans = {tile: set(done_spans(url, tile)) for tile in done}
-        self._merge = ray.remote(merge_spans).options(num_cpus=1, max_retries=RETRIES)
         self._under_way: dict[Any, tuple[Tile, list[Span]]] = {}
         for tile, spans in self._spans.items():
             for span in sorted(spans):
@@ -232,16 +209,14 @@ class _Merges:
         if not group or any((tile, group) == taken for taken in self._under_way.values()):
             return
         cards = self._cards[tile.a], self._cards[tile.b]
-        self._under_way[self._merge.remote(self._url, *cards, tile, group)] = tile, group
+        merge = self._tasks.start(merge_spans, self._url, *cards, tile, group)
+        self._under_way[merge] = tile, group
 
     def collect(self, timeout: float = 0.0) -> None:
         """Take note of merges that have ended."""
-        if not self._under_way:
-            return
-        ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=timeout)
-        for ref in ready:
-            _result(ref)
-            tile, group = self._under_way.pop(ref)
+        for merge in self._tasks.ended(self._under_way, timeout):
+            self._tasks.result(merge)
+            tile, group = self._under_way.pop(merge)
             self._spans[tile] -= set(group)
             self.add(tile, (group[0][0], group[-1][1]))
 
@@ -266,39 +241,11 @@ def correlate(
         # A pair is made whole or not at all: its arrays are created anew.
         if all(tile in todo for tile in wanted if (tile.a, tile.b) == pair):
             create_correlations(url, cards[pair[0]], cards[pair[1]])
-    tasks = [(url, cards[tile.a], cards[tile.b], tile) for tile in todo]
-    for done, _ in enumerate(on_cluster(correlate_tile, tasks), start=1):
+    pairs = ((tile, cards[tile.a], cards[tile.b]) for tile in todo)
+    for done, _ in enumerate(each(_correlate, pairs, url), start=1):
         report(done)
 
 
-def on_cluster(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """Run a function over many arguments as tasks; results as they come, few held at once."""
-    remote = ray.remote(function).options(num_cpus=1, max_retries=RETRIES)
-    window = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    queue = iter(tasks)
-    under_way: set[Any] = set()
-    try:
-        while True:
-            while len(under_way) < window and (task := next(queue, None)) is not None:
-                under_way.add(remote.remote(*task))
-            if not under_way:
-                return
-            (ready,), _ = ray.wait(list(under_way), num_returns=1)
-            under_way.remove(ready)
-            yield _result(ready)
-    finally:
-        for ref in under_way:
-            ray.cancel(ref)
-
-
-def _result(ref: Any) -> Any:
-    """What a task returned; its failure in words that a user can act upon."""
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from None
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        raise FacetError(
-            f"a worker died again and again: {error}\nIt is probably out of memory; what is done "
-            "is kept, the same command goes on."
-        ) from error
+def _correlate(url: str, of: tuple[Tile, Card, Card]) -> None:
+    tile, a, b = of
+    correlate_tile(url, a, b, tile)

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory
+from pipeline.cluster.tasks import each
+from pipeline.cluster.work import Workers, choose_workers
 from pipeline.extraction.growth import KnownImages
-from pipeline.extraction.run import Workers, choose_workers
 from pipeline.extraction.unchanged import sample, settle
-from pipeline.images.listing import list_images, ray_mapper
+from pipeline.images.listing import list_images
 from pipeline.images.rows import FIXED, ListingReport
 from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
@@ -55,7 +56,7 @@ class MiningSpec:
     def rows(self, report: ListingReport) -> Iterator[pa.Table]:
         """The image table."""
         if self.images is not None:
-            return list_images(self.images, limit=self.limit, mapper=ray_mapper, report=report)
+            return list_images(self.images, limit=self.limit, mapper=each, report=report)
         return seed_rows(self.source, self.seeds)
 
 
@@ -139,7 +140,7 @@ def _follow(url: str, setup: Setup, known: KnownImages, source: str, teller: Tel
     with teller.wait("reading images again"):
         notes = settle(
             url, setup.images, setup.shard_size, known, source,
-            place="`out`", must_read=False, mapper=ray_mapper,
+            place="`out`", must_read=False, mapper=each,
         )  # fmt: skip
     for note in notes:
         teller.say(note)

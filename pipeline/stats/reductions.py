@@ -1,4 +1,4 @@
-"""Reductions of a store on the Ray cluster, with Dask: moments, and what follows from them.
+"""Reductions of a store: moments, and what follows from them.
 
 chunk: one task a shard reads its images of the subset; combine: states are merged in a tree;
 finalize: means, covariances, principal components. Shards are taken in waves, so that no more
@@ -9,20 +9,16 @@ added without reading the others again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
 
-import dask
 import numpy as np
-import ray
 import zarr
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
-from ray.util.dask import ray_dask_get
 
+from pipeline.cluster.tasks import scan
 from pipeline.subsets import SubsetError, check_where, shard_rows
 from storage import neurons, urls
-from storage.errors import FacetError, NotFinite, StoreError, Work
+from storage.errors import NotFinite, StoreError, Work
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.reductions import (
@@ -43,12 +39,7 @@ from storage.store import Store, open_store
 from .moments import Moments, chunk, combine, finalize, remove
 
 States = dict[str, Moments]
-Scheduler = Callable[..., Any] | Literal["synchronous"]
 
-# States merged by one task.
-FAN_IN = 8
-# Shards under way at once, for each CPU of the cluster.
-SHARDS_PER_CPU = 8
 # What a task holds of one array at once, as stored.
 READ_BYTES = 64 << 20
 # Principal components with less of the largest variance are rounding noise: kept as zero.
@@ -60,7 +51,6 @@ def reduce_store(
     where: str | None = None,
     components: Sequence[str] | None = None,
     *,
-    scheduler: Scheduler = ray_dask_get,
     report: Callable[[int], None] = lambda shards: None,
 ) -> Reductions:
     """Bring a subset's reductions up to date with the store's finished shards.
@@ -72,8 +62,6 @@ def reduce_store(
         See ``subsets``; all images unless given.
     components : sequence of str, optional
         Of ``heads``, ``mlps``, ``tokens``, ``embedding``; all that the store has unless given.
-    scheduler : callable or "synchronous"
-        Dask's; on the Ray cluster unless said.
     report : callable
         Called with the number of shards done so far in this run.
 
@@ -91,8 +79,7 @@ def reduce_store(
     states = {} if found is None else _states(found, store.meta)
     done = 0
     for group, shards in _missing(store, facts, chosen).items():
-        tasks = [(store.url, shard, where, group) for shard in shards]
-        for count, wave in fold(shard_states, tasks, scheduler):
+        for count, wave in scan(shard_states, shards, merge, store.url, where, group):
             states = merge([states, wave])
             counted = {c: facts.counted(c) | set(shards[:count]) for c in group}
             facts = Facts(
@@ -161,8 +148,8 @@ def _refuse_empty(states: States, store: Store, where: str | None) -> None:
 # -- chunk ---------------------------------------------------------------------------------
 
 
-def shard_states(url: str, shard: int, where: str | None, components: Sequence[str]) -> States:
-    """State of one shard's images of the subset; plain code, run in a task or in-process."""
+def shard_states(url: str, where: str | None, components: Sequence[str], shard: int) -> States:
+    """State of one shard's images of the subset."""
     store = open_store(url)
     _, chosen = shard_rows(store, shard, where)
     return chosen_states(store, shard, chosen, components)
@@ -253,38 +240,6 @@ def merge(states: Iterable[Mapping[str, Moments]]) -> States:
     return merged
 
 
-def fold(
-    function: Callable[..., States], tasks: Sequence[tuple[Any, ...]], scheduler: Scheduler
-) -> Iterator[tuple[int, States]]:
-    """Run ``function`` over all tasks and merge what it returns, wave by wave.
-
-    Yields
-    ------
-    count : int
-        Tasks done so far.
-    states : dict of str to Moments
-        The merged states of this wave.
-    """
-    cpus = 1 if scheduler == "synchronous" else int(ray.cluster_resources().get("CPU", 1))
-    wave = SHARDS_PER_CPU * max(1, cpus)
-    run, join = (dask.delayed(f, pure=False) for f in (function, merge))
-    for first in range(0, len(tasks), wave):
-        level = [run(*task) for task in tasks[first : first + wave]]
-        while len(level) > 1:
-            level = [join(level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
-        try:
-            (states,) = dask.compute(level[0], scheduler=scheduler)
-        except RayTaskError as error:
-            # The user needs the message, not the stack of a worker.
-            raise error.cause if isinstance(error.cause, Exception) else error from None
-        except (WorkerCrashedError, OutOfMemoryError) as error:
-            raise FacetError(
-                f"a worker died again and again: {error}\nIt is probably out of memory: reduce "
-                "fewer `components` at a time. Shards that are counted are kept."
-            ) from error
-        yield min(first + wave, len(tasks)), states
-
-
 # -- growth --------------------------------------------------------------------------------
 
 
@@ -295,7 +250,7 @@ def forget_shard(store: Store, shard: int) -> None:
         if not group:
             continue
         states = _states(found, store.meta)
-        for name, part in shard_states(store.url, shard, found.facts.where, group).items():
+        for name, part in shard_states(store.url, found.facts.where, group, shard).items():
             states[name] = remove(states[name], part)
         left = {c: runs(found.facts.counted(c) - {shard}) for c in group}
         facts = replace(found.facts, shards=found.facts.shards | left)

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from jobs import extract
 from jobs.extract import ExtractConfig, main
-from pipeline.extraction.run import TooManyBadImages, choose_workers
+from pipeline.cluster.work import choose_workers
 from pipeline.extraction.store import same_or_grown
+from pipeline.images.bad import TooManyBadImages
 from pipeline.images.decode import DECODING
 from pipeline.models import ModelSpec, load_model
 from pipeline.stats.reductions import missing_shards, reduce_store
@@ -126,10 +127,8 @@ def test_another_configuration_is_refused(finished, model):
 def test_new_images_are_appended_and_only_their_shards_are_done(finished, model, tmp_path):
     more = "microworld:n=70,seed=3,split=test"
     shutil.copytree(finished.url, tmp_path / "s")
-    reduce_store(open_store(str(tmp_path / "s")), scheduler="synchronous")
-    reduce_store(
-        open_store(str(tmp_path / "s")), "count in (1, 2)", ["heads"], scheduler="synchronous"
-    )
+    reduce_store(open_store(str(tmp_path / "s")))
+    reduce_store(open_store(str(tmp_path / "s")), "count in (1, 2)", ["heads"])
     before = stamps(tmp_path / "s")
     store = main(config(model, tmp_path / "s", images=more))
     after = stamps(tmp_path / "s")
@@ -146,9 +145,7 @@ def test_new_images_are_appended_and_only_their_shards_are_done(finished, model,
     assert whole.meta.identity() == store.meta.identity()
     assert whole.images().equals(store.images())
     for where, components in ((None, None), ("count in (1, 2)", ["heads"])):
-        grown, fresh = (
-            reduce_store(s, where, components, scheduler="synchronous") for s in (store, whole)
-        )
+        grown, fresh = (reduce_store(s, where, components) for s in (store, whole))
         assert grown.facts.shards == fresh.facts.shards
         for name, array in fresh.data.load().data_vars.items():
             if "_pca" not in name:

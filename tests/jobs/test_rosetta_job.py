@@ -164,8 +164,7 @@ def test_bad_images_are_left_out_and_counted(tmp_path, ray_cluster, capsys, foun
     assert read_part(str(tmp_path / "out"), 0)["ok"].to_pylist() == [i != 5 for i in range(9)]
 
 
-def test_a_model_added_over_changed_pictures_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "ray_mapper", map)
+def test_a_model_added_over_changed_pictures_is_refused(tmp_path, here):
     folder, out = tmp_path / "pictures", str(tmp_path / "out")
     folder.mkdir()
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jobs import ablate, extract, second_order
 from jobs.second_order import SecondOrderConfig
-from pipeline.extraction.run import TooManyBadImages
+from pipeline.images.bad import TooManyBadImages
 from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch

@@ -23,6 +23,7 @@ PLACES = {"store", "out", "rosetta"}  # where things are: every test of a job gi
 # What shows that changing a setting changes what is found, or what does the work.
 SHOWN = {
     "extract": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "images": JOBS + "extract_job.py::test_another_configuration_is_refused",
         "model pretrained components layers precision store_dtype shard_size seed": HERE
         + "test_settings_of_extraction_are_the_stores_identity",
@@ -33,6 +34,7 @@ SHOWN = {
         "limit": JOBS + "extract_job.py::test_another_configuration_is_refused",
     },
     "reduce": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "where": JOBS + "textspan_job.py::test_what_comes_next_is_about_the_same_images",
         "components": "tests/pipeline/stats/test_reductions.py"
         "::test_a_second_batch_is_added_without_reading_the_first_again",
@@ -42,12 +44,14 @@ SHOWN = {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "textspan": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "pool": JOBS + "stale_results.py"
         "::test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again",
         "layers texts_per_head objective where": HERE + "test_settings_of_textspan",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "ablate": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "classes reference": JOBS + "stale_results.py"
         "::test_a_classes_file_of_another_content_and_means_over_other_images",
         "study label_column where heads pool layers texts_per_head baselines mlp_layers": HERE
@@ -55,6 +59,7 @@ SHOWN = {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "second-order": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "images model pretrained max_bad": JOBS + "second_order_job.py"
         "::test_a_store_is_made_and_its_bad_images_never_enter",
         "mlp_layers store_dtype": JOBS + "second_order_job.py"
@@ -64,6 +69,7 @@ SHOWN = {
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
     },
     "omp": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "mlp_layers pool": JOBS + "omp_job.py"
         "::test_planted_directions_give_their_texts_and_dead_neurons_are_listed",
         "terms method label_column": HERE + "test_settings_of_codes",
@@ -71,6 +77,7 @@ SHOWN = {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "rosetta": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "models neighbours": JOBS + "rosetta_job.py::test_what_cannot_work_is_refused",
         "images shard_size batch_size": JOBS + "rosetta_job.py"
         "::test_another_configuration_is_refused_by_its_fields",

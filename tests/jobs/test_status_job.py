@@ -96,10 +96,10 @@ def test_results_finished_and_not(store, capsys):
     assert "started" not in said
 
 
-def test_reductions_and_their_counts(store):
+def test_reductions_and_their_counts(store, here):
     from pipeline.stats.reductions import reduce_store
 
-    reduce_store(store, "label == 'class-0'", ["embedding"], scheduler="synchronous")
+    reduce_store(store, "label == 'class-0'", ["embedding"])
     (found,) = job.main(StatusConfig(store=store.url)).reductions
     assert found["where"] == "label == 'class-0'"
     # Images 0, 3 and 6 of the first eight; 6 is bad.

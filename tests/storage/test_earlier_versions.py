@@ -28,7 +28,7 @@ def store(tmp_path):
     return open_store(str(tmp_path / "store"), mode="r+")
 
 
-def test_it_opens_and_is_used_as_it_is(store):
+def test_it_opens_and_is_used_as_it_is(store, here):
     assert (store.meta.schema_version, store.meta.grid, store.meta.prefix) == (1, (2, 2), 1)
     assert store.done_shards() == {0}
     found = store.heads(1, 2).values
@@ -44,11 +44,11 @@ def test_it_opens_and_is_used_as_it_is(store):
     ]
     # Its digest is what it was: what was reduced then is found.
     assert int(store.reductions().array("patches_count")) == 3 * 4
-    again = reduce_store(store, None, scheduler="synchronous")
+    again = reduce_store(store, None)
     assert int(again.array("patches_count")) == 3 * 4
 
 
-def test_it_is_gone_on_with_and_grown(store):
+def test_it_is_gone_on_with_and_grown(store, here):
     wanted = stores.metadata(**SIZES)
     require_same(store.meta, wanted, store.url)
     store = create_store(store.url, wanted, {})  # the same: what stands is taken
@@ -59,7 +59,7 @@ def test_it_is_gone_on_with_and_grown(store):
         "part-00000000.parquet",
         "part-00000001.parquet",
     ]
-    found = reduce_store(store, None, scheduler="synchronous")
+    found = reduce_store(store, None)
     assert int(found.array("heads_count")) == 5
     grown = grow(store, [stores.image_table(3, start=6)])
     assert (grown.meta.schema_version, grown.meta.images) == (1, 9)

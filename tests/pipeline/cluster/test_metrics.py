@@ -6,7 +6,7 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cluster import metrics
-from pipeline.extraction.extractor import ShardReport
+from pipeline.cluster.work import Report
 from tests.processes import wait_for
 
 
@@ -14,7 +14,7 @@ from tests.processes import wait_for
 class Actor:
     """Counts what it is told, as an extraction's actor does."""
 
-    def count(self, report: ShardReport) -> None:
+    def count(self, report: Report) -> None:
         metrics.count_shard(report)
 
     def worker(self) -> str:
@@ -43,7 +43,7 @@ def scrape(workers: set[str]) -> dict[str, float]:
 
 def test_prometheus_sees_names_and_values(ray_cluster):
     actor = Actor.remote()
-    report = ShardReport(
+    report = Report(
         7, 100, {"bad": {"empty": 3}}, bytes=5000, compute_seconds=2.0, write_seconds=0.25
     )
     ray.get([actor.count.remote(report) for _ in range(2)])

@@ -58,7 +58,7 @@ def extract_all(store: Store, model: VisionModel, batch_size: int = 4) -> list:
             load_batch(store.url, at, min(at + batch_size, stop), model.preprocess.resize)
             for at in range(start, stop, batch_size)
         )
-        reports.append(extractor.extract(shard, batches))
+        reports.append(extractor.do(shard, batches))
     return reports
 
 

@@ -16,6 +16,9 @@ from storage.images import write_images
 from storage.store import Store, create_store, open_store
 from tests.storage import stores
 
+# No Ray: what a task does is the same in this process.
+pytestmark = pytest.mark.usefixtures("here")
+
 N = 30
 CLASSES = Classes(
     ("a", "b", "c"), (("a",), ("b",), ("c",)), {"class-0": 0, "class-1": 1, "class-2": 2}
@@ -69,8 +72,8 @@ def joint(store: Store, layer: int, head: int) -> np.ndarray:
 
 @pytest.mark.parametrize("where", [None, "index >= 7"])
 def test_shares_are_those_of_an_analysis_of_variance(store, where):
-    found = reduce_store(store, where, scheduler="synchronous")
-    shares = roles.attribute_shares(store, found, ["colour", "count"], scheduler="synchronous")
+    found = reduce_store(store, where)
+    shares = roles.attribute_shares(store, found, ["colour", "count"])
     table = store.images()
     keep = np.arange(N) != 4
     keep[: 7 if where else 0] = False
@@ -113,7 +116,7 @@ def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.Plan:
     fields = {
         "url": store.url, "where": None, "label_column": "label", "classes": CLASSES,
         "readout": ablation.Readout(studies.maps_of(store), classes),
-        "means": studies.reduced_means(reduce_store(store, scheduler="synchronous")),
+        "means": studies.reduced_means(reduce_store(store)),
         "ablations": [s.ablation for s in steps],
     }  # fmt: skip
     return studies.Plan(**{**fields, **changes})

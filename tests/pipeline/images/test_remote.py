@@ -12,10 +12,11 @@ import pytest
 import s3fs
 from PIL import Image
 
+from pipeline.cluster.tasks import each
 from pipeline.images import files
 from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
-from pipeline.images.listing import list_images, ray_mapper
+from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
 from pipeline.images.rows import ROW_ORIGIN, ListingReport
 from storage.errors import FacetError
@@ -229,10 +230,10 @@ def test_ray_lists_in_order_and_keeps_messages(ray_cluster: None, tmp_path: Path
     for t in range(12):
         write_tar(tmp_path / f"{t:02d}.tar", [(f"{i}.png", png(i)) for i in range(t + 1)])
     here = pa.concat_tables(list_images(f"{tmp_path}/*.tar"))
-    assert pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper)) == here
-    few = pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper, limit=5))
+    assert pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=each)) == here
+    few = pa.concat_tables(list_images(f"{tmp_path}/*.tar", mapper=each, limit=5))
     assert few == here.slice(0, 5)
     (tmp_path / "05.tar").write_text("no tar " * 200)
     with pytest.raises(SourceError, match="05.tar is not a tar") as caught:
-        list(list_images(f"{tmp_path}/*.tar", mapper=ray_mapper))
+        list(list_images(f"{tmp_path}/*.tar", mapper=each))
     assert type(caught.value) is SourceError

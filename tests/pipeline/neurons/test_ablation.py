@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extraction.run import Workers
+from pipeline.cluster.work import Workers
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
-from pipeline.neurons import ablation, comparison
+from pipeline.neurons import comparison
 from pipeline.neurons.ablation import SERIES, Classify, NeuronStudy, steps
 from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
@@ -25,7 +25,6 @@ from storage import neurons
 from storage.errors import StoreError
 from storage.results import as_table, save_result
 from tests.pipeline.extraction.test_extractor import extract_all, new_store
-from tests.pipeline.neurons import kit
 from tests.pipeline.neurons.test_phases import TEXT, VISION, effects
 
 LAYERS, K = (0, 2), 10
@@ -50,10 +49,7 @@ def classes() -> Classes:
 
 
 @pytest.fixture(params=["coefficients", "moments"])
-def found(request, model, tmp_path, monkeypatch):
-    kit.in_process(monkeypatch)
-    monkeypatch.setattr(ablation, "from_store", kit.from_store)
-    monkeypatch.setattr(ablation, "from_model", kit.from_model)
+def found(request, model, tmp_path, here):
     store = new_store(tmp_path / "store", "microworld:n=40,seed=3,split=test", model, 16)
     extract_all(store, model)
     tables, directions, _ = find_effects(effects(store.url, model, keep=request.param))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extraction.run import Workers
+from pipeline.cluster.work import Workers
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from pipeline.neurons import phases
@@ -26,8 +26,10 @@ from storage import neurons, open_store, urls
 from storage.errors import FacetError, NotFinite, StoreDtypeError, StoreError
 from tests.pipeline.extraction.test_extractor import extract_all, new_store
 from tests.pipeline.images.kit import picture
-from tests.pipeline.neurons import kit
 from tests.storage import stores
+
+# No Ray: what tasks and workers do is the same in this process.
+pytestmark = pytest.mark.usefixtures("here")
 
 VISION = {
     "image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16, "mlp_ratio": 2.0
@@ -54,11 +56,6 @@ def extracted(model, tmp_path_factory) -> Path:
     store = new_store(folder / "store", str(folder / "pictures"), model, 16, components=("mlps",))
     extract_all(store, model)
     return folder / "store"
-
-
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch):
-    kit.in_process(monkeypatch)
 
 
 def effects(store, model, **changes) -> Effects:

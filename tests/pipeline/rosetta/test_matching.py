@@ -146,7 +146,7 @@ def planted(tmp_path, monkeypatch):
 
 def test_a_planted_unit_is_found_and_noise_does_not_replicate(planted):
     url, a, b = planted
-    parts = [matching.tile_nearest(url, tile, 1) for tile in tiles(a, b)]
+    parts = [matching.tile_nearest(url, 1, tile) for tile in tiles(a, b)]
     assert len(parts) == 2
     found = best_buddies(parts, 1)
     (place,) = np.flatnonzero((found.a == 2) & (found.b == 3 + 1))
@@ -168,7 +168,7 @@ def test_dead_and_constant_units_are_listed_and_match_nothing(planted):
     assert [k for k, v in states[0].items() if v == "dead"] == [("l0", 4)]
     assert [k for k, v in states[1].items() if v == "constant"] == [("l0", 0)]
     assert units[1]["mean"][0] == 2.5
-    found = best_buddies([matching.tile_nearest(url, tile, 9) for tile in tiles(a, b)], 9)
+    found = best_buddies([matching.tile_nearest(url, 9, tile) for tile in tiles(a, b)], 9)
     assert 4 not in found.a
     assert 0 not in found.b
 

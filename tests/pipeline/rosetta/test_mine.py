@@ -68,7 +68,7 @@ def test_mined_correlations_are_those_of_the_models_own_maps(two, listed):
     sizes = tuple(m.preprocess.resize for m in two.values())
     for shard in range(2):
         batches = [load_pictures(listed, at, at + 5, sizes) for at in (shard * 10, shard * 10 + 5)]
-        report = miner.mine(Item(shard, (tile,)), batches)
+        report = miner.do(Item(shard, (tile,)), batches)
         assert (report.images, report.facts) == (10, {"bad": {}})
     assert miner.progress() == IMAGES
     assert read_part(listed, 1)["index"].to_pylist() == list(range(10, 20))
@@ -113,7 +113,7 @@ def test_a_generators_pictures_and_maps_are_of_one_pass(tmp_path):
     a, b = pair_of(*cards.values())
     (tile,) = tiles(a, b)
     url = str(tmp_path)
-    report = Miner(url, both, "cpu", 1).mine(Item(0, (tile,)), [range(8), range(8, 12)])
+    report = Miner(url, both, "cpu", 1).do(Item(0, (tile,)), [range(8), range(8, 12)])
     assert report.images == 12
     create_correlations(url, a, b)
     correlate_tile(url, a, b, tile)
@@ -220,7 +220,7 @@ def test_values_that_are_not_finite_are_refused(listed):
     (tile,) = tiles(model.card, model.card)
     batch = load_pictures(listed, 0, 2, (model.preprocess.resize,))
     with pytest.raises(NotFinite, match="layer act3 is the first of those read that holds NaN"):
-        Miner(listed, {model.card.slug: model}, "cpu", 1).mine(Item(0, (tile,)), [batch])
+        Miner(listed, {model.card.slug: model}, "cpu", 1).do(Item(0, (tile,)), [batch])
 
 
 def mine_folder(folder, url, names, shard=0):
@@ -231,7 +231,7 @@ def mine_folder(folder, url, names, shard=0):
         write_images(url, list_images(str(folder)))
     sizes = tuple(dict.fromkeys(m.preprocess.resize for m in both.values()))
     batches = [load_pictures(url, at, at + 3, sizes) for at in (0, 3)]
-    return Miner(url, both, "cpu", 1).mine(Item(shard, tuple(tiles(a, b))), batches)
+    return Miner(url, both, "cpu", 1).do(Item(shard, tuple(tiles(a, b))), batches)
 
 
 def test_models_that_are_added_see_the_pictures_of_the_first(tmp_path):

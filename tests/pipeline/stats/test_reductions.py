@@ -8,6 +8,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cluster import machines, tasks
 from pipeline.stats import reductions
 from pipeline.stats.reductions import reduce_store
 from pipeline.subsets import SubsetError
@@ -19,7 +20,8 @@ from storage.reductions import TABLE, find_reductions, subset_url
 from storage.store import Store, create_store
 from tests.storage import stores
 
-SYNC = {"scheduler": "synchronous"}
+# No Ray: what a task does is the same in this process.
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def rows_of(n: int, seed: int, **sizes: int) -> dict[str, np.ndarray]:
@@ -107,7 +109,7 @@ def test_any_chunking_order_and_mask_gives_the_moments_of_the_good_rows(
     half = (len(order) + 1) // 2
     for batch in (order[:half], order[half:]):
         write(store, rows, ok, batch)
-        found = reduce_store(store, where, **SYNC)
+        found = reduce_store(store, where)
     keep = ok & ((split == "val") | (not subset))
     for name, data in scaled(rows, keep, sizes["prefix"]).items():
         mean = data.mean(0)
@@ -141,7 +143,7 @@ def test_a_store_with_bad_images_equals_the_store_without_them(filled, tmp_path)
     good = {k: v[ok] for k, v in rows.items()}
     without = new_store(str(tmp_path / "good"), good, split[ok], shard_size=7)
     write(without, good, np.ones(18, bool), [0, 1, 2])
-    a, b = (reduce_store(s, **SYNC).data.load() for s in (store, without))
+    a, b = (reduce_store(s).data.load() for s in (store, without))
     xr.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
 
 
@@ -151,53 +153,54 @@ def test_a_second_batch_is_added_without_reading_the_first_again(tmp_path, monke
     read: list[int] = []
     plain = reductions.shard_states
 
-    def spy(url, shard, where, components):
+    def spy(url, where, components, shard):
         read.append(shard)
-        return plain(url, shard, where, components)
+        return plain(url, where, components, shard)
 
     monkeypatch.setattr(reductions, "shard_states", spy)
     write(store, rows, ok, [0, 3])
-    assert reduce_store(store, components=["heads"], **SYNC).count() == 8
+    assert reduce_store(store, components=["heads"]).count() == 8
     write(store, rows, ok, [1, 2, 4])
-    found = reduce_store(store, components=["heads"], **SYNC)
+    found = reduce_store(store, components=["heads"])
     assert (sorted(read[:2]), sorted(read[2:])) == ([0, 3], [1, 2, 4])
     assert found.facts.shards == {"heads": [(0, 4)]}
     assert "mlps_mean" not in found.data
     with pytest.raises(StoreError, match="no mlps_mean in these reductions"):
         found.block_mean(0)
-    found = reduce_store(store, components=["mlps"], **SYNC)
+    found = reduce_store(store, components=["mlps"])
     assert sorted(read[5:]) == [0, 1, 2, 3, 4]
     assert found.count("mlps") == found.count("heads") == 20
-    reduce_store(store, components=["heads", "mlps"], **SYNC)
+    reduce_store(store, components=["heads", "mlps"])
     assert len(read) == 10
 
 
 def test_waves_are_kept_so_that_a_stopped_run_goes_on(filled, monkeypatch):
     store = filled[0]
-    monkeypatch.setattr(reductions, "SHARDS_PER_CPU", 2)
+    monkeypatch.setattr(machines, "cpus", lambda: 1)
+    monkeypatch.setattr(tasks, "SCANNED_PER_CPU", 2)
     plain = reductions.shard_states
 
-    def fails_late(url, shard, where, components):
+    def fails_late(url, where, components, shard):
         if shard == 3:
             raise KeyboardInterrupt
-        return plain(url, shard, where, components)
+        return plain(url, where, components, shard)
 
     monkeypatch.setattr(reductions, "shard_states", fails_late)
     with pytest.raises(KeyboardInterrupt):
-        reduce_store(store, **SYNC)
+        reduce_store(store)
     assert store.reductions().facts.counted("heads") == {0, 1}
     with pytest.raises(StoreError, match="to its end"):
         store.reductions().head_pca(0, 0)
     monkeypatch.setattr(reductions, "shard_states", plain)
     steps: list[int] = []
-    found = reduce_store(store, report=steps.append, **SYNC)
+    found = reduce_store(store, report=steps.append)
     assert steps == [2, 3]
     assert found.count() == 18
 
 
 def test_readers_lift_to_the_joint_space(filled):
     store, rows, ok, _ = filled
-    found = reduce_store(store, **SYNC)
+    found = reduce_store(store)
     norm = np.linalg.norm(store.embeddings().values[ok].astype(float), axis=1)[:, None]
     head = (store.heads(1, 2).values[ok] / norm).astype(float)
     block = (store.mlps(1).values[ok] / norm).astype(float)
@@ -225,7 +228,7 @@ def test_readers_lift_to_the_joint_space(filled):
 
 def test_plain_xarray_reads_means_counts_and_coordinates(filled):
     store = filled[0]
-    reduce_store(store, "split == 'val'", **SYNC)
+    reduce_store(store, "split == 'val'")
     data = xr.open_zarr(subset_url(store.url, "split == 'val'"))
     assert int(data["heads_count"]) == 10
     assert data["heads_covariance"].sel(layer=1, head=0).dims == ("head_dim", "other_head_dim")
@@ -239,10 +242,10 @@ def test_a_head_that_is_constant_and_a_subset_of_one_image_have_no_components(tm
     rows["heads"][:, 0, 1] = 0
     store = new_store(str(tmp_path / "store"), rows, np.array(["val"] + ["train"] * 5))
     write(store, rows, ok, [0, 1])
-    found = reduce_store(store, **SYNC)
+    found = reduce_store(store)
     assert not found.head_pca(0, 1)["components"].values.any()
     assert found.head_pca(0, 0)["variance"].values.all()
-    one = reduce_store(store, "split == 'val'", **SYNC)
+    one = reduce_store(store, "split == 'val'")
     assert one.count() == 1
     assert not one.array("heads_pca_variance").values.any()
 
@@ -252,33 +255,33 @@ def test_what_cannot_be_reduced_is_refused(filled, tmp_path):
     with pytest.raises(StoreError, match="no reductions of this subset"):
         store.reductions()
     with pytest.raises(SubsetError, match=r"matches no image that is ok in the 5 finished"):
-        reduce_store(store, "split == 'test'", **SYNC)
+        reduce_store(store, "split == 'test'")
     with pytest.raises(SubsetError, match="no column 'splt' .did you mean 'split'"):
-        reduce_store(store, "splt == 'val'", **SYNC)
+        reduce_store(store, "splt == 'val'")
     with pytest.raises(StoreError, match="components neurons cannot be reduced"):
-        reduce_store(store, components=["neurons"], **SYNC)
+        reduce_store(store, components=["neurons"])
     empty = new_store(str(tmp_path / "empty"), rows, split)
     with pytest.raises(StoreError, match="no shard of .* is finished"):
-        reduce_store(empty, **SYNC)
+        reduce_store(empty)
     group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
     group["tokens"][6] = np.nan
     with pytest.raises(StoreError, match="are ok in the ledger and hold no values"):
-        reduce_store(store, **SYNC)
+        reduce_store(store)
     group["tokens"][6] = 1.0
     group["mlps"][7, 0, 0] = np.inf
     with pytest.raises(
         NotFinite, match=r"mlps, rows from image \d on: .*NaN or infinite values .row \d"
     ):
-        reduce_store(store, **SYNC)
+        reduce_store(store)
     group["mlps"][7, 0, 0] = 0.0
     group["embedding"][10, 1] = np.nan
     with pytest.raises(NotFinite, match=r"images \[10\] are ok in the ledger, and their embedding"):
-        reduce_store(store, **SYNC)
+        reduce_store(store)
 
 
 def test_reductions_of_another_store_or_half_written_ones_do_not_count(filled):
     store = filled[0]
-    found = reduce_store(store, **SYNC)
+    found = reduce_store(store)
     place = subset_url(store.url, None)
     group = urls.open_group(place, mode="r+")
     facts = dict(group.attrs["facet"])
@@ -288,14 +291,15 @@ def test_reductions_of_another_store_or_half_written_ones_do_not_count(filled):
     del group.attrs["facet"]
     with pytest.raises(StoreError, match="no reductions"):
         open_store(store.url).reductions()
-    again = reduce_store(store, **SYNC)
+    again = reduce_store(store)
     xr.testing.assert_allclose(again.data.load(), found.data.load(), rtol=1e-12)
 
 
 def test_on_ray_the_same_as_in_process(filled, ray_cluster, tmp_path):
     store = filled[0]
-    plain = reduce_store(store, **SYNC).data.load()
+    plain = reduce_store(store).data.load()
     urls.remove(urls.join(store.url, "reductions.zarr"))
+    machines.work("ray")
     found = reduce_store(store).data.load()
     xr.testing.assert_allclose(found, plain, rtol=1e-10, atol=1e-14)
     assert {r.name for r in TABLE} == {n.removesuffix("_count") for n in found if "_count" in n}
@@ -308,7 +312,7 @@ def test_on_ray_the_same_as_in_process(filled, ray_cluster, tmp_path):
 
 def test_a_shard_that_is_done_again_is_counted_as_it_is_now(filled):
     store, rows, ok, _ = filled
-    whole, train = reduce_store(store, **SYNC), reduce_store(store, "index >= 16", **SYNC)
+    whole, train = reduce_store(store), reduce_store(store, "index >= 16")
     assert (whole.count(), train.count()) == (18, 4)
     urls.remove(ledger.part_url(store.url, 2))  # of images 8 to 11
     reductions.forget_redone(store)
@@ -316,7 +320,7 @@ def test_a_shard_that_is_done_again_is_counted_as_it_is_now(filled):
     assert find_reductions(store.url, store.meta, "index >= 16") is None  # read, if none matched
     ok[9] = True  # what could not be read then is readable by now
     write(store, rows, ok, [2])
-    found = reduce_store(store, **SYNC)
+    found = reduce_store(store)
     assert found.count() == 19
     mean = scaled(rows, ok)["embedding"].mean(0)
     np.testing.assert_allclose(found.array("embedding_mean"), mean.astype(float), rtol=1e-10)

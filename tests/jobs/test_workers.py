@@ -1,0 +1,86 @@
+"""Every job that has workers, with all work in its own process."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import cli, extract
+from storage import open_store
+from storage.errors import FacetError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys
+from jobs import ablate, extract, omp, reduce, rosetta, second_order, textspan
+folder, here, world = sys.argv[1], {"workers": "here"}, "microworld:n=24,seed=3,split=test"
+kept, shape = {"store": f"{folder}/store", **here}, "microworld:shape"
+extract.main(extract.ExtractConfig(
+    images=world, model="microworld", pretrained="microworld", shard_size=8, batch_size=8, **kept))
+reduce.main(reduce.ReduceConfig(**kept))
+textspan.main(textspan.TextSpanConfig(
+    pool="microworld", layers="last:1", texts_per_head=3, **kept))
+second_order.main(second_order.SecondOrderConfig(mlp_layers="2", top_k=5, **kept))
+omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape,
+    label_column="shape", **kept))
+ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
+    study=("mlps-all", "neurons"), mlp_layers="2", **kept))
+rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
+    images=world, shard_size=8, **here))
+assert "ray" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """What all jobs made, one after the other in one process."""
+    folder = tmp_path_factory.mktemp("here")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder],
+        cwd=ROOT,
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_job_works_here_without_ray(alone):
+    store = open_store(str(alone / "store"))
+    assert store.validate() == []
+    made = {p.name for p in (alone / "store" / "results").iterdir()}
+    assert made >= {"extract", "textspan", "second_order", "omp", "ablate"}
+    assert store.reductions().count() == 24
+    assert (alone / "shared" / "results" / "rosetta").is_dir()
+
+
+def test_a_store_made_here_is_the_one_that_ray_makes(alone, ray_cluster, tmp_path):
+    config = extract.ExtractConfig(
+        images="microworld:n=24,seed=3,split=test", model="microworld", pretrained="microworld",
+        store=str(tmp_path / "s"), shard_size=8, batch_size=8,
+    )  # fmt: skip
+    found, other = extract.main(config).contributions(), open_store(str(alone / "store"))
+    for name, values in other.contributions().data_vars.items():
+        if values.dtype.kind == "f":  # threads split sums another way
+            np.testing.assert_allclose(found[name], values, rtol=1e-2, atol=2e-3, err_msg=name)
+    assert found.sizes == other.contributions().sizes
+
+
+def test_workers_are_not_counted_where_there_is_only_this_process(tmp_path):
+    config = extract.ExtractConfig("photos", "microworld", "microworld", str(tmp_path / "s"))
+    asked = {f.name: getattr(config, f.name) for f in fields(config)}
+    with pytest.raises(FacetError, match="--num-actors belongs to --workers ray"):
+        extract.main(extract.ExtractConfig(**{**asked, "num_actors": 2, "workers": "here"}))
+
+
+def test_jobs_that_have_workers_say_where():
+    having = {
+        name for name in cli.JOBS if "workers" in {f.name for f in fields(cli.config_of(name))}
+    }
+    assert having == {
+        "extract", "reduce", "textspan", "ablate", "second-order", "omp", "rosetta",
+    }  # fmt: skip
