@@ -18,7 +18,6 @@ import tyro
 
 from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
 from jobs.settings import choose_place, command, refuse_unused
-from jobs.show import accuracy_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
@@ -31,6 +30,7 @@ from pipeline.neurons import comparison
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
 from pipeline.neurons.tables import EFFECTS
+from pipeline.pages import tables
 from pipeline.pages.figures import ablation_figures, png
 from pipeline.provenance import revision, versions
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
@@ -206,7 +206,7 @@ def read(result: Result) -> AblateRun:
 def show(run: AblateRun, seconds: float) -> None:
     """Accuracies, what one direction explains, and what they are over."""
     known = run.result.provenance
-    console.print(accuracy_table(run.accuracy))
+    console.print(tables.accuracies(run.accuracy))
     for warning in known["warnings"]:
         console.print(f"WARNING: {warning}", style="bold red")
     if run.effects is not None:

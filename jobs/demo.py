@@ -11,12 +11,14 @@ import tyro
 from jobs import ablate, extract, omp, rosetta, second_order, textspan
 from jobs.console import console, run_job
 from pipeline.heads.shares import shares
+from pipeline.neurons.about import NeuronReader
+from pipeline.neurons.answers import most_selective
 from pipeline.pages.heads import ablation_sections, textspan_sections
 from pipeline.pages.html import extraction_sections, section, write_page
-from pipeline.pages.neuron_pictures import NeuronPictures
 from pipeline.pages.neurons import neuron_sections
-from pipeline.rosetta.page import make_dictionary
+from pipeline.rosetta.page import find_dictionary, write_dictionary
 from pipeline.texts.encoding import store_model
+from storage import urls
 
 # The last layer whose neurons have second-order effects, and the texts of a neuron's code.
 MLP_LAYER, TERMS = 2, 8
@@ -60,7 +62,8 @@ def main(config: DemoConfig) -> None:
         omp.OmpConfig(store=url, mlp_layers=str(MLP_LAYER), pool="microworld", terms=TERMS)
     )
     ablated = ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
-    pictures = NeuronPictures(store, store_model(store), MLP_LAYER, effects.top_images, coded.codes)
+    reader = NeuronReader(store, store_model(store), MLP_LAYER, effects.result, coded.result)
+    chosen = [reader.about(n) for n in most_selective(effects.neurons, MLP_LAYER)]
     page = config.out / "index.html"
     write_page(
         page,
@@ -69,7 +72,7 @@ def main(config: DemoConfig) -> None:
         [
             *extraction_sections(store, shares(store)),
             *textspan_sections(described.descriptions, described.known),
-            *neuron_sections(pictures, effects.neurons, coded.truths.get(MLP_LAYER)),
+            *neuron_sections(chosen, coded.truths.get(MLP_LAYER)),
             *ablation_sections(ablated.accuracy),
             shared_section(config.out),
         ],
@@ -81,8 +84,9 @@ def shared_section(out: Path) -> str:
     """Find the units that three models share; a link to a page of their own, and how true."""
     mined = str(out / "rosetta")
     rosetta.main(replace(SHARED, out=mined))
-    shown = make_dictionary(mined, str(out / "dictionary"), concepts=8, images=100, draws=1)
-    facts = section("Units that models share", rows=list(shown.facts.items()))
+    found = find_dictionary(mined, concepts=8, images=100, draws=1)
+    write_dictionary(found, urls.absolute(str(out / "dictionary")))
+    facts = section("Units that models share", rows=list(found.facts.items()))
     return f'{facts}<p><a href="dictionary/dictionary.html">The dictionary with pictures</a></p>'
 
 

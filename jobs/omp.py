@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
-from jobs.show import accuracy_table
 from jobs.steps import embedded
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
@@ -35,6 +34,7 @@ from pipeline.neurons.codes import Method, Neuron, code_table, fit_table, task_b
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.neurons.tables import CODES
 from pipeline.neurons.truth import NeuronTruth, truth_facts
+from pipeline.pages import tables
 from pipeline.pages.figures import png
 from pipeline.stats.accuracy import ChanceWarning
 from pipeline.texts import Pool, load_classes, load_pool
@@ -254,7 +254,7 @@ def show(run: OmpRun) -> None:
         facts[texts] = f"{fits['residual'].median():.3f} of a direction is left"
     show_table("median fit", facts)
     if run.accuracy is not None:
-        console.print(accuracy_table(run.accuracy))
+        console.print(tables.accuracies(run.accuracy))
     for layer, found in run.truths.items():
         show_table(f"layer {layer}", truth_facts(found))
     for warning in run.result.provenance["warnings"]:

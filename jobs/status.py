@@ -8,15 +8,15 @@ It asks no cluster and changes nothing, so it may be run from anywhere, at any t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import tyro
 from humanize import naturaldelta
 
 from jobs.console import run_job, show_next, show_table
 from pipeline.images.bad import BadImages
+from pipeline.pages.plain import to_json
 from pipeline.status import Extraction, Status, status
 from storage import open_store
 
@@ -35,7 +35,7 @@ def main(config: StatusConfig) -> Status:
     """Read the ledgers and print what they say."""
     found = status(open_store(config.store))
     if config.json:
-        print(json.dumps(asdict(found), indent=2))
+        print(to_json(found))
         return found
     show_table(f"{found.model} over {found.source}", extraction_rows(found.extraction))
     tables = {

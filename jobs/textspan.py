@@ -20,10 +20,10 @@ import xarray as xr
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import ELIDED, choose_place, command, refuse_bounds
-from jobs.show import head_table
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
+from pipeline.heads.answers import described_heads
 from pipeline.heads.describe import (
     describe_heads,
     description_table,
@@ -34,6 +34,7 @@ from pipeline.heads.roles import KnownRoles, known_roles
 from pipeline.heads.tables import DESCRIPTIONS
 from pipeline.heads.textspan import Objective
 from pipeline.identity import over, settings
+from pipeline.pages import tables
 from pipeline.pages.figures import png, roles_figure, textspan_figure
 from pipeline.texts import Pool, load_pool
 from pipeline.texts.classes import texts_digest
@@ -197,7 +198,7 @@ def read(result: Result) -> TextSpanRun:
 
 def show(run: TextSpanRun) -> None:
     """The first texts of every head; what the heads are really about, where it is known."""
-    console.print(head_table(run.descriptions, 5))
+    console.print(tables.heads(described_heads(run.result, 5), 5))
     if run.known is not None:
         facts = {
             f"{r.layer}.{r.head}": f"{r.attribute} explains {r.share:.0%}; "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.heads.roles import KnownRoles
+from pipeline.neurons.answers import Term
 
 from .figures import ablation_figures, roles_figure, textspan_figure
 from .html import data_url, section
@@ -21,18 +22,9 @@ TITLES = {
 }
 
 
-def signed(texts: Sequence[tuple[str, float]]) -> str:
+def signed(texts: Sequence[Term]) -> str:
     """``+ a red star · − snow``."""
-    return " · ".join(f"{'+' if value > 0 else '−'} {text}" for text, value in texts)
-
-
-def top_texts(descriptions: pd.DataFrame, top: int = 5) -> list[tuple[str, str]]:
-    """Each head and its first texts, ``("3.1", "snow · sand · …")``."""
-    rows = descriptions[descriptions["rank"] < top].sort_values(["layer", "head", "rank"])
-    return [
-        (f"{found['layer'].iloc[0]}.{found['head'].iloc[0]}", " · ".join(found["text"]))
-        for _, found in rows.groupby(["layer", "head"])
-    ]
+    return " · ".join(f"{'+' if term.coefficient > 0 else '−'} {term.text}" for term in texts)
 
 
 def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.pages.figures import png
-from pipeline.pages.html import data_url, page, section
-from storage import urls
+from pipeline.pages.html import data_url, section
 from storage.rosetta import Card
 
 from .models import unit_maps
@@ -112,8 +111,8 @@ class Entry:
 
     concept: Concept
     keys: list[str]
-    pixels: list[NDArray[np.uint8]]
-    maps: list[NDArray[np.float32]]
+    pixels: list[NDArray[np.uint8]] = field(metadata={"picture": True})
+    maps: list[NDArray[np.float32]] = field(metadata={"picture": True})
 
 
 def entries(found: Mined, concepts: Sequence[Concept], images: int = IMAGES) -> list[Entry]:
@@ -214,14 +213,3 @@ def dictionary_sections(found: Sequence[Entry], pictures: dict[str, bytes]) -> l
         )
         for entry, name in zip(found, pictures, strict=True)
     ]  # fmt: skip
-
-
-def write_dictionary(
-    place: str, title: str, lead: str, sections: Sequence[str], pictures: dict[str, bytes]
-) -> str:
-    """Write the PNGs and ``dictionary.html`` at a URL; returns the page's."""
-    for name, content in pictures.items():
-        urls.put_bytes(urls.join(place, name), content)
-    address = urls.join(place, "dictionary.html")
-    urls.put_bytes(address, page(title, lead, sections).encode())
-    return address

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.pages.html import section
+import pandas as pd
+
+from pipeline.pages.html import page, section
 from pipeline.provenance import revision, versions
 from storage import urls
 from storage.errors import FacetError
@@ -15,49 +17,55 @@ from .dictionary import (
     CONCEPTS,
     IMAGES,
     Concept,
+    Entry,
     concepts_of,
     dictionary_sections,
     entries,
     pictures_of,
-    write_dictionary,
 )
 from .replay import open_mined
 from .tables import TRUTH
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What a dictionary shows.
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Concepts that all models share.
 
     Attributes
     ----------
-    page : str
-        URL of ``dictionary.html``; pictures lie beside it.
+    result : str
+        URL of the result that they are from.
+    models : list of str
+    hub, source : str
+        The model that concepts go through, and where the images are from.
     concepts : list of Concept
+    entries : list of Entry
+        The same with examples; concepts without any are left out.
+    truth : DataFrame or None
+        As ``tables.TRUTH`` has it, where the truth is known.
     facts : dict of str to str
+        What all of this is over, in words.
     """
 
-    page: str
+    result: str
+    models: list[str]
+    hub: str
+    source: str
     concepts: list[Concept]
+    entries: list[Entry]
+    truth: pd.DataFrame | None
     facts: dict[str, str]
 
 
-def make_dictionary(
-    url: str,
-    out: str | None = None,
-    *,
-    concepts: int = CONCEPTS,
-    images: int = IMAGES,
-    draws: int = truth.DRAWS,
-) -> Shown:
-    """Write the dictionary of what the job found last at a URL.
+def find_dictionary(
+    url: str, *, concepts: int = CONCEPTS, images: int = IMAGES, draws: int = truth.DRAWS
+) -> Dictionary:
+    """The dictionary of what the job found last at a URL.
 
     Parameters
     ----------
     url : str
         Where the job wrote.
-    out : str, optional
-        Folder of the page; by default that of the result.
     concepts, images : int
         Concepts shown at most, and images that examples are taken from.
     draws : int
@@ -75,8 +83,6 @@ def make_dictionary(
             f"the models of {found.result.url} share no concept: mine them over more "
             "images, or with larger `neighbours`"
         )
-    folder = found.result.url if out is None else urls.absolute(out)
-    urls.check_writable(folder, "out")
     shown = entries(found, every[:concepts], images)
     facts = {
         "concepts": f"{len(every):,} shared by {len(found.models)} models, "
@@ -86,7 +92,7 @@ def make_dictionary(
     if found.changed:
         some = ", ".join(sorted(found.changed)[:3])
         facts["left out"] = f"{len(found.changed):,} images that are not what they were ({some})"
-    sections = []
+    table = None
     if truth.known(found):
         table = truth.truth_table(found, every[: truth.CONCEPTS], images, draws)
         save_result(
@@ -95,29 +101,48 @@ def make_dictionary(
             {"versions": versions(), "revision": revision()},
             tables={"truth": as_table(table, TRUTH["truth"])},
         )  # fmt: skip
-        against = truth.truth_facts(table)
-        facts |= against
-        roles = table[table["pairing"] == "shared"]
-        text = "Which attribute value each concept tells best, and whether it lies on objects."
-        sections = [
-            section("Against the truth", text, rows=list(against.items())),
-            section(
-                "What each concept is about",
-                header=("concept", "value", "AUC", "all models agree", "AUC inside objects"),
-                rows=[
-                    (r.concept, f"{r.attribute} {r.value}", f"{r.auc:.2f}",
-                     "yes" if r.agrees else "no", f"{r.inside:.2f}")
-                    for r in roles.itertuples()
-                ],
-            ),
-        ]  # fmt: skip
-    pictures = pictures_of(shown)
-    page = write_dictionary(
-        folder,
-        "Units that models share",
-        f"{', '.join(found.models)} over {found.setup.source}, through {found.hub}. "
-        + f"{facts['concepts']}.",
-        [*sections, *dictionary_sections(shown, pictures)],
-        pictures,
+        facts |= truth.truth_facts(table)
+    return Dictionary(
+        found.result.url,
+        list(found.models),
+        found.hub,
+        found.setup.source,
+        every[:concepts],
+        shown,
+        table,
+        facts,
     )
-    return Shown(page, every[:concepts], facts)
+
+
+def write_dictionary(found: Dictionary, folder: str) -> str:
+    """Write ``dictionary.html`` and its pictures at a URL; returns the page's."""
+    pictures = pictures_of(found.entries)
+    for name, content in pictures.items():
+        urls.put_bytes(urls.join(folder, name), content)
+    lead = (
+        f"{', '.join(found.models)} over {found.source}, through {found.hub}. "
+        f"{found.facts['concepts']}."
+    )
+    sections = [*truth_sections(found.truth), *dictionary_sections(found.entries, pictures)]
+    place = urls.join(folder, "dictionary.html")
+    urls.put_bytes(place, page("Units that models share", lead, sections).encode())
+    return place
+
+
+def truth_sections(table: pd.DataFrame | None) -> list[str]:
+    """What the concepts are about, and how true that is; nothing where the truth is not known."""
+    if table is None:
+        return []
+    text = "Which attribute value each concept tells best, and whether it lies on objects."
+    return [
+        section("Against the truth", text, rows=list(truth.truth_facts(table).items())),
+        section(
+            "What each concept is about",
+            header=("concept", "value", "AUC", "all models agree", "AUC inside objects"),
+            rows=[
+                (r.concept, f"{r.attribute} {r.value}", f"{r.auc:.2f}",
+                 "yes" if r.agrees else "no", f"{r.inside:.2f}")
+                for r in table[table["pairing"] == "shared"].itertuples()
+            ],
+        ),
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 
 from jobs import omp, show
 from pipeline.microworld.words import microworld_values
+from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means
 from pipeline.neurons.codes import code_block
 from pipeline.neurons.coding import read_directions
@@ -191,14 +192,15 @@ def test_planted_directions_give_their_texts_and_dead_neurons_are_listed(store, 
     said = capsys.readouterr().out
     assert f"{store.meta.mlp_width - 2}, not coded: 1.0, 1.1" in said
     assert "needs neurons in the store" in said
-    assert show.main(show.ShowConfig("omp", store.url, top=2)).row_count == len(planted)
+    shown = show.main(show.ShowConfig("omp", store.url, top=2)).found
+    assert len(shown.neurons) == len(planted)
     assert "+ a red thing · − a thing at night" in capsys.readouterr().out
 
 
 def test_codes_are_shown_with_signs_accuracies_and_truth(store, coded, capsys):
-    table = show.code_table(store, coded.result, 2)
+    shown = show.main(show.ShowConfig("omp", store.url, top=2)).found
     said = capsys.readouterr().out
-    assert table.row_count == show.STRONGEST
+    assert len(shown.neurons) == STRONGEST
     assert "code of 6 texts" in said
     assert "AUC" in said
 

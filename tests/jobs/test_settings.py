@@ -101,14 +101,14 @@ SHOWN = {
         "decodes_per_second dollars_gb_month dollars_thousand_puts dollars_thousand_gets": HERE
         + "test_settings_of_plans",
     },
-    "status": {"json": "tests/cluster/test_ray_up.py"
-               "::test_jobs_run_on_a_cluster_and_it_ends_without_a_trace"},
+    "status": {"json": JOBS + "show.py::test_a_store"},
     "run": {"file": JOBS + "run_job.py::test_a_run_fails_goes_on_and_picks_up_new_images"},
     "show": {
         "what layer neuron out": JOBS + "show_neuron.py"
         "::test_a_neuron_is_drawn_and_its_texts_printed",
         "top": JOBS + "textspan_job.py::test_show_prints_the_first_texts_of_every_head",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+        "json": JOBS + "show.py::test_heads",
     },
 }  # fmt: skip
 

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from PIL import Image
 
 from jobs import omp, show
-from pipeline.images.decode import read_bytes, to_image
+from pipeline.images.decode import load_image
+from pipeline.neurons import about
+from pipeline.neurons.about import NeuronReader
+from pipeline.neurons.answers import STRONGEST, most_selective
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.results import second_order_result
-from pipeline.pages.neuron_pictures import NeuronPictures
-from pipeline.pages.neurons import most_selective, neuron_sections
+from pipeline.pages.neurons import neuron_sections
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError, StoreError
 from storage.store import Store
@@ -31,46 +32,46 @@ def coded(store) -> omp.OmpRun:
 
 
 @pytest.fixture(scope="module")
-def pictures(store, coded) -> NeuronPictures:
-    top_images = second_order_result(store, [KEPT]).table("top_images").to_pandas()
-    return NeuronPictures(store, store_model(store), KEPT, top_images, coded.codes)
+def reader(store, coded) -> NeuronReader:
+    effects = second_order_result(store, [KEPT])
+    return NeuronReader(store, store_model(store), KEPT, effects, coded.result)
 
 
-def test_maps_are_the_neurons_activations_on_its_top_images(store, pictures):
+def test_activations_are_the_neurons_on_its_top_images(store, reader):
     model = store_model(store)
-    images = pictures.top(7)["image"].tolist()
+    images = reader.about(7).images
     assert len(images) == 8
-    pixels = pictures.pixels(images)
-    first = store.images(images[0], images[0] + 1).to_pylist()[0]
-    np.testing.assert_array_equal(
-        pixels[0], model.preprocess.to_uint8(to_image(first, read_bytes(first)))
-    )
+    pixels = np.stack([image.pixels for image in images])
+    first = store.images(images[0].image, images[0].image + 1).to_pylist()[0]
+    np.testing.assert_array_equal(pixels[0], model.preprocess.to_uint8(load_image(first)))
+    assert images[0].key == first["key"]
     batch = model.preprocess.to_tensor(torch.from_numpy(pixels))
     tokens = NeuronPass(model, [KEPT]).token_maps(batch, KEPT, [7])[:, 1:, 0].numpy()
-    maps = pictures.maps(pixels, 7)
-    assert maps.shape == (8, 4, 4)
-    np.testing.assert_array_equal(maps.reshape(8, 16), tokens)
-    peaks = pictures.top(7)["peak"]
-    np.testing.assert_allclose(maps.max((1, 2)), peaks, rtol=1e-4, atol=1e-6)
+    found = np.stack([image.activations for image in images])
+    assert found.shape == (8, 4, 4)
+    np.testing.assert_array_equal(found.reshape(8, 16), tokens)
+    peaks = [image.peak for image in images]
+    np.testing.assert_allclose(found.max((1, 2)), peaks, rtol=1e-4, atol=1e-6)
 
 
-def test_the_histogram_is_over_all_images_where_norms_are_kept(store, pictures):
-    norms, over = pictures.norms(7)
-    assert over == "60 images"
-    top = pictures.top(7, 60)
-    np.testing.assert_allclose(np.sort(norms)[::-1][:10], top["norm"], rtol=1e-3)
-    bare = Store(store.url + "-bare", store.meta, "r")
-    bare.done_shards = lambda: set()  # type: ignore[method-assign]
-    alone = NeuronPictures(bare, pictures.model, KEPT, pictures._top, None)
-    norms, over = alone.norms(7)
-    assert over == "its 10 top images alone"
-    np.testing.assert_array_equal(norms, top["norm"])
+def test_the_histogram_is_over_all_images_where_norms_are_kept(store, reader, monkeypatch):
+    norms = reader.about(7).norms
+    assert norms.over == "60 images"
+    assert norms.counts.sum() == 60
+    top = second_order_result(store, [KEPT]).table("top_images").to_pandas()
+    top = top[top["neuron"] == 7]
+    assert norms.edges[-1] == pytest.approx(top["norm"].max(), rel=1e-3)
+    monkeypatch.setattr(about, "MOST_IMAGES", store.meta.shard_size)
+    assert reader.about(7).norms.over == "32 images, of 1 of 2 shards"
+    monkeypatch.setattr(Store, "done_shards", lambda self: set())
+    alone = reader.about(7).norms
+    assert alone.over == "its 10 top images alone"
+    np.testing.assert_array_equal(alone.counts, np.histogram(top["norm"], about.BINS)[0])
 
 
 def test_a_neuron_is_drawn_and_its_texts_printed(store, coded, tmp_path, capsys):
     config = show.ShowConfig("neuron", store.url, layer=KEPT, neuron=7, top=3, out=str(tmp_path))
-    table = show.main(config)
-    assert table.row_count == 3
+    show.main(config)
     said = capsys.readouterr().out
     rows = coded.codes[coded.codes["neuron"] == 7][:3]
     for text, coefficient in zip(rows["text"], rows["coefficient"], strict=True):
@@ -83,23 +84,22 @@ def test_a_neuron_is_drawn_and_its_texts_printed(store, coded, tmp_path, capsys)
     assert (Path(second_order_result(store, [KEPT]).url) / path.name).exists()
 
 
-def test_images_that_are_gone_are_drawn_grey_and_named(pictures, monkeypatch):
+def test_images_that_are_gone_are_grey_and_named(reader, monkeypatch):
     def gone(row: object) -> None:
         raise FileNotFoundError("no such file")
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.images.again.read_bytes", gone)
-        pixels = pictures.pixels([4, 5])
-    assert (pixels == 211).all()
-    assert pictures.unreadable == {4: "no such file", 5: "no such file"}
-    pictures.unreadable.clear()
+        images = reader.about(7).images
+    assert all((image.pixels == about.GREY).all() for image in images)
+    assert {image.unreadable for image in images} == {"no such file"}
     monkeypatch.setattr("pipeline.images.again.read_bytes", lambda row: b"\0" * 3 * 64 * 64)
-    assert (pictures.pixels([4]) == 211).all()
-    assert pictures.unreadable == {4: "its bytes are others"}
-    pictures.unreadable.clear()
+    first = reader.about(7).images[0]
+    assert (first.pixels == about.GREY).all()
+    assert first.unreadable == "its bytes are others"
 
 
-def test_the_page_shows_selective_neurons_and_the_truth(store, coded, pictures):
+def test_the_page_shows_selective_neurons_and_the_truth(store, coded, reader):
     neurons = second_order_result(store, [KEPT]).table("neurons").to_pandas()
     chosen = most_selective(neurons, KEPT, 5)
     ratio = (neurons["norm_large"] / neurons["norm_mean"]).to_numpy()
@@ -108,17 +108,15 @@ def test_the_page_shows_selective_neurons_and_the_truth(store, coded, pictures):
     assert strong[chosen].all()
     assert ratio[chosen].min() >= others.max()
     assert (np.diff(ratio[chosen]) <= 0).all()
-    sections = neuron_sections(pictures, neurons, coded.truths[KEPT], 1)
+    sections = neuron_sections([reader.about(chosen[0])], coded.truths[KEPT])
     assert len(sections) == 2
     assert "AUC: mean" in sections[0]
     assert f"Neuron {chosen[0]} of MLP layer {KEPT}" in sections[1]
-    assert neuron_sections(pictures, neurons, None, 0) == []
-    assert not plt.get_fignums()
+    assert neuron_sections([], None) == []
 
 
 def test_second_order_effects_are_printed(store, coded, capsys):
-    table = show.main(show.ShowConfig("second-order", store.url))
-    assert table.row_count == show.STRONGEST
+    assert len(show.main(show.ShowConfig("second-order", store.url)).found) == STRONGEST
     neurons = second_order_result(store, [KEPT]).table("neurons").to_pandas()
     strongest = neurons.loc[neurons["norm_large"].idxmax()]
     said = capsys.readouterr().out

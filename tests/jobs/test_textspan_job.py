@@ -1,6 +1,5 @@
 """From a store to descriptions of heads and ablations, on a real Ray and a small random model."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from benchmarks.direct import direct_textspan
 from jobs import ablate, encode_texts, extract, reduce, show, textspan
@@ -91,12 +89,12 @@ def test_known_truth_is_reported_and_all_is_kept(store, described):
     assert "Heads against the truth" in page[-1]
 
 
-def test_show_prints_the_first_texts_of_every_head(store, described):
-    table = show.main(show.ShowConfig("textspan", store.url, top=2))
-    text = io.StringIO()
-    Console(width=200, file=text).print(table)
-    assert table.row_count == 6
-    assert described.descriptions.iloc[0]["text"] in text.getvalue()
+def test_show_prints_the_first_texts_of_every_head(store, described, capsys):
+    heads = show.main(show.ShowConfig("textspan", store.url, top=2)).found
+    assert [len(head.texts) for head in heads] == [2] * 6
+    said = capsys.readouterr().out
+    assert all(text.text in said for head in heads for text in head.texts)
+    assert described.descriptions.iloc[0]["text"] == heads[0].texts[0].text
     with refused(StoreError, "no results of ablate.*facet ablate"):
         show.main(show.ShowConfig("ablate", store.url))
 

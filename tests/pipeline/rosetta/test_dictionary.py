@@ -11,7 +11,7 @@ import pytest
 from pipeline.images.listing import list_images
 from pipeline.rosetta.dictionary import concepts_of, unit_range
 from pipeline.rosetta.models import load_units, unit_maps
-from pipeline.rosetta.page import make_dictionary
+from pipeline.rosetta.page import find_dictionary, write_dictionary
 from pipeline.rosetta.pictures import load_pictures
 from pipeline.rosetta.replay import open_mined, replay
 from pipeline.rosetta.tables import SHARED
@@ -88,9 +88,10 @@ def test_maps_are_brought_to_one_range_within_a_unit():
 
 def test_the_page_shows_each_concept_once_and_the_truth(tmp_path):
     url = mined(str(tmp_path / "mined"))
-    shown = make_dictionary(url, str(tmp_path / "page"), draws=2)
+    shown = find_dictionary(url, draws=2)
+    place = write_dictionary(shown, str(tmp_path / "page"))
     page = (tmp_path / "page" / "dictionary.html").read_text()
-    assert shown.page.endswith("page/dictionary.html")
+    assert place.endswith("page/dictionary.html")
     assert re.findall(r"<h2>Concept (\d+)", page) == ["2", "1", "0"]
     assert len(list((tmp_path / "page").glob("concept-*.png"))) == 3
     assert shown.facts["concepts"] == "3 shared by 2 models, 2 of them in both halves; 3 shown"
@@ -138,14 +139,14 @@ def test_images_that_changed_since_they_were_mined_are_left_out(tmp_path):
     ]
     assert kept == [i for i in range(24) if i != 2]
     assert changed == {"test-2/00000002"}
-    shown = make_dictionary(url, str(tmp_path / "page"), draws=2)
+    shown = find_dictionary(url, draws=2)
     assert "1 images that are not what they were (test-2/00000002)" in shown.facts["left out"]
 
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FacetError, match="no results of rosetta in "):
-        make_dictionary(str(tmp_path))
+        find_dictionary(str(tmp_path))
     url = mined(str(tmp_path / "none"), rows=[])
     with pytest.raises(FacetError, match="share no concept"):
-        make_dictionary(url)
+        find_dictionary(url)
     assert not urls.exists(urls.join(url, "dictionary.html"))

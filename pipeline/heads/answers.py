@@ -1,0 +1,112 @@
+"""What is known of heads, as data: their texts and roles, and what ablations cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from storage.results import Result
+
+
+@dataclass(frozen=True)
+class HeadText:
+    """A text of a head; the figures are those of the table ``descriptions``."""
+
+    text: str
+    score: float
+    explained_variance: float
+    cumulative: float
+
+
+@dataclass(frozen=True)
+class HeadRole:
+    """What a head is about, where the truth of the images is known.
+
+    Attributes
+    ----------
+    attribute : str
+        That explains most of what the head writes.
+    shares : dict of str to float
+        Share of the head's variance that each attribute explains.
+    variance : float
+        Of what the head writes, on the published scale.
+    texts_about : int
+        Of its first five texts, how many name the attribute.
+    """
+
+    attribute: str
+    shares: dict[str, float]
+    variance: float
+    texts_about: int
+
+
+@dataclass(frozen=True)
+class HeadAnswer:
+    """What one head writes, in words.
+
+    Attributes
+    ----------
+    layer, head : int
+    texts : tuple of HeadText
+        By rank.
+    role : HeadRole or None
+    """
+
+    layer: int
+    head: int
+    texts: tuple[HeadText, ...]
+    role: HeadRole | None
+
+
+def described_heads(result: Result, top: int) -> list[HeadAnswer]:
+    """Every head that TextSpan described, with its first ``top`` texts."""
+    descriptions, roles = result.table("descriptions").to_pandas(), _roles(result)
+    columns = ["text", "score", "explained_variance", "cumulative"]
+    rows = descriptions[descriptions["rank"] < top].sort_values(["layer", "head", "rank"])
+    found = []
+    for _, of_head in rows.groupby(["layer", "head"]):
+        at = int(of_head["layer"].iloc[0]), int(of_head["head"].iloc[0])
+        texts = (HeadText(*row) for row in of_head[columns].itertuples(index=False, name=None))
+        found.append(HeadAnswer(*at, tuple(texts), roles.get(at)))
+    return found
+
+
+def _roles(result: Result) -> dict[tuple[int, int], HeadRole]:
+    if not result.provenance["truth"]:
+        return {}
+    shares = result.arrays("shares")["share"].values
+    attributes = result.arrays("shares").attrs["attributes"]
+    return {
+        (int(r.layer), int(r.head)): HeadRole(
+            str(r.attribute),
+            dict(zip(attributes, map(float, shares[r.layer, r.head]), strict=True)),
+            float(r.variance),
+            int(r.texts_about),
+        )
+        for r in result.table("roles").to_pandas().itertuples()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Ablated:
+    """What ablations cost.
+
+    Attributes
+    ----------
+    accuracy : DataFrame
+        As ``heads.tables.ABLATIONS`` has it.
+    effects : DataFrame or None
+        Of the comparison of neurons' effects.
+    """
+
+    accuracy: pd.DataFrame
+    effects: pd.DataFrame | None
+
+
+def ablated(result: Result) -> Ablated:
+    """The tables of a run of ablations."""
+    effects = None
+    if "effects" in result.config["study"]:
+        effects = result.table("effects").to_pandas()
+    return Ablated(result.table("accuracy").to_pandas(), effects)

@@ -1,0 +1,81 @@
+"""Results as tables on a terminal, from the data that pages and JSON are made of, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from rich.box import SIMPLE
+from rich.table import Table
+
+from pipeline.heads.answers import HeadAnswer
+from pipeline.neurons.answers import STRONGEST, CodedNeuron
+
+from .heads import signed
+
+if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
+    from pipeline.neurons.about import NeuronAnswer
+
+
+def titled(title: str, *columns: str) -> Table:
+    """An empty table."""
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE)
+
+
+def heads(found: Sequence[HeadAnswer], top: int) -> Table:
+    """The first texts of every head, a row a head."""
+    table = titled(f"TextSpan, the first {top} texts of every head", "layer.head", "texts")
+    for head in found:
+        table.add_row(f"{head.layer}.{head.head}", " · ".join(t.text for t in head.texts[:top]))
+    return table
+
+
+def accuracies(accuracy: pd.DataFrame) -> Table:
+    """Accuracy over all images, a row an ablation; the worst group where groups are known."""
+    of_groups = accuracy[accuracy["scope"] == "group"]
+    groups = of_groups.groupby("ablation")["accuracy"].min().to_dict()
+    columns = ["ablated", "accuracy", "95%", "change", *(["worst group"] if groups else [])]
+    table = titled("Zero-shot accuracy", *columns)
+    for row in accuracy[accuracy["scope"] == "all"].itertuples():
+        cells = [
+            str(row.ablation),
+            f"{row.accuracy:.1%}",
+            f"{row.low:.1%} to {row.high:.1%}",
+            f"{row.change:+.1%}",
+        ]
+        table.add_row(*cells, *([f"{groups[row.ablation]:.1%}"] if groups else []))
+    return table
+
+
+def effects(neurons: pd.DataFrame) -> Table:
+    """How strong neurons are, and how far one direction holds what they write."""
+    title = f"Second-order effects, the strongest {STRONGEST} neurons of every layer"
+    columns = ["layer.neuron", "mean", "large from", "largest", "explained, top images", "all"]
+    table = titled(title, *columns)
+    for row in neurons.to_dict("records"):
+        lengths = (f"{row[n]:.4f}" for n in ("norm_mean", "norm_large", "norm_max"))
+        # Over all images it is not known where covariances were too large to gather.
+        shares = (
+            "–" if np.isnan(row[n]) else f"{row[n]:.0%}" for n in ("explained_top", "explained")
+        )
+        table.add_row(f"{row['layer']}.{row['neuron']}", *lengths, *shares)
+    return table
+
+
+def codes(neurons: Sequence[CodedNeuron], top: int) -> Table:
+    """The first texts of neurons, with signs."""
+    title = f"Sparse codes, the first {top} texts of the strongest neurons"
+    table = titled(title, "layer.neuron", "texts")
+    for found in neurons:
+        table.add_row(f"{found.layer}.{found.neuron}", signed(found.texts[:top]))
+    return table
+
+
+def neuron(found: NeuronAnswer, top: int) -> Table:
+    """The first texts of one neuron."""
+    table = titled(f"MLP layer {found.layer}, neuron {found.neuron}", "coefficient", "text")
+    for term in found.texts[:top]:
+        table.add_row(f"{term.coefficient:+.4f}", term.text)
+    return table
