@@ -11,6 +11,7 @@ import xarray as xr
 
 from jobs import show, status
 from jobs.show import ShowConfig
+from pipeline.cluster import machines
 from pipeline.extraction.run import Workers
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
 from pipeline.models import ModelSpec, load_model
@@ -23,7 +24,6 @@ from storage.errors import FacetError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
 from tests.pipeline.extraction.test_extractor import extract_all, new_store
-from tests.pipeline.neurons import kit
 from tests.pipeline.neurons.test_phases import TEXT, VISION
 from tests.pipeline.rosetta.test_dictionary import mined
 
@@ -45,14 +45,13 @@ def store(model, tmp_path_factory) -> Store:
     made = new_store(folder / "store", f"microworld:n={IMAGES},seed=3,split=test", model, SHARD)
     extract_all(made, model)
     store = open_store(made.url, mode="r+")
-    with pytest.MonkeyPatch.context() as patch:
-        kit.in_process(patch)
-        tables, directions, _ = find_effects(
-            Effects(
-                store, model, Workers("cpu", 1, 1, 7), 0, (LAYER,), "coefficients", 10, "float32",
-                False, lambda what, total: nullcontext(lambda n: None), print,
-            )
-        )  # fmt: skip
+    machines.work("here")
+    tables, directions, _ = find_effects(
+        Effects(
+            store, model, Workers("cpu", 1, 1, 7), 0, (LAYER,), "coefficients", 10, "float32",
+            False, lambda what, total: nullcontext(lambda n: None), print,
+        )
+    )  # fmt: skip
     effects = keep(store, "second_order", {"mlp_layers": [LAYER]}, tables, components=directions)
     texts = ["a red star", "snow", "sand"]
     neuron = {"layer": LAYER, "neuron": NEURON}
