@@ -32,10 +32,23 @@ from .objects import (
 
 
 def absolute(url: str) -> str:
-    """The same place, named so that every worker finds it; no credentials may be in it."""
+    """The same place, named so that every worker finds it, in whatever folder it runs.
+
+    Raises
+    ------
+    StoreError
+        If credentials are in it, or nothing reads URLs of its kind.
+    """
     refuse_credentials(url)
     refuse_unknown(url)
-    return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
+    if not is_local(url):
+        return url.rstrip("/")
+    path = os.path.join(os.getcwd(), os.path.expanduser(url.removeprefix("file://") or "/"))
+    tidy = os.path.normpath(path)
+    # What ".." means after a link is known to the system alone.
+    if ".." in path and os.path.realpath(tidy) != os.path.realpath(path):
+        return path
+    return tidy
 
 
 def join(url: str, *parts: str) -> str:

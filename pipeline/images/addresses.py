@@ -19,11 +19,11 @@ import pyarrow.compute as pc
 import tenacity
 
 from storage.errors import StoreError
-from storage.objects import refuse_credentials
+from storage.objects import NoClient, is_local, refuse_credentials
 
 from . import files
-from .errors import BadImage, SourceError, SourceUnavailable, shortened
-from .files import is_local, read_web, read_whole, with_retries
+from .errors import BadImage, SourceUnavailable, shortened
+from .files import read_web, read_whole, with_retries
 
 WEB = ("http", "https")
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
@@ -175,7 +175,7 @@ def _whole(address: str) -> bytes:
         return read_whole(address)
     except BadImage:
         raise
-    except SourceError as error:
+    except NoClient as error:
         raise BadImage("an address of an unknown scheme", shown(address)) from error
     except Exception as error:
         bad = fault_of_the_image(address, error) or _answer(address, error)

@@ -1,6 +1,6 @@
 """Files on a local disk or an object store, behind one small set of functions.
 
-A URL without ``://`` is a local path. Local paths never pass through fsspec, so that any
+URLs are those of `storage.urls.absolute`. Local paths never pass through fsspec, so that any
 name a file system allows (``a::b.jpg``, ``50%.png``) is only a name.
 """
 
@@ -16,7 +16,8 @@ import fsspec
 import tenacity
 from fsspec.asyn import sync
 
-from storage.objects import NoClient, object_store, refuse_credentials
+from storage.objects import is_local, object_store
+from storage.urls import absolute
 
 from .errors import BadImage, SourceError, SourceUnavailable
 
@@ -58,34 +59,6 @@ def with_retries(action: Callable[[], T], name: str) -> T:
         ) from error
 
 
-def is_local(url: str) -> bool:
-    """Whether ``url`` is a path on this machine's file systems."""
-    return "://" not in url
-
-
-def absolute(url: str) -> str:
-    """The form kept in the image list: workers may run in another directory.
-
-    Raises
-    ------
-    StoreError
-        If the URL carries credentials.
-    """
-    refuse_credentials(url)
-    url = url.removeprefix("file://") or "/"
-    if is_local(url):
-        return os.path.abspath(os.path.expanduser(url))
-    return url.rstrip("/")
-
-
-def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The object store of ``url`` and the path within it."""
-    try:
-        return object_store(url)
-    except NoClient as error:
-        raise SourceError(f"{url}: no object store of this kind: {error}") from error
-
-
 def kind_of(url: str) -> str | None:
     """``"directory"``, ``"file"`` (anything else that can be opened), or None if missing."""
     if is_local(url):
@@ -95,7 +68,7 @@ def kind_of(url: str) -> str | None:
             return None
         except OSError as error:
             raise SourceError(f"{url} cannot be read: {error.strerror}") from error
-    fs, path = filesystem(url)
+    fs, path = object_store(url)
 
     def ask() -> str | None:
         try:
@@ -115,7 +88,7 @@ def holds_files(url: str) -> bool:
     """Whether objects lie below a name that is an object itself."""
     if is_local(url):
         return False
-    fs, path = filesystem(url)
+    fs, path = object_store(url)
     return bool(with_retries(lambda: fs.isdir(path), url))
 
 
@@ -154,9 +127,9 @@ def glob(head: str, pattern: str) -> dict[str, bool]:
     whole = inside(local_glob.escape(head), pattern)
     if is_local(whole):
         return {name: os.path.isdir(name) for name in local_glob.glob(whole, recursive=True)}
-    fs, path = filesystem(whole)
+    fs, path = object_store(whole)
     matches = with_retries(lambda: fs.glob(path, detail=True), whole)
-    start = filesystem(head)[1].rstrip("/")
+    start = object_store(head)[1].rstrip("/")
     return {
         inside(head, below(start, name)): info["type"] == "directory"
         for name, info in matches.items()
@@ -180,7 +153,7 @@ def read_whole(url: str) -> bytes:
         with file:
             refuse_larger(size, url)
             return file.read()
-    fs, path = filesystem(url)
+    fs, path = object_store(url)
     return fs.cat_file(path)
 
 
@@ -218,7 +191,7 @@ def read_ranges(url: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         file, _ = open_file(url)
         with file:
             return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
-    fs, path = filesystem(url)
+    fs, path = object_store(url)
     starts, stops = zip(*ranges, strict=True)
     paths = [path] * len(ranges)
     found: list[bytes] = fs.cat_ranges(paths, list(starts), list(stops), on_error="raise")
@@ -234,6 +207,6 @@ def open_file(url: str, read_ahead: int = READ_AHEAD) -> tuple[IO[bytes], int]:
             raise BadImage("not a regular file", url)
         file = open(url, "rb")  # noqa: SIM115
         return file, os.fstat(file.fileno()).st_size
-    fs, path = filesystem(url)
+    fs, path = object_store(url)
     file = fs.open(path, "rb", block_size=read_ahead, cache_type="readahead")
     return file, int(file.size)

@@ -14,8 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from storage.objects import is_local, object_store
+
 from .errors import SourceError
-from .files import below, filesystem, inside, is_local, with_retries
+from .files import below, inside, with_retries
 from .rows import ListingReport, Piece, clean, image_table, is_hidden, is_image_name
 
 ListedFile = tuple[str, int | None]  # path relative to the piece's root, bytes if known
@@ -121,7 +123,7 @@ def _walk_local(
 
 def _ls_remote(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """What lies directly below a prefix; the same name may be an object and a folder."""
-    fs, path = filesystem(root)
+    fs, path = object_store(root)
     fs.invalidate_cache()  # a Ray worker may have listed it before
     for info in with_retries(lambda: fs.ls(path, detail=True), root):
         name = below(path.rstrip("/"), info["name"])
@@ -139,7 +141,7 @@ def _files_remote(piece: Piece, report: ListingReport) -> Iterator[ListedFile]:
 
 def _walk_remote(piece: Piece) -> Iterator[ListedFile]:
     """Objects below a folder, however deep."""
-    fs, root = filesystem(piece.root)
+    fs, root = object_store(piece.root)
     fs.invalidate_cache()
     root, name = root.rstrip("/"), below(piece.root, piece.url)
     if name:

@@ -20,16 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 from braceexpand import braceexpand
 
+from storage.objects import is_local, object_store
+from storage.urls import absolute
+
 from .errors import SourceError
 from .files import (
-    absolute,
     below,
-    filesystem,
     glob,
     has_wildcard,
     holds_files,
     inside,
-    is_local,
     kind_of,
     standing,
     with_retries,
@@ -93,7 +93,7 @@ def list_piece(piece: Piece) -> tuple[pa.Table, ListingReport]:
 def _expand(source: str) -> dict[str, tuple[str, bool]]:
     """Every URL that the source names, sorted: the root of its keys, and whether it is a folder."""
     if not is_local(absolute(source)):
-        filesystem(source)[0].invalidate_cache()  # what an earlier listing saw may be gone
+        object_store(source)[0].invalidate_cache()  # what an earlier listing saw may be gone
     plain, patterns = _names(source.removeprefix("file://"))
     result: dict[str, tuple[str, bool]] = {}
     with ThreadPoolExecutor(32) as pool:

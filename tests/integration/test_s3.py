@@ -38,7 +38,7 @@ IMAGES = 24
 CLUSTER = """
 import os, ray, sys
 from pipeline.cluster import machines
-machines.connect()
+machines.connect(lambda words: print(words, file=sys.stderr))  # of a slow start
 mode = os.environ.get("RAY_AUTH_MODE", "disabled")  # Ray asks for a token where there is one
 print(ray.get_runtime_context().gcs_address, mode, flush=True)
 sys.stdin.read()

@@ -306,6 +306,19 @@ def test_places_that_nothing_can_write_are_refused_by_name(url, words, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_one_place_has_one_name(tmp_path, monkeypatch):
+    (tmp_path / "far" / "inside").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far" / "inside")
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("../s", "./.././s/", f"{tmp_path}//s", f"file://{tmp_path}/s", f"{tmp_path}/s/"):
+        assert urls.absolute(name) == str(tmp_path / "s")
+    assert urls.absolute("s3://bucket/s/") == "s3://bucket/s"
+    urls.put_bytes("link/../x", b"x")
+    assert (tmp_path / "far" / "x").read_bytes() == b"x"
+    assert not (tmp_path / "here" / "x").exists()
+
+
 def test_a_colon_is_only_a_character_of_a_local_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     urls.check_writable("run:7")

@@ -19,6 +19,7 @@ from pipeline.images.listing import list_images
 from pipeline.images.rows import NO_PICTURES, ListingReport, conform, is_image_name, unify
 from pipeline.images.sources import list_piece, pieces
 from pipeline.microworld.draw import picture as micro_picture
+from storage.objects import NoClient
 from tests.pipeline.images.kit import picture, png, write_tar
 
 
@@ -197,10 +198,11 @@ def test_sources_that_name_nothing_are_refused(tmp_path: Path) -> None:
         (f"{tmp_path}/text/readme.md", "neither a folder, .tar, .parquet nor an image"),
         (f"{tmp_path}/*/[0a]*", r"several kinds of things \(1 image, 1 tar\)"),
         (f"{tmp_path}/{{a", "unbalanced braces"),
-        ("nostore://bucket/x", "no object store of this kind"),
     ]:
         with pytest.raises(SourceError, match=words):
             listed(source)
+    with pytest.raises(NoClient, match="nothing reads or writes nostore://"):
+        listed("nostore://bucket/x")
 
 
 @pytest.mark.parametrize("limit", [0, -3])
