@@ -3,6 +3,11 @@
 Requests are repeated in one place, which is the client's own: botocore's for S3 (the usual
 ``AWS_MAX_ATTEMPTS``, ``AWS_RETRY_MODE`` and profile settings hold), gcsfs' for Google.
 Credentials and endpoints come from where those clients look for them, never from a URL.
+
+Why not obstore, through zarr's own ``ObjectStore``: with it `ObjectStore` below stays as long
+(errors must name the object, and it is pickled as a URL), and fsspec stays beside it for listing,
+images and tables, with retries and settings of its own. It knows no profiles of ``~/.aws``, and
+neither AWS's settings of retries nor those of fsspec's configuration.
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Before torch is imported anywhere: threads that wait for each other in small products cost a
+# machine that does other things, too, many times the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Examples are timed by nobody: machines are busy. Where the tests are a gate, they are always the
 # same ones.
 hypothesis.settings.register_profile("here", deadline=None)
