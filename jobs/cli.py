@@ -8,28 +8,54 @@ from __future__ import annotations
 import difflib
 import sys
 import typing
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import tyro
 
-# A job's module is its name with underscores.
+
+@dataclass(frozen=True)
+class Job:
+    """A sub-command; its module in ``jobs/`` is its name with underscores.
+
+    Attributes
+    ----------
+    about : str
+        A line of the list of jobs.
+    reads : tuple of str or None
+        Jobs whose work it reads: in a run file, a stage waits for the stages of these. None where
+        it is no stage. A job that reads none is given the run's images and model.
+    """
+
+    about: str
+    reads: tuple[str, ...] | None = None
+
+
 JOBS = {
-    "extract": "take a model apart over a set of images and keep the parts in a store",
-    "reduce": "means, covariances and principal components of a store",
-    "encode-texts": "embed a pool of candidate texts",
-    "textspan": "describe attention heads by texts",
-    "ablate": "accuracy when parts are replaced by their means",
-    "second-order": "what neurons write through later attention heads",
-    "omp": "sparse text codes of neurons",
-    "rosetta": "units that different models share",
-    "invert": "latents whose pictures are given ones, led by shared units",
-    "plan": "what a store of any size will take, before any of it is made",
-    "status": "what of a store is done, running and failed",
-    "run": "the jobs of a run file, in order",
-    "show": "print what a job found last; draw a neuron",
+    "extract": Job("take a model apart over a set of images and keep the parts in a store", ()),
+    "reduce": Job("means, covariances and principal components of a store", ("extract",)),
+    "encode-texts": Job("embed a pool of candidate texts", ("extract",)),
+    "textspan": Job("describe attention heads by texts", ("extract", "reduce", "encode-texts")),
+    "ablate": Job(
+        "accuracy when parts are replaced by their means",
+        ("extract", "reduce", "encode-texts", "second-order"),
+    ),
+    "second-order": Job("what neurons write through later attention heads", ("extract",)),
+    "omp": Job("sparse text codes of neurons", ("extract", "encode-texts", "second-order")),
+    "rosetta": Job("units that different models share", ()),
+    "invert": Job("latents whose pictures are given ones, led by shared units"),
+    "plan": Job("what a store of any size will take, before any of it is made"),
+    "status": Job("what of a store is done, running and failed"),
+    "run": Job("the jobs of a run file, in order"),
+    "show": Job("print what a job found last; draw a neuron"),
 }
+
+
+def stages() -> dict[str, tuple[str, ...]]:
+    """Jobs that may be stages of a run file, and whose work each reads."""
+    return {name: job.reads for name, job in JOBS.items() if job.reads is not None}
 
 
 def job_module(name: str) -> ModuleType:
@@ -46,7 +72,7 @@ def main() -> None:
     """Entry point of ``facet``."""
     name, arguments = next(iter(sys.argv[1:]), ""), sys.argv[2:]
     if name not in JOBS:
-        lines = "\n".join(f"  {job:13} {about}" for job, about in JOBS.items())
+        lines = "\n".join(f"  {name:13} {job.about}" for name, job in JOBS.items())
         usage = f"usage: facet JOB …\n\n{lines}\n\n`facet JOB --help` lists a job's settings."
         if name in ("", "-h", "--help"):
             print(usage)

@@ -65,7 +65,7 @@ class Outcome:
 def main(config: RunConfig) -> None:
     """Check every stage, run what is not finished, sum up for people and for machines."""
     started = time.monotonic()
-    run = read_run(config.file, settings_of)
+    run = read_run(config.file, cli.stages(), settings_of)
     for stage in run.stages:  # a mistake in the last stage must not show after hours
         job = cli.config_of(stage.job)
         settings = tyro.cli(job, prog=f"facet {stage.job}", args=arguments(stage))

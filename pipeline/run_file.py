@@ -13,19 +13,7 @@ import yaml
 
 from storage.errors import FacetError
 
-# What a job reads of other jobs' work; a stage waits for the stages of these jobs.
-READS: dict[str, tuple[str, ...]] = {
-    "extract": (),
-    "rosetta": (),
-    "reduce": ("extract",),
-    "encode-texts": ("extract",),
-    "textspan": ("extract", "reduce", "encode-texts"),
-    "ablate": ("extract", "reduce", "encode-texts", "second-order"),
-    "second-order": ("extract",),
-    "omp": ("extract", "encode-texts", "second-order"),
-}
-# Jobs that take images and models; all others find them in the store.
-LIST_IMAGES = ("extract", "rosetta")
+# What stages have in common; images and model are for those that find them nowhere.
 COMMON = ("images", "model", "pretrained", "store")
 
 
@@ -70,12 +58,18 @@ class RunFile:
     stages: tuple[Stage, ...]
 
 
-def read_run(path: str, settings_of: Callable[[str], Collection[str]]) -> RunFile:
+def read_run(
+    path: str,
+    jobs: Mapping[str, Collection[str]],
+    settings_of: Callable[[str], Collection[str]],
+) -> RunFile:
     """Read and check a run file.
 
     Parameters
     ----------
     path : str
+    jobs : mapping of str to collection of str
+        What may be a stage, and whose work each reads: a stage waits for those.
     settings_of : callable
         The names of a job's settings.
 
@@ -96,11 +90,17 @@ def read_run(path: str, settings_of: Callable[[str], Collection[str]]) -> RunFil
     if not isinstance(raw.get("store"), str):
         raise RunFileError(f"{path}: `store:` must say where the store is or will be")
     common = {name: raw[name] for name in COMMON if name in raw}
-    jobs = {name: _job(path, name, entry) for name, entry in raw["stages"].items()}
-    stages = {
-        name: _stage(path, name, raw["stages"][name] or {}, jobs, common, settings_of)
-        for name in jobs
-    }
+    named = {name: _job(path, name, entry, jobs) for name, entry in raw["stages"].items()}
+    stages = {}
+    for name, job in named.items():
+        where, entry = f"{path}, stage {name}", raw["stages"][name] or {}
+        stages[name] = Stage(
+            name,
+            job,
+            # The model belongs to whoever makes the store; others find it there.
+            _settings(where, entry, common, settings_of(job), model=not jobs[job]),
+            _after(where, name, entry, named, jobs[job]),
+        )
     try:
         order = TopologicalSorter({s.name: s.after for s in stages.values()}).static_order()
         return RunFile(Path(path).stem, raw["store"], tuple(stages[name] for name in order))
@@ -110,46 +110,55 @@ def read_run(path: str, settings_of: Callable[[str], Collection[str]]) -> RunFil
         ) from None
 
 
-def _job(path: str, name: str, entry: Any) -> str:
+def _job(path: str, name: str, entry: Any, jobs: Collection[str]) -> str:
     """Which job a stage runs: what it says, or the one that it is named after."""
     if entry is not None and not isinstance(entry, dict):
         raise RunFileError(f"{path}, stage {name}: write its settings as `name: value` lines")
     job = (entry or {}).get("job", name)
-    if job not in READS:
+    if job not in jobs:
         raise RunFileError(
-            f"{path}, stage {name}: there is no job {job!r}.{_near(job, READS)} "
-            f"Jobs: {', '.join(READS)}"
+            f"{path}, stage {name}: there is no job {job!r}.{_near(job, jobs)} "
+            f"Jobs: {', '.join(jobs)}"
         )
     return str(job)
 
 
-def _stage(
-    path: str,
-    name: str,
-    entry: dict[str, Any],
-    jobs: Mapping[str, str],
+def _settings(
+    where: str,
+    entry: Mapping[str, Any],
     common: Mapping[str, Any],
-    settings_of: Callable[[str], Collection[str]],
-) -> Stage:
-    where, job = f"{path}, stage {name}", jobs[name]
-    known = settings_of(job)
+    known: Collection[str],
+    *,
+    model: bool,
+) -> dict[str, Any]:
+    """A stage's settings: its own, and those of the run that it has."""
     own = {str(k).replace("-", "_"): v for k, v in entry.items() if k not in ("job", "after")}
     _check_names(where, own, known)
-    # The model belongs to whoever makes the store; others find it there.
-    given = common if job in LIST_IMAGES else {k: v for k, v in common.items() if k == "store"}
+    given = {k: v for k, v in common.items() if model or k == "store"}
     if isinstance(weights := common.get("pretrained"), str) and Path(weights).is_file():
-        given = {**given, "pretrained": weights}
+        given["pretrained"] = weights
     settings = {**{k: v for k, v in given.items() if k in known}, **own}
     if faulty := [k for k, v in settings.items() if isinstance(v, dict) or v is None]:
         raise RunFileError(f"{where}: {faulty[0]} has no value that a setting can have")
+    return settings
+
+
+def _after(
+    where: str,
+    name: str,
+    entry: Mapping[str, Any],
+    jobs: Mapping[str, str],
+    reads: Collection[str],
+) -> tuple[str, ...]:
+    """Stages that a stage waits for: those whose work its job reads, and those that it names."""
     after = entry.get("after", [])
     after = [after] if isinstance(after, str) else list(after)
     if unknown := [a for a in after if a not in jobs]:
         raise RunFileError(
             f"{where}: it waits for {unknown[0]!r}, which is no stage.{_near(unknown[0], jobs)}"
         )
-    reads = [other for other, j in jobs.items() if j in READS[job] and other != name]
-    return Stage(name, job, settings, tuple(dict.fromkeys([*reads, *after])))
+    read = [other for other, job in jobs.items() if job in reads and other != name]
+    return tuple(dict.fromkeys([*read, *after]))
 
 
 def _check_names(where: str, given: Collection[str], known: Collection[str]) -> None:

@@ -226,8 +226,8 @@ class Reductions:
         """One array, such as ``heads_covariance``; ``StoreError`` where it was not reduced."""
         if name not in self.data:
             raise StoreError(
-                f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}), "
-                "which were stopped half way or leave its component out",
+                f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}): it "
+                "takes a run to its end, with the component",
                 Work.anew("reduce", self._url, where=self.facts.where),
             )
         return self.data[name]

@@ -1,9 +1,11 @@
 """Code blocks marked ``<!-- run -->`` in the README and docs are run, in order, as a user would."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,18 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 def test_links_lead_somewhere(page):
     missing = [t for t in LINK.findall(page.read_text()) if not (page.parent / t).exists()]
     assert not missing
+
+
+def test_what_a_new_job_imports_is_there():
+    page = (ROOT / "docs" / "add-a-job.md").read_text()
+    code, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    imports = [n for n in ast.parse(code).body if isinstance(n, ast.ImportFrom)]
+    ours = [n for n in imports if str(n.module).split(".")[0] in ("jobs", "pipeline", "storage")]
+    assert len(ours) > 5
+    for node in ours:
+        if node.module != "pipeline.heads.lengths":  # what the new job is about
+            module = import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names), node.module
 
 
 def test_the_tree_in_the_readme_is_the_tree():

@@ -166,6 +166,7 @@ def test_the_manifest_is_what_kubernetes_and_kuberay_take():
 
 @pytest.mark.parametrize("page", ["scheduling.md", "rayjob.yaml"])
 def test_run_files_in_the_docs_are_understood(page, tmp_path):
+    from jobs.cli import stages
     from jobs.run import settings_of
     from pipeline.run_file import read_run
 
@@ -175,4 +176,6 @@ def test_run_files_in_the_docs_are_understood(page, tmp_path):
     else:
         text = next(yaml.safe_load_all(text))["data"]["nightly.yaml"]
     (tmp_path / "nightly.yaml").write_text(text)
-    assert read_run(str(tmp_path / "nightly.yaml"), settings_of).stages[0].job == "extract"
+    assert (
+        read_run(str(tmp_path / "nightly.yaml"), stages(), settings_of).stages[0].job == "extract"
+    )

@@ -2,8 +2,9 @@
 
 import pytest
 
+from jobs.cli import stages
 from jobs.run import arguments
-from pipeline.run_file import READS, RunFileError, read_run
+from pipeline.run_file import RunFileError, read_run
 
 SETTINGS = {
     "extract": {"images", "model", "pretrained", "store", "components"},
@@ -31,7 +32,7 @@ stages:
 def read(tmp_path, text):
     path = tmp_path / "nightly.yaml"
     path.write_text(text)
-    return read_run(str(path), lambda job: SETTINGS[job])
+    return read_run(str(path), stages(), lambda job: SETTINGS[job])
 
 
 def test_stages_come_in_order_with_the_common_settings(tmp_path):
@@ -56,7 +57,7 @@ def test_stages_come_in_order_with_the_common_settings(tmp_path):
 def test_every_job_over_a_store_waits_for_its_images(tmp_path):
     run = read(tmp_path, "store: s\nstages: {omp: {pool: p}, extract: }")
     assert [s.name for s in run.stages] == ["extract", "omp"]
-    assert [job for job, reads in READS.items() if "extract" not in reads] == ["extract", "rosetta"]
+    assert [j for j, reads in stages().items() if "extract" not in reads] == ["extract", "rosetta"]
 
 
 @pytest.mark.parametrize(
@@ -87,15 +88,15 @@ def test_mistakes_are_named(tmp_path, text, message):
 def test_whatever_the_encoding(tmp_path, encoding):
     file = tmp_path / "r.yaml"
     file.write_bytes("store: ä\r\nstages: {reduce: }\r\n".encode(encoding))
-    assert read_run(str(file), lambda job: SETTINGS[job]).store == "ä"
+    assert read_run(str(file), stages(), lambda job: SETTINGS[job]).store == "ä"
     file.write_bytes("store: ä\nstages: {reduce: }".encode("latin-1"))
     with pytest.raises(RunFileError, match="is no YAML"):
-        read_run(str(file), lambda job: SETTINGS[job])
+        read_run(str(file), stages(), lambda job: SETTINGS[job])
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(RunFileError, match=r"nowhere\.yaml cannot be read"):
-        read_run("nowhere.yaml", lambda job: SETTINGS[job])
+        read_run("nowhere.yaml", stages(), lambda job: SETTINGS[job])
 
 
 def test_weights_in_a_file_reach_every_stage(tmp_path):
