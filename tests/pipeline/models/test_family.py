@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cluster.work import Workers
 from pipeline.extraction.decompose import Decomposer
-from pipeline.extraction.extractor import Extractor
 from pipeline.extraction.finite import first_place
-from pipeline.extraction.store import MAPS, StoreSpec
+from pipeline.extraction.run import run
+from pipeline.extraction.store import StoreSpec, open_or_create
 from pipeline.heads import ablation as ablate
 from pipeline.heads.studies import maps_of, reduced_means
-from pipeline.images.batches import load_batch
-from pipeline.images.listing import list_images
-from pipeline.images.rows import ListingReport
 from pipeline.models import ModelSpec, UnsupportedModel, check_supported, load_model, model_maps
 from pipeline.models.families import FAMILIES
 from pipeline.neurons.effects import IndirectEffects
@@ -22,8 +20,7 @@ from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
 from pipeline.published import head_contributions, mlp_contributions
 from pipeline.stats.reductions import reduce_store
-from storage.images import ListDigest, write_images
-from storage.store import create_store, open_store
+from storage import open_store
 from tests.pipeline.images import kit
 from tests.pipeline.models import toy_vit
 
@@ -107,30 +104,20 @@ def test_its_neurons_second_order_and_indirect_effects(spec):
 
 
 @pytest.fixture
-def store(spec, tmp_path):
-    """Ten pictures in a real store, by what an actor runs."""
+def store(spec, tmp_path, here):
+    """Ten pictures, one of them none, extracted into a real store by a crew in this process."""
     model, url = load_model(spec), str(tmp_path / "store")
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(10):
         (folder / f"{i}.png").write_bytes(kit.encode(kit.picture(i, 20, 30), "PNG"))
     (folder / "9.png").write_bytes(b"no picture")
-    digest = ListDigest()
-    write_images(url, digest.through(list_images(str(folder), report=ListingReport())))
     asked = StoreSpec(
         images=str(folder), model=spec, components=("heads", "mlps", "tokens"), layers="all",
         precision="fp32", store_dtype="float32", shard_size=4,
     )  # fmt: skip
-    meta = asked.metadata(
-        model, images=digest.rows, image_list_digest=digest.hexdigest(),
-        weights_digest=model.weights_digest,
-    )  # fmt: skip
-    made = create_store(url, meta, {name: getattr(model_maps(model), name) for name in MAPS})
-    extractor = Extractor(url, model, "cpu", threads=1)
-    for shard in range(meta.shards):
-        start, stop = meta.rows(shard)
-        batch = load_batch(url, start, stop, model.preprocess.resize)
-        extractor.extract(shard, [batch])
+    made, _ = open_or_create(url, asked, model, model)
+    run(made, model, Workers("cpu", 1, 1, 4), max_bad=0.2)
     assert made.validate() == []
     return open_store(url)
 
@@ -141,7 +128,7 @@ def test_a_store_of_it_is_reduced_and_ablated(store):
     assert float(data["residual"].max()) < 1e-5
     ok = np.isfinite(data["ln_std"].values)
     assert ok.sum() == 9
-    found = reduce_store(store, None, scheduler="synchronous")
+    found = reduce_store(store)
     norm = np.linalg.norm(data["embedding"].values[ok].astype(float), axis=1)
     tokens = data["tokens"].values[ok] / norm[:, None, None]
     assert found.count("patches") == 9 * 6
