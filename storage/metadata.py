@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .errors import StoreError, StoreMismatch
+from .records import of_json, refuse_fields
 
 SCHEMA_VERSION = 2
 # Version 1 kept no grid and no prefix: see `_of_version_1`. It is read, and gone on with as it is.
@@ -131,22 +132,11 @@ def parse(raw: Any) -> Metadata:
             f"the store has schema version {version}; this Facet reads versions 1 and "
             f"{SCHEMA_VERSION}. Extract it again, or use the Facet that made it."
         )
-    absent = _SINCE_2 if version == 1 else ()
-    known = {f.name for f in fields(Metadata)} - {*absent}
-    wrong = [f"lacks {n}" for n in sorted(known - raw.keys())]
-    wrong += [f"has unknown {n}" for n in sorted(raw.keys() - known)]
-    if wrong:
-        raise StoreError("the store's metadata " + "; ".join(wrong))
+    what = "the store's metadata"
     if version == 1:
+        refuse_fields(raw, {f.name for f in fields(Metadata)} - {*_SINCE_2}, what)
         raw = {**raw, **_of_version_1(raw)}
-    return Metadata(
-        **{
-            **raw,
-            "grid": tuple(raw["grid"]),
-            "components": tuple(raw["components"]),
-            "token_layers": tuple(raw["token_layers"]),
-        }
-    )
+    return of_json(Metadata, raw, what)
 
 
 def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from . import arrays, urls
 from .errors import StoreError, Work
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
+from .records import of_json
 from .results import config_digest
 
 SCALE = (
@@ -203,8 +204,7 @@ def _find(url: str, meta: Metadata, name: str) -> Reductions | None:
     raw: Any = urls.open_group(place, mode="r").attrs.get("facet")
     if raw is None or raw["store"] != meta.digest():
         return None
-    shards = {k: [(a, b) for a, b in v] for k, v in raw["shards"].items()}
-    facts = Facts(raw["where"], raw["store"], shards, raw["scale"])
+    facts = of_json(Facts, raw, place)
     model = arrays.open_dataset(urls.join(url, MODEL))
     return Reductions(arrays.open_dataset(place), model, facts, url)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from . import urls
 from .arrays import consolidate, open_dataset, refuse_not_finite, write_dataset
 from .errors import StoreError, StoreMismatch
+from .records import of_json
 
 SCHEMA_VERSION = 1
 SETUP = "rosetta.json"
@@ -179,9 +180,7 @@ def find_setup(url: str) -> Setup | None:
             f"{url} has Rosetta schema version {raw.get('schema_version')}; this Facet reads "
             f"version {SCHEMA_VERSION}: choose another `out`"
         )
-    if wrong := {f.name for f in fields(Setup)} ^ raw.keys():
-        raise StoreError(f"{place} lacks or adds {', '.join(sorted(wrong))}: it is damaged")
-    return Setup(**raw)
+    return of_json(Setup, raw, place)
 
 
 def write_setup(url: str, setup: Setup) -> None:
@@ -205,7 +204,7 @@ def keep_card(url: str, card: Card) -> None:
     """Write a model's card, or refuse one that differs from the card kept."""
     place = urls.join(url, MODELS, card.slug, "card.json")
     if urls.exists(place):
-        require_same(url, _card(_read(place)), card)
+        require_same(url, of_json(Card, _read(place), place), card)
     else:
         _write(place, asdict(card))
 
@@ -213,15 +212,11 @@ def keep_card(url: str, card: Card) -> None:
 def read_cards(url: str) -> dict[str, Card]:
     """The cards of all models at a URL, by slug."""
     places = [urls.join(url, MODELS, n, "card.json") for n in urls.list_names(_models(url))]
-    return {c.slug: c for c in (_card(_read(p)) for p in places)}
+    return {c.slug: c for c in (of_json(Card, _read(p), p) for p in places)}
 
 
 def _models(url: str) -> str:
     return urls.join(url, MODELS)
-
-
-def _card(raw: Mapping[str, Any]) -> Card:
-    return Card(**{**raw, "layers": tuple(UnitLayer(**layer) for layer in raw["layers"])})
 
 
 def _read(place: str) -> dict[str, Any]:
