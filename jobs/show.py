@@ -25,6 +25,7 @@ from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import tables
 from pipeline.pages.figures import png
 from pipeline.pages.plain import to_json
+from pipeline.rosetta.answers import inverted
 from storage import open_store, urls
 from storage.errors import FacetError
 from storage.results import Result, latest_result
@@ -36,11 +37,12 @@ class ShowConfig:
     """Print what a job found last; draw a neuron, or the concepts that models share."""
 
     what: tyro.conf.Positional[
-        Literal["textspan", "ablate", "second-order", "omp", "neuron", "rosetta"]
+        Literal["textspan", "ablate", "second-order", "omp", "neuron", "rosetta", "invert"]
     ]
     """Which job's results, or one neuron's picture."""
     store: str
-    """The store: a local path or an object-store URL. For rosetta: where facet rosetta wrote."""
+    """The store: a local path or an object-store URL. For rosetta and invert: where
+    these jobs wrote."""
     top: int = 5
     """Texts to print for each head or neuron."""
     layer: int | None = None
@@ -107,7 +109,7 @@ def check(config: ShowConfig) -> None:
             raise FacetError("`facet show neuron …` needs --layer and --neuron")
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what in ("rosetta", "ablate", "second-order"):
+    if config.what in ("rosetta", "invert", "ablate", "second-order"):
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta":
         refuse_unused(config, ["out"], "`facet show neuron …` and rosetta")
@@ -230,6 +232,12 @@ def show_concepts(config: ShowConfig, answer: Answer) -> None:
     console.print(page)
 
 
+def find_inversions(config: ShowConfig) -> Answer:
+    """What inversions through shared units found."""
+    result = latest_result(urls.absolute(config.store), "invert")
+    return Answer(result.url, False, inverted(result))
+
+
 def concepts_table(concepts: Sequence[Any]) -> Table:
     """The hub's unit of every concept, and how well the others go with it."""
     columns = ["concept", "hub's unit", "correlation", "in both halves"]
@@ -258,6 +266,9 @@ KINDS = {
     "omp": Kind(of_store(coded), table_of(codes_table)),
     "neuron": Kind(find_neuron, show_neuron),
     "rosetta": Kind(find_concepts, show_concepts),
+    "invert": Kind(
+        find_inversions, table_of(lambda config, found: tables.inversions(found.figures))
+    ),
 }
 
 

@@ -79,3 +79,15 @@ def neuron(found: NeuronAnswer, top: int) -> Table:
     for term in found.texts[:top]:
         table.add_row(f"{term.coefficient:+.4f}", term.text)
     return table
+
+
+def inversions(figures: pd.DataFrame) -> Table:
+    """How like the targets the pictures are that each loss leads to."""
+    columns = ["loss", "PSNR (dB)", "SSIM", "perceptual distance", "change (dB)", "95%"]
+    table = titled("Pictures found again by a generator", *columns)
+    for row in figures.itertuples():
+        table.add_row(
+            str(row.loss), f"{row.psnr:.2f}", f"{row.ssim:.3f}", f"{row.perceptual:.3f}",
+            f"{row.psnr_change:+.2f}", f"{row.psnr_low:+.2f} to {row.psnr_high:+.2f}",
+        )  # fmt: skip
+    return table

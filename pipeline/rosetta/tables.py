@@ -59,3 +59,18 @@ TRUTH = {
         ]
     )
 }
+# Of inversions: means of each figure, its paired change from the first loss with intervals over
+# pictures, and what hangs on the start.
+_OF_FIGURE = ("", "_change", "_low", "_high", "_start_low", "_start_high", "_start_std")
+INVERSIONS = {
+    "figures": pa.schema(
+        [
+            ("loss", pa.string()),
+            *(
+                (f"{name}{suffix}", pa.float64())
+                for name in ("psnr", "ssim", "perceptual")
+                for suffix in _OF_FIGURE
+            ),
+        ]
+    )
+}

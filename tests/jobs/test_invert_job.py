@@ -1,5 +1,6 @@
 """Figures of inversions, from pictures that are given; what their settings change."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,20 +8,23 @@ import pandas as pd
 import pytest
 import torch
 
-from jobs import invert
-from jobs.invert import BOTH, GUIDED, PERCEPTUAL, InvertConfig, Models, measure
+from jobs import invert, show
+from jobs.invert import InvertConfig
+from pipeline.rosetta.inversions import BOTH, GUIDED, PERCEPTUAL, InversionModels, measure
 from pipeline.rosetta.models import load_units
 from pipeline.rosetta.tables import SHARED
-from storage.results import as_table, save_result
+from storage import urls
+from storage.results import Result, as_table, save_result
 from storage.rosetta import Setup, keep_card, write_setup
 
 STARTS, PICTURES = 3, 5
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
+def models() -> InversionModels:
     judge = load_units("microworld-mae")
-    return Models(judge, judge, judge, pd.DataFrame(), pd.DataFrame())
+    none = Result("", "rosetta", {}, {})
+    return InversionModels(none, judge, judge, judge, pd.DataFrame(), pd.DataFrame())
 
 
 def noisy(targets: torch.Tensor, db: np.ndarray) -> torch.Tensor:
@@ -81,10 +85,10 @@ def mined(tmp_path_factory) -> str:
 
 
 def test_settings_of_inversions(mined, tmp_path):
-    plain = InvertConfig(mined, "microworld:n=9,seed=2", tmp_path, limit=2, steps=4, starts=1)
+    plain = InvertConfig(mined, "microworld:n=9,seed=2", str(tmp_path), limit=2, steps=4, starts=1)
 
     def figures(**changes) -> pd.DataFrame:
-        return invert.main(replace(plain, **changes)).set_index("loss")
+        return invert.main(replace(plain, **changes)).figures.set_index("loss")
 
     def moved(**changes) -> set[str]:
         after = figures(**changes)
@@ -102,3 +106,28 @@ def test_settings_of_inversions(mined, tmp_path):
     judged = figures(judge="microworld-cnn")
     assert judged["psnr"].equals(first["psnr"])
     assert not judged["perceptual"].equals(first["perceptual"])
+
+
+def test_what_was_found_is_kept_found_again_and_shown(mined, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    config = InvertConfig(mined, "microworld:n=9,seed=2", out, limit=2, steps=2, starts=1)
+    first = invert.main(config)
+    assert first.result.url.startswith(f"{out}/results/invert/")
+    names = urls.list_names(first.result.url)
+    assert {"config.json", "provenance.json", "figures.parquet", "index.html", "zoom.png"} <= set(
+        names
+    )
+    known = first.result.provenance
+    assert (known["guide"], known["pairs"], known["pictures"]) == ("microworld-cnn", 3, 2)
+    assert "revision" in known
+    again = invert.main(replace(config, images="microworld:n=2,seed=2"))  # the same pictures
+    assert again.result.name == first.result.name
+    assert "finished before" in capsys.readouterr().out
+    shown = show.main(show.ShowConfig("invert", out, json=True))
+    said = json.loads(capsys.readouterr().out)["found"]
+    assert said["generator"] == "microworld-generator"
+    assert [row["loss"] for row in said["figures"]] == [PERCEPTUAL, GUIDED, BOTH]
+    assert said["figures"][2]["psnr"] == pytest.approx(first.figures["psnr"][2])
+    assert urls.exists(shown.found.page)
+    beside = invert.main(replace(config, out=None))
+    assert beside.result.url.startswith(f"{mined}/results/invert/")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from jobs import omp, show
-from pipeline.images.decode import load_image
+from pipeline.images.decode import read_bytes, to_image
 from pipeline.neurons import about
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import STRONGEST, most_selective
@@ -43,7 +43,9 @@ def test_activations_are_the_neurons_on_its_top_images(store, reader):
     assert len(images) == 8
     pixels = np.stack([image.pixels for image in images])
     first = store.images(images[0].image, images[0].image + 1).to_pylist()[0]
-    np.testing.assert_array_equal(pixels[0], model.preprocess.to_uint8(load_image(first)))
+    np.testing.assert_array_equal(
+        pixels[0], model.preprocess.to_uint8(to_image(first, read_bytes(first)))
+    )
     assert images[0].key == first["key"]
     batch = model.preprocess.to_tensor(torch.from_numpy(pixels))
     tokens = NeuronPass(model, [KEPT]).token_maps(batch, KEPT, [7])[:, 1:, 0].numpy()

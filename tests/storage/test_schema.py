@@ -10,7 +10,7 @@ import pyarrow as pa
 import storage
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
-from pipeline.rosetta.tables import SHARED, TRUTH
+from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
 from pipeline.texts.encoding import TEXTS
 from storage.layout import (
     ROWS_PER_IMAGE_PART,
@@ -96,6 +96,7 @@ RESULTS = {
         "omp": CODES,
         "rosetta": SHARED,
         "rosetta_truth": TRUTH,
+        "invert": INVERSIONS,
     }.items()
     for name, schema in tables.items()
 }
