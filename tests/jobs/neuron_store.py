@@ -43,10 +43,13 @@ def neuron_store(folder: Path) -> Store:
             store_dtype="float32",
             shard_size=32,
             seed=5,
+            workers="here",
         )
     )
     second_order.main(
-        second_order.SecondOrderConfig(store=store.url, mlp_layers=str(KEPT), top_k=TOP_K)
+        second_order.SecondOrderConfig(
+            store=store.url, mlp_layers=str(KEPT), top_k=TOP_K, workers="here"
+        )
     )
     return store
 

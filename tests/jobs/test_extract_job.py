@@ -44,13 +44,13 @@ def config(tiny: str, store, **changes) -> ExtractConfig:
     fields = {
         "images": "microworld:n=50,seed=3,split=test", "model": tiny, "pretrained": "none",
         "store": str(store), "shard_size": 16, "batch_size": 8, "layers": "last:2",
-        "components": ("heads", "mlps", "tokens"),
+        "components": ("heads", "mlps", "tokens"), "workers": "here",
     }  # fmt: skip
     return ExtractConfig(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
-def finished(model, tmp_path_factory, ray_cluster):
+def finished(model, tmp_path_factory):
     return main(config(model, tmp_path_factory.mktemp("stores") / "finished"))
 
 
@@ -124,7 +124,7 @@ def test_another_configuration_is_refused(finished, model):
         main(config(model, finished.url, limit=40))
 
 
-def test_new_images_are_appended_and_only_their_shards_are_done(finished, model, tmp_path):
+def test_new_images_are_appended_and_only_their_shards_are_done(finished, model, tmp_path, here):
     more = "microworld:n=70,seed=3,split=test"
     shutil.copytree(finished.url, tmp_path / "s")
     reduce_store(open_store(str(tmp_path / "s")))
@@ -152,7 +152,7 @@ def test_new_images_are_appended_and_only_their_shards_are_done(finished, model,
                 np.testing.assert_allclose(grown.data[name], array, rtol=1e-9, atol=1e-12)
 
 
-def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_path, ray_cluster):
+def test_images_that_sort_before_the_old_ones_still_come_after_them(model, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_pictures(folder, 5)
@@ -208,7 +208,7 @@ def test_a_store_of_before_is_read_and_not_grown_by_other_rules(tmp_path):
     assert "image_list_digest" not in str(no.value)
 
 
-def test_bad_images_are_masked_and_named(model, tmp_path, ray_cluster, capsys):
+def test_bad_images_are_masked_and_named(model, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_pictures(folder, 9)
@@ -237,7 +237,7 @@ def write_pictures(folder, n):
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
-def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path, ray_cluster):
+def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path):
     state = load_model(ModelSpec(model, "none")).module.state_dict()
     state["visual.transformer.resblocks.1.mlp.c_proj.bias"] += 1e5
     save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "huge.safetensors")
@@ -263,7 +263,7 @@ def test_mistakes_are_refused_before_anything_starts(model, tmp_path, changes, m
         extract.check(config(model, tmp_path / "s", **changes), str(tmp_path / "s"))
 
 
-def test_a_missing_source_leaves_no_store(model, tmp_path, ray_cluster):
+def test_a_missing_source_leaves_no_store(model, tmp_path):
     with pytest.raises(FacetError, match="nowhere"):
         main(config(model, tmp_path / "s", images=str(tmp_path / "nowhere")))
     with pytest.raises(FacetError, match="no store at"):

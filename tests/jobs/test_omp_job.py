@@ -41,7 +41,9 @@ def store(neurons_kept) -> Store:
 @pytest.fixture(scope="module")
 def coded(store) -> omp.OmpRun:
     return omp.main(
-        omp.OmpConfig(store.url, str(KEPT), "microworld", terms=6, classes="microworld:shape")
+        omp.OmpConfig(
+            store.url, str(KEPT), "microworld", terms=6, classes="microworld:shape", workers="here"
+        )
     )
 
 
@@ -181,7 +183,7 @@ def test_planted_directions_give_their_texts_and_dead_neurons_are_listed(store, 
     }
     store = open_store(shutil.copytree(store.url, tmp_path / "store").as_posix())
     plant(store, planted)
-    run = omp.main(omp.OmpConfig(store.url, str(PLANTED), "microworld", terms=4))
+    run = omp.main(omp.OmpConfig(store.url, str(PLANTED), "microworld", terms=4, workers="here"))
     assert set(run.codes["neuron"]) == set(planted)
     for neuron, code in planted.items():
         rows = run.codes[(run.codes["neuron"] == neuron) & (run.codes["coefficient"].abs() > 1e-4)]
@@ -226,7 +228,7 @@ def test_what_cannot_be_coded_is_refused(store, monkeypatch, changes, error, mes
         raise AssertionError("work had begun")
 
     monkeypatch.setattr(omp, "embedded", encode)
-    config = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4)
+    config = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here")
     with refused(error, message):
         omp.main(replace(config, **changes))
 
@@ -234,7 +236,9 @@ def test_what_cannot_be_coded_is_refused(store, monkeypatch, changes, error, mes
 def test_a_pool_that_no_node_can_hold_is_refused(store, monkeypatch):
     monkeypatch.setattr(omp.machines, "node_memory", lambda: 1 << 20)
     with pytest.raises(FacetError, match="largest node has 1.0 MB: give a smaller pool"):
-        omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=5))  # found by nobody
+        omp.main(
+            omp.OmpConfig(store.url, str(KEPT), "microworld", terms=5, workers="here")
+        )  # found by nobody
 
 
 def test_a_parquet_pool_is_read_by_its_texts(store, tmp_path):
@@ -242,7 +246,14 @@ def test_a_parquet_pool_is_read_by_its_texts(store, tmp_path):
     table = {"text": texts, "embedding": [[float("nan")] * 24] * 5}  # not what is coded with
     pq.write_table(pa.table(table), tmp_path / "pool.parquet")
     run = omp.main(
-        omp.OmpConfig(store.url, str(KEPT), str(tmp_path / "pool.parquet"), terms=3, method="lasso")
+        omp.OmpConfig(
+            store.url,
+            str(KEPT),
+            str(tmp_path / "pool.parquet"),
+            terms=3,
+            method="lasso",
+            workers="here",
+        )
     )
     assert set(run.codes["text"]) <= set(texts)
 

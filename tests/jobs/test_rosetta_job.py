@@ -39,12 +39,12 @@ PICTURES = f"microworld:n={SHARDS * 40},seed=6"
 
 def config(out: Path, **changes) -> RosettaConfig:
     fields = {"models": (PLAIN, OTHER, DEAD), "images": "microworld:n=60,seed=4",
-              "out": str(out), "shard_size": 16, "batch_size": 8, "num_actors": 1}  # fmt: skip
+              "out": str(out), "shard_size": 16, "batch_size": 8, "workers": "here"}  # fmt: skip
     return RosettaConfig(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, ray_cluster) -> rosetta.RosettaRun:
+def found(tmp_path_factory) -> rosetta.RosettaRun:
     return rosetta.main(config(tmp_path_factory.mktemp("rosetta") / "out"))
 
 
@@ -136,7 +136,7 @@ def test_another_hub_and_another_model_only_add_pairs(found, tmp_path):
     assert new == {f"{SLUG[OTHER]}--{SLUG[OTHER]}"}
 
 
-def test_a_generators_images_and_units(tmp_path, ray_cluster):
+def test_a_generators_images_and_units(tmp_path):
     run = rosetta.main(
         config(
             tmp_path / "out", images=None, generator=f"{TOYS}:painter", seeds=40,
@@ -149,7 +149,7 @@ def test_a_generators_images_and_units(tmp_path, ray_cluster):
     assert read_part(str(tmp_path / "out"), 2)["index"].to_pylist() == list(range(32, 40))
 
 
-def test_bad_images_are_left_out_and_counted(tmp_path, ray_cluster, capsys, found):
+def test_bad_images_are_left_out_and_counted(tmp_path, capsys, found):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(9):
@@ -206,7 +206,7 @@ def test_a_model_added_over_changed_pictures_is_refused(tmp_path, here):
         ({"batch_size": 0}, FacetError, "--batch-size 0"),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path, ray_cluster, changes, error, message):
+def test_what_cannot_work_is_refused(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         rosetta.main(config(tmp_path / "out", **changes))
     assert not (tmp_path / "out" / "sums").exists()

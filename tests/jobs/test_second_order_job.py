@@ -19,7 +19,6 @@ from pipeline.images.bad import TooManyBadImages
 from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch
-from tests.pipeline.neurons import kit
 from tests.processes import kill_in_mid_run
 from tests.refusals import refused
 
@@ -44,16 +43,19 @@ def tiny(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def extracted(tiny, tmp_path_factory, ray_cluster) -> str:
+def extracted(tiny, tmp_path_factory) -> str:
     store = tmp_path_factory.mktemp("extracted") / "store"
     extract.main(
-        extract.ExtractConfig(SOURCE, tiny, "none", str(store), shard_size=16, batch_size=8, seed=5)
+        extract.ExtractConfig(
+            SOURCE, tiny, "none", str(store), shard_size=16, batch_size=8, seed=5, workers="here"
+        )
     )
     return str(store)
 
 
 def config(store, **changes) -> SecondOrderConfig:
-    fields = {"store": str(store), "mlp_layers": "0,2", "top_k": K, "batch_size": 8}
+    fields = {"store": str(store), "mlp_layers": "0,2", "top_k": K, "batch_size": 8,
+              "workers": "here"}  # fmt: skip
     return SecondOrderConfig(**{**fields, **changes})
 
 
@@ -69,9 +71,9 @@ def found(extracted, tmp_path_factory) -> second_order.SecondOrderRun:
     return second_order.main(config(store, store_dtype="float32"))
 
 
-def test_actors_and_tasks_give_what_one_process_gives(found, extracted, tmp_path, monkeypatch):
-    kit.in_process(monkeypatch)
-    plain = second_order.main(config(copy(extracted, tmp_path), store_dtype="float32"))
+def test_actors_and_tasks_give_what_one_process_gives(found, extracted, tmp_path, ray_cluster):
+    on_ray = config(copy(extracted, tmp_path), store_dtype="float32", workers="ray")
+    plain = second_order.main(on_ray)
     for name in ("norm_mean", "norm_max", "norm_large", "explained_top", "explained"):
         np.testing.assert_allclose(plain.neurons[name], found.neurons[name], rtol=1e-4)
     assert found.store.validate() == []
@@ -115,7 +117,7 @@ def test_the_same_command_again_does_nothing(found):
     assert stamps(found.store.url, "") == before
 
 
-def test_a_store_is_made_and_its_bad_images_never_enter(tiny, tmp_path, ray_cluster):
+def test_a_store_is_made_and_its_bad_images_never_enter(tiny, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -149,7 +151,7 @@ def test_studies_of_neurons_and_their_effects(found):
     run = ablate.main(
         ablate.AblateConfig(
             found.store.url, "microworld:shape", study=("neurons", "effects", "mlps"),
-            label_column="shape", mlp_layers="0,2",
+            label_column="shape", mlp_layers="0,2", workers="here",
         )
     )  # fmt: skip
     whole = run.accuracy[run.accuracy["scope"] == "all"]
@@ -165,7 +167,7 @@ def test_studies_of_neurons_and_their_effects(found):
         ablate.main(
             ablate.AblateConfig(
                 found.store.url, "microworld:shape", study=("neurons",), label_column="shape",
-                mlp_layers="1",
+                mlp_layers="1", workers="here",
             )
         )  # fmt: skip
 
@@ -197,7 +199,7 @@ def test_no_store_and_nothing_to_make_it_from(tmp_path, tiny):
 
 
 @pytest.mark.cluster
-def test_a_killed_run_ends_in_the_same_result(extracted, found, tmp_path):
+def test_a_killed_run_ends_in_the_same_result(extracted, tmp_path, ray_cluster):
     """Kill -9 of the driver once some coefficients are there; then the same command."""
 
     def start(place: Path) -> subprocess.Popen:
@@ -216,10 +218,12 @@ def test_a_killed_run_ends_in_the_same_result(extracted, found, tmp_path):
     place = kill_in_mid_run(start, ready, [tmp_path / str(attempt) for attempt in range(3)])
     (store,) = place.iterdir()
     kept = stamps(store, "ledger", "neurons")
-    run = second_order.main(config(store, store_dtype="float32"))
+    run = second_order.main(config(store, store_dtype="float32", workers="ray"))
     after = stamps(store, "ledger", "neurons")
     assert {n: after[n] for n in kept if "norms" not in n} == {
         n: t for n, t in kept.items() if "norms" not in n
     }, "a finished shard was done again"
     assert open_store(str(store)).validate() == []
-    same_tables(run, found)
+    (tmp_path / "whole").mkdir()
+    whole = config(copy(extracted, tmp_path / "whole"), store_dtype="float32", workers="ray")
+    same_tables(run, second_order.main(whole))

@@ -208,7 +208,7 @@ def test_settings_that_would_change_nothing_are_refused(
 
 def test_settings_of_textspan(neurons_kept):
     plain = textspan.TextSpanConfig(
-        neurons_kept.url, "microworld", layers="last:1", texts_per_head=3
+        neurons_kept.url, "microworld", layers="last:1", texts_per_head=3, workers="here"
     )
     found = textspan.main(plain).descriptions
     assert found["layer"].eq(3).all()
@@ -227,7 +227,9 @@ def test_settings_of_textspan(neurons_kept):
 
 
 def test_settings_of_ablations(neurons_kept):
-    plain = ablate.AblateConfig(neurons_kept.url, "microworld:shape", study=("mlps",))
+    plain = ablate.AblateConfig(
+        neurons_kept.url, "microworld:shape", study=("mlps",), workers="here"
+    )
 
     def run(**changes):
         table = ablate.main(replace(plain, **changes)).accuracy
@@ -262,7 +264,7 @@ def test_settings_of_ablations(neurons_kept):
 
 
 def test_settings_of_codes(neurons_kept):
-    plain = omp.OmpConfig(neurons_kept.url, str(KEPT), "microworld", terms=8)
+    plain = omp.OmpConfig(neurons_kept.url, str(KEPT), "microworld", terms=8, workers="here")
     found = omp.main(plain)
     assert found.codes.groupby("neuron").size().max() == 8
     assert found.fits["terms"].max() == 8

@@ -28,7 +28,7 @@ def store(neurons_kept) -> Store:
 
 @pytest.fixture(scope="module")
 def coded(store) -> omp.OmpRun:
-    return omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4))
+    return omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here"))
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,18 @@ def store(neurons_kept, tmp_path):
 @pytest.fixture
 def effects(store):
     """The second-order run of the store's layer that is kept."""
-    return second_order.SecondOrderConfig(store.url, mlp_layers=str(KEPT), top_k=TOP_K)
+    return second_order.SecondOrderConfig(
+        store.url, mlp_layers=str(KEPT), top_k=TOP_K, workers="here"
+    )
 
 
 def test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again(
     store, tmp_path, capsys
 ):
     pool = tmp_path / "pool.txt"
-    config = textspan.TextSpanConfig(store.url, str(pool), layers="last:1", texts_per_head=2)
+    config = textspan.TextSpanConfig(
+        store.url, str(pool), layers="last:1", texts_per_head=2, workers="here"
+    )
     texts = {"a": {"red", "green", "blue"}, "b": {"night", "snow", "sand"}}
     names = []
     for content in "aba":
@@ -55,7 +59,7 @@ def test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again(
 
 
 def test_directions_are_those_that_were_asked_for_last(store, effects, tmp_path, capsys):
-    coded = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4)
+    coded = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here")
     look = show.ShowConfig("neuron", store.url, layer=KEPT, neuron=3, out=str(tmp_path))
     first = omp.main(coded)
     second_order.main(replace(effects, top_k=5))
@@ -76,7 +80,9 @@ def test_directions_are_those_that_were_asked_for_last(store, effects, tmp_path,
 
 
 def test_a_store_that_has_grown(store, effects, tmp_path, capsys):
-    config = textspan.TextSpanConfig(store.url, "microworld", layers="last:1", texts_per_head=2)
+    config = textspan.TextSpanConfig(
+        store.url, "microworld", layers="last:1", texts_per_head=2, workers="here"
+    )
     before = textspan.main(config)
     extract.main(
         extract.ExtractConfig(
@@ -87,12 +93,13 @@ def test_a_store_that_has_grown(store, effects, tmp_path, capsys):
             store_dtype="float32",
             shard_size=32,
             seed=5,
+            workers="here",
         )
     )
     with refused(StoreError, r"are over 60 images.*run `facet second-order .*` again"):
-        omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4))
+        omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here"))
     classified = ablate.AblateConfig(
-        store.url, "microworld:shape", study=("neurons",), mlp_layers=str(KEPT)
+        store.url, "microworld:shape", study=("neurons",), mlp_layers=str(KEPT), workers="here"
     )
     with pytest.raises(StoreError, match="are over 60 images"):
         ablate.main(classified)
@@ -113,6 +120,7 @@ def test_a_classes_file_of_another_content_and_means_over_other_images(store, tm
         study=("mlps", "neurons"),
         label_column="count",
         mlp_layers=str(KEPT),
+        workers="here",
     )
     classes.write_text("1\tone\n2\ttwo\n3\tthree\n4\tfour\n")
     first = ablate.main(config)

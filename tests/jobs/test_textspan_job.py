@@ -32,7 +32,7 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, ray_cluster) -> Store:
+def store(tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("textspan")
     (folder / "tiny.json").write_text(json.dumps(TINY))
     return extract.main(
@@ -46,6 +46,7 @@ def store(tmp_path_factory, ray_cluster) -> Store:
             layers="all",
             shard_size=32,
             seed=5,
+            workers="here",
         )
     )
 
@@ -53,7 +54,9 @@ def store(tmp_path_factory, ray_cluster) -> Store:
 @pytest.fixture(scope="module")
 def described(store) -> textspan.TextSpanRun:
     return textspan.main(
-        textspan.TextSpanConfig(store.url, "microworld", layers="last:2", texts_per_head=20)
+        textspan.TextSpanConfig(
+            store.url, "microworld", layers="last:2", texts_per_head=20, workers="here"
+        )
     )
 
 
@@ -136,6 +139,7 @@ def test_all_studies_run_from_the_store_alone(store):
             pool="microworld",
             layers="last:1",
             texts_per_head=(4, 8),
+            workers="here",
         )
     )
     whole = run.accuracy[run.accuracy["scope"] == "all"]
@@ -151,7 +155,7 @@ def test_all_studies_run_from_the_store_alone(store):
 
 def test_what_comes_next_is_about_the_same_images(store, capsys):
     where = "shape in ('star', \"heart\")"
-    found = reduce.main(reduce.ReduceConfig(store.url, where))
+    found = reduce.main(reduce.ReduceConfig(store.url, where, workers="here"))
     shapes = store.images()["shape"].to_pylist()
     assert found.count() == sum(s in ("star", "heart") for s in shapes)
     assert found.count("patches") == 16 * found.count()
@@ -176,7 +180,13 @@ def test_what_comes_next_is_about_the_same_images(store, capsys):
     ],
 )
 def test_what_cannot_be_described_is_refused(store, changes, error, message):
-    fields = {"store": store.url, "pool": "microworld", "layers": "all", **changes}
+    fields = {
+        "store": store.url,
+        "pool": "microworld",
+        "layers": "all",
+        "workers": "here",
+        **changes,
+    }
     config = textspan.TextSpanConfig(**fields)
     with pytest.raises(error, match=message):
         textspan.main(config)
@@ -196,6 +206,7 @@ def test_what_cannot_be_described_is_refused(store, changes, error, message):
     ],
 )
 def test_what_cannot_be_ablated_is_refused(store, changes, error, message):
-    fields = {"store": store.url, "classes": "microworld:shape", "study": ("mlps",), **changes}
+    fields = {"store": store.url, "classes": "microworld:shape", "study": ("mlps",),
+              "workers": "here", **changes}  # fmt: skip
     with pytest.raises(error, match=message):
         ablate.main(ablate.AblateConfig(**fields))

@@ -11,6 +11,7 @@ import pytest
 from jobs import cli, extract
 from storage import open_store
 from storage.errors import FacetError
+from storage.results import latest_result
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -55,6 +56,14 @@ def test_every_job_works_here_without_ray(alone):
     made = {p.name for p in (alone / "store" / "results").iterdir()}
     assert made >= {"extract", "textspan", "second_order", "omp", "ablate"}
     assert store.reductions().count() == 24
+    # Maps that are correlated are float32 throughout, elsewhere it is as torch has it.
+    for place, job, convolutions in (
+        (store.url, "extract", True),
+        (store.url, "second_order", True),
+        (str(alone / "shared"), "rosetta", False),
+    ):
+        facts = latest_result(place, job).provenance["tf32"]
+        assert facts == {"convolutions": convolutions, "products": False}
     assert (alone / "shared" / "results" / "rosetta").is_dir()
 
 
