@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import and_, eq, ge, gt, le, lt, ne, or_
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -227,3 +228,35 @@ def shard_rows(store: Store, shard: int, where: str | None = None) -> tuple[pa.T
     chosen[np.asarray(matched["index"]) - start] = True
     chosen &= ok
     return rows.filter(pa.array(chosen)), chosen
+
+
+def chosen_rows(
+    group: Any, names: Sequence[str], start: int, chosen: np.ndarray, at_once: int | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows of the chosen ones of a run of images, a bounded number at a time.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    names : sequence of str
+        Of arrays along the images.
+    start : int
+        The first image.
+    chosen : (images,) bool
+    at_once : int, optional
+        Images that are read at once; all of them unless given.
+
+    Yields
+    ------
+    numbers : (n,) int64
+        Of images; at least one.
+    rows : dict of str to array (n, ...)
+        As stored.
+    """
+    step = at_once or max(1, len(chosen))
+    for first in range(0, len(chosen), step):
+        keep = chosen[first : first + step]
+        if keep.any():
+            at = slice(start + first, start + first + len(keep))
+            numbers = at.start + np.flatnonzero(keep)
+            yield numbers, {name: np.asarray(group[name][at])[keep] for name in names}

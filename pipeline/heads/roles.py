@@ -19,7 +19,7 @@ from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.stats.moments import chunk
 from pipeline.stats.reductions import States, image_scales, merge
-from pipeline.subsets import check_where, shard_rows
+from pipeline.subsets import check_where, chosen_rows, shard_rows
 from pipeline.telling import SILENT, Teller
 from storage import urls
 from storage.layout import CONTRIBUTIONS
@@ -131,7 +131,8 @@ def value_states(url: str, where: str | None, attributes: Sequence[str], shard: 
         return {}
     start, stop = store.meta.rows(shard)
     data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
-    heads = np.asarray(data["heads"][start:stop])[chosen]  # type: ignore[index]
+    ((_, read),) = chosen_rows(data, ["heads"], start, chosen)
+    heads = read["heads"]
     scale = image_scales(data, start, stop)[1][chosen]
     states: States = {}
     for attribute in attributes:

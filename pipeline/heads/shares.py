@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
+from pipeline.subsets import chosen_rows
+from storage import ledger, urls
+from storage.layout import CONTRIBUTIONS
 from storage.store import Store
+
+NAMES = ("heads", "mlps", "embedding", "ln_std")
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,20 @@ def shares(store: Store) -> Shares:
     constants, images = 0.0, 0
     head_map, mlp_map = model["head_map"].values, model["mlp_map"].values
     attention_bias, bias = model["attention_bias"].values.sum(0), model["bias"].values
-    data = store.contributions()[["heads", "mlps", "embedding", "ln_std"]]
-    for shard in range(meta.shards):
-        part: xr.Dataset = data.isel(image=slice(*meta.rows(shard))).load()
-        part = part.isel(image=np.isfinite(part["ln_std"].values))
-        e = part["embedding"].values.astype(float)
+    data = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
+    for shard in sorted(store.done_shards()):
+        ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
+        if not ok.any():
+            continue
+        ((_, rows),) = chosen_rows(data, NAMES, meta.rows(shard)[0], ok)
+        part = {name: values.astype(float) for name, values in rows.items()}
+        e, std = part["embedding"], part["ln_std"]
         e /= (e**2).sum(1, keepdims=True)
-        std = part["ln_std"].values.astype(float)
         # ⟨u·head_map, e⟩ = ⟨u, head_map·e⟩: no contribution is written out.
         pulled = np.einsum("be,lhke->blhk", e / std[:, None], head_map, optimize=True)
-        heads += np.einsum("blhk,blhk->lh", part["heads"].values, pulled, optimize=True)
+        heads += np.einsum("blhk,blhk->lh", part["heads"], pulled, optimize=True)
         back = (e / std[:, None]) @ mlp_map.T
-        mlps += np.einsum("bsd,bd->s", part["mlps"].values, back, optimize=True)
+        mlps += np.einsum("bsd,bd->s", part["mlps"], back, optimize=True)
         constants += float((e @ attention_bias / std + e @ bias).sum())
         images += len(e)
     count = max(images, 1)

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.cluster.tasks import each
 from pipeline.stats.accuracy import Outcomes, accuracy_table, add, count
 from pipeline.stats.reductions import READ_BYTES
-from pipeline.subsets import SubsetError
+from pipeline.subsets import SubsetError, chosen_rows
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import urls
@@ -195,20 +195,15 @@ def _parts(
 ) -> Iterator[ablate.StoredParts]:
     """The chosen images of a shard, a bounded number at a time."""
     data: Any = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
-    first_image = store.meta.rows(shard)[0]
     names = ["heads", "mlps", "embedding", "ln_std", *(["tokens"] if class_token else [])]
     step = max(1, READ_BYTES // sum(store.arrays[n].bytes_per_row for n in names))
-    for first in range(0, len(chosen), step):
-        keep = chosen[first : first + step]
-        if not keep.any():
-            continue
-        at = slice(first_image + first, first_image + first + len(keep))
+    for _, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):
         yield ablate.StoredParts(
-            heads_blhk=np.asarray(data["heads"][at])[keep],
-            mlps_bsd=np.asarray(data["mlps"][at])[keep],
-            embedding_be=np.asarray(data["embedding"][at])[keep],
-            ln_std_b=np.asarray(data["ln_std"][at])[keep],
-            class_token_be=np.asarray(data["tokens"][at, 0])[keep] if class_token else None,
+            heads_blhk=rows["heads"],
+            mlps_bsd=rows["mlps"],
+            embedding_be=rows["embedding"],
+            ln_std_b=rows["ln_std"],
+            class_token_be=rows["tokens"][:, 0] if class_token else None,
         )
 
 

@@ -17,6 +17,7 @@ from pipeline.extraction.finite import finite_rows, refuse_pass
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.batches import Batch
 from pipeline.models import VisionModel
+from pipeline.subsets import chosen_rows
 from storage import ledger, neurons, urls
 from storage.errors import NotFinite
 from storage.layout import CONTRIBUTIONS
@@ -61,28 +62,19 @@ class Rows:
 
 def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
     """Rows of a finished shard whose coefficients are kept, a bounded number at a time."""
-    start, stop = store.meta.rows(shard)
+    start, _ = store.meta.rows(shard)
     ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
     data: Any = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
     per_image = 4 * len(neurons.paths_of(store.meta, mlp_layer)) * store.meta.mlp_width
     step = max(1, ROW_BYTES // per_image)
-    for first in range(start, stop, step):
-        at = slice(first, min(first + step, stop))
-        keep = ok[at.start - start : at.stop - start]
-        if not keep.any():
-            continue
-
-        def read(array: Any, at: slice = at, keep: NDArray[np.bool_] = keep) -> Tensor:
-            return torch.from_numpy(np.asarray(array[at])[keep].astype(np.float32))
-
-        images_b = torch.arange(at.start, at.stop)[torch.from_numpy(keep)]
-        rows = {
-            "coefficients": read(group["coefficients"]),
-            "peaks": read(group["peaks"]),
-            "ln_std": read(data["ln_std"]),
-            "embedding": read(data["embedding"]),
-        }
+    kept = chosen_rows(group, ["coefficients", "peaks"], start, ok, step)
+    for (numbers, ours), (_, shared) in zip(
+        kept, chosen_rows(data, ["ln_std", "embedding"], start, ok, step), strict=True
+    ):
+        images_b = torch.from_numpy(numbers)
+        found = {**ours, **shared}
+        rows = {n: torch.from_numpy(values.astype(np.float32)) for n, values in found.items()}
         for name, values in rows.items():
             if not (finite := finite_rows(values)).all():
                 raise NotFinite(

@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from pipeline.cluster.tasks import each
 from pipeline.microworld.words import microworld_values
 from pipeline.microworld.world import ATTRIBUTES
-from pipeline.subsets import shard_rows
+from pipeline.subsets import chosen_rows, shard_rows
 from storage import neurons, urls
 from storage.store import Store, open_store
 
@@ -156,8 +156,10 @@ def shard_firing(
     rows = rows.select(list(ATTRIBUTES))
     if readout_pn is None:
         group: Any = urls.open_group(neurons.group_url(store.url, layer), mode="r")
-        start, stop = store.meta.rows(shard)
-        return rows, np.asarray(group["norms"][start:stop])[chosen].astype(np.float32)
+        norms = np.zeros((0, store.meta.mlp_width), np.float32)
+        for _, found in chosen_rows(group, ["norms"], store.meta.rows(shard)[0], chosen):
+            norms = found["norms"].astype(np.float32)
+        return rows, norms
     readout = tensor(readout_pn, torch.device("cpu"))
     parts = [
         ((part.coefficients_bpn * readout).sum(1) / part.scale_b[:, None]).numpy()
