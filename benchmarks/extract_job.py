@@ -21,9 +21,9 @@ from jobs import extract as job
 from pipeline.cluster import machines
 from pipeline.extraction import run as extract
 from pipeline.extraction.decompose import Decomposer
-from pipeline.extraction.extractor import TORCH_DTYPE
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
+from pipeline.models.arithmetic import TORCH_DTYPE
 from storage.store import Store
 
 

@@ -30,6 +30,7 @@ from pipeline.extraction import plan, run
 from pipeline.extraction.store import StoreSpec, images_left, open_or_create
 from pipeline.images.rows import ListingReport
 from pipeline.models import Architecture, ModelSpec, check_supported, load_model
+from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
 from storage import urls
 from storage.errors import FacetError
@@ -109,7 +110,7 @@ def main(config: ExtractConfig) -> Store:
     )
     with progress_bar("images", images_left(store), "finished shards are kept") as move:
         progress = run.run(store, model, workers, max_bad=config.max_bad, report=move)
-    save(url, "extract", config, {})
+    save(url, "extract", config, {"tf32": TF32})
     show_summary(store, report, progress, time.monotonic() - started)
     return store
 

@@ -25,6 +25,7 @@ from pipeline.cluster.machines import Where
 from pipeline.cluster.work import Workers
 from pipeline.images.bad import BadImages
 from pipeline.images.rows import ListingReport
+from pipeline.models.arithmetic import NO_TF32
 from pipeline.rosetta import plan, run
 from pipeline.rosetta.concepts import SharedUnits, match
 from pipeline.rosetta.models import UnitModel, left_out_words
@@ -92,7 +93,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     setup, report = open_or_create(url, spec_of(config), cards, TELLER)
     wanted = plan.wanted_tiles(cards.values(), hub)
     actors = None if config.num_actors == "auto" else config.num_actors
-    workers, hold = choose(setup, models, config.device, actors)
+    workers, hold = choose(setup, models, wanted, config.device, actors)
     work = plan.items(run.left_over(url, wanted), setup, cards, hold)
     show_plan(url, setup, models, wanted, work, workers, run.need_bytes(models, workers, hold))
     total = sum(stop - start for item in work for start, stop in [setup.rows(item.shard)])
@@ -108,6 +109,7 @@ def main(config: RosettaConfig) -> RosettaRun:
         "images": setup.images,
         "hub": hub.name,
         "layers_left_out": {m.card.name: m.left_out for m in models.values() if m.left_out},
+        "tf32": NO_TF32,
     }
     result = save(url, "rosetta", config, facts, tables=vars(shared), schemas=SHARED)
     show_done(

@@ -30,6 +30,7 @@ from pipeline.extraction.store import refuse_other_model
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.models import ModelSpec, check_supported
+from pipeline.models.arithmetic import TF32
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.neurons.phases import Effects, Keep, find_effects
 from pipeline.neurons.plan import COVARIANCE_BYTES, NeuronProjection
@@ -148,6 +149,7 @@ def find(
         "mlp_layers": list(spec.mlp_layers),
         "images": images,
         "over": identity["over"],
+        "tf32": TF32,
     }
     result = save(
         store.url, JOB, config, facts,

@@ -6,7 +6,6 @@ import platform
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch
 from pipeline.images.load import LoadedImages
 from pipeline.models import VisionModel
+from pipeline.models.arithmetic import TF32, placed, settle
 from storage.errors import StoreDtypeError
 from storage.layout import COMPONENTS
 from storage.ledger import SCHEMA
@@ -26,8 +26,6 @@ from storage.store import open_store
 
 from .decompose import Decomposer
 from .finite import finite_rows, refuse_pass
-
-TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def shard_facts(values: dict[str, NDArray], rows: pa.Table) -> dict[str, dict[str, Any]]:
@@ -57,16 +55,11 @@ class Extractor:
     """
 
     def __init__(self, url: str, model: VisionModel, device: str, threads: int) -> None:
-        torch.set_num_threads(threads)
+        settle(threads, TF32)
         self.store = open_store(url, mode="r+")
         meta = self.store.meta
-        self.device = torch.device(device)
-        model = replace(
-            model,
-            module=model.module.to(self.device),
-            device=self.device,
-            dtype=TORCH_DTYPE[meta.precision],
-        )
+        model = placed(model, device, meta.precision)
+        self.device = model.device
         self.preprocess = model.preprocess
         self.stored = torch.float16 if meta.store_dtype == "float16" else torch.float32
         self.decomposer = Decomposer(model, meta.components, meta.token_layers, self.stored)

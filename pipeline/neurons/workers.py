@@ -8,18 +8,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from pipeline.cluster.loop import over_shards
 from pipeline.cluster.tasks import each
 from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
-from pipeline.extraction.extractor import TORCH_DTYPE
 from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch, batch_calls
 from pipeline.models import VisionModel
+from pipeline.models.arithmetic import TF32, placed, settle
 from storage import ledger
 from storage.metadata import Metadata
 from storage.store import Store, open_store
@@ -76,15 +74,9 @@ class NeuronWorker:
     def __init__(
         self, url: str, model: VisionModel, task: Task | PictureTask, device: str, threads: int
     ) -> None:
-        torch.set_num_threads(threads)
+        settle(threads, TF32)
         self.store, self.task = open_store(url, mode="r+"), task
-        place = torch.device(device)
-        self.model = replace(
-            model,
-            module=model.module.to(place),
-            device=place,
-            dtype=TORCH_DTYPE[self.store.meta.precision],
-        )
+        self.model = placed(model, device, self.store.meta.precision)
         self._passes: dict[tuple[int, ...], NeuronPass] = {}
         self._seen = 0
         # One at a time: a second shard is only here so that its pictures are decoded meanwhile.

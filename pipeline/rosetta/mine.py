@@ -15,6 +15,7 @@ import torch
 from pipeline.cluster.work import Report
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.bad import BadImages
+from pipeline.models.arithmetic import NO_TF32, settle
 from storage import ledger
 from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, Tile, write_sums
@@ -39,8 +40,7 @@ class Miner:
     """
 
     def __init__(self, url: str, models: Mapping[str, UnitModel], device: str, threads: int):
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # maps are to be float32 throughout
+        settle(threads, NO_TF32)
         self.url, self.device = url, torch.device(device)
         self.models = {slug: model.to(self.device) for slug, model in models.items()}
         self._seen = 0

@@ -19,7 +19,7 @@ from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
 from storage.errors import FacetError
 from storage.images import ListDigest, write_images
-from storage.rosetta import Card, Setup, find_setup, keep_card, require_same, write_setup
+from storage.rosetta import Card, Setup, Tile, find_setup, keep_card, require_same, write_setup
 
 from . import plan, run
 from .models import UnitModel, load_units
@@ -162,12 +162,18 @@ def seed_rows(generator: str, seeds: int) -> Iterator[pa.Table]:
 
 
 def choose(
-    setup: Setup, models: Mapping[str, UnitModel], device: str, actors: int | None
+    setup: Setup,
+    models: Mapping[str, UnitModel],
+    wanted: Iterable[Tile],
+    device: str,
+    actors: int | None,
 ) -> tuple[Workers, int]:
     """Workers, and the bytes of sums that each may hold; refused where no machine can."""
     resources = machines.resources()
     likely = actors or max(1, int(resources["GPU"] or resources["CPU"]))
-    hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely))
+    cards = {slug: model.card for slug, model in models.items()}
+    all_sums = plan.pass_bytes(wanted, cards)
+    hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely), all_sums)
     need = run.need_bytes(models, Workers(device, 1, 1, setup.batch_size), hold)
     refuse_memory(need, "lower `batch_size`, or choose fewer layers")
     workers = choose_workers(
