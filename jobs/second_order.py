@@ -201,6 +201,7 @@ def open_or_extract(config: SecondOrderConfig, url: str) -> Store:
         batch_size=config.batch_size,
         device=config.device,
         num_actors=config.num_actors,
+        workers=config.workers,
         max_bad=config.max_bad,
     )
     existing = find_metadata(url)

@@ -160,11 +160,11 @@ def test_what_comes_next_is_about_the_same_images(store, capsys):
     assert found.count() == sum(s in ("star", "heart") for s in shapes)
     assert found.count("patches") == 16 * found.count()
     described = next_config(capsys.readouterr().out)
-    run = textspan.main(replace(described, pool="microworld", texts_per_head=2))
+    run = textspan.main(replace(described, pool="microworld", texts_per_head=2, workers="here"))
     assert run.result.provenance["images"] == found.count()
     ablated = next_config(capsys.readouterr().out)
     assert (ablated.reference, ablated.pool, ablated.layers) == (where, "microworld", "all")
-    run = ablate.main(replace(ablated, texts_per_head=(2,), baselines=()))
+    run = ablate.main(replace(ablated, texts_per_head=(2,), baselines=(), workers="here"))
     assert run.result.provenance["reference_images"] == found.count()
     assert next_config(capsys.readouterr().out) == show.ShowConfig("ablate", store.url)
 
