@@ -67,7 +67,10 @@ def neurons(folder):
 
 
 def shared_units(folder):
-    models = ("timm:resnet50/none", "timm:vit_base_patch32_224/none")
+    models = (
+        "timm:resnet18/none@layer3,layer4",
+        "timm:vit_tiny_patch16_224/none@blocks.?.mlp.act",
+    )
     asked = rosetta.RosettaConfig(
         models=models, images=PICTURES, limit=48, out=str(folder / "out"), shard_size=24,
         num_actors=1,
