@@ -10,10 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -137,7 +133,8 @@ def codes_figure(accuracy: pd.DataFrame, layer: int) -> Figure:
     whole = accuracy[accuracy["scope"] == "all"].set_index("series")
     name = f"layer {layer}"
     codes = whole.loc[[name]]
-    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axis = figure.subplots()
     at = codes["at"].astype(int).to_numpy()
     ends = codes["accuracy"] - codes["low"], codes["high"] - codes["accuracy"]
     errors = np.maximum(np.array(ends, float), 0.0)

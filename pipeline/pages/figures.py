@@ -6,10 +6,6 @@ import io
 import math
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -24,10 +20,9 @@ def textspan_figure(descriptions: pd.DataFrame, layer: int) -> Figure:
     rows = descriptions[(descriptions["layer"] == layer) & (descriptions["rank"] < TOP)]
     heads = sorted(rows["head"].unique())
     columns = min(4, len(heads))
-    figure, axes = plt.subplots(
-        math.ceil(len(heads) / columns), columns, squeeze=False, layout="constrained",
-        figsize=(4.2 * columns, 1.9 * math.ceil(len(heads) / columns)), sharex=True,
-    )  # fmt: skip
+    lines = math.ceil(len(heads) / columns)
+    figure = Figure(figsize=(4.2 * columns, 1.9 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for axis in axes.flat[len(heads) :]:
         axis.set_visible(False)
     for head, axis in zip(heads, axes.flat, strict=False):
@@ -52,9 +47,10 @@ def roles_figure(
 ) -> Figure:
     """Share of each head's variance that every attribute explains, (L, H, attributes)."""
     values = np.array([shares[at] for at in heads])
-    figure, axis = plt.subplots(
+    figure = Figure(
         figsize=(1.0 * len(attributes) + 1.5, 0.3 * len(heads) + 1), layout="constrained"
     )
+    axis = figure.subplots()
     axis.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value > 0.6 else "black"
@@ -81,15 +77,15 @@ def ablation_figures(table: pd.DataFrame) -> dict[str, Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file; the figure is closed."""
+    """A figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
     return buffer.getvalue()
 
 
 def _lines(rows: pd.DataFrame, baseline: pd.Series, study: str) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axis = figure.subplots()
     for series, found in rows.groupby("series", sort=False):
         at = found["at"].astype(int).to_numpy()
         axis.errorbar(at, found["accuracy"], _errors(found), marker="o", capsize=2, label=series)
@@ -107,7 +103,8 @@ def _head_map(rows: pd.DataFrame) -> Figure:
     places = rows["at"].str.split(".", expand=True).astype(int).to_numpy()
     change = np.zeros(places.max(0) + 1)
     change[places[:, 0], places[:, 1]] = rows["change"]
-    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
     top = float(np.abs(change).max()) or 1.0
     image = axis.imshow(change, cmap="RdBu", vmin=-top, vmax=top, aspect="auto")
     if change.size <= 64:
@@ -123,7 +120,8 @@ def _head_map(rows: pd.DataFrame) -> Figure:
 def _bars(rows: pd.DataFrame, baseline: pd.Series) -> Figure:
     shown = pd.concat([pd.DataFrame([baseline]), rows], ignore_index=True)
     names = ["nothing", *rows["ablation"]]
-    figure, axis = plt.subplots(figsize=(7, 0.4 * len(names) + 1), layout="constrained")
+    figure = Figure(figsize=(7, 0.4 * len(names) + 1), layout="constrained")
+    axis = figure.subplots()
     colours = [GREY, *([BLUE] * len(rows))]
     axis.barh(names, shown["accuracy"], xerr=_errors(shown), color=colours)
     axis.invert_yaxis()

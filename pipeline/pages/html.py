@@ -8,10 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from humanize import naturalsize
 from matplotlib.figure import Figure
@@ -59,7 +55,6 @@ def data_url(image: Image.Image | Figure) -> str:
     buffer = io.BytesIO()
     if isinstance(image, Figure):
         image.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        plt.close(image)
     else:
         image.save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -108,9 +103,8 @@ def thumbnail(store: Store, index: int) -> Image.Image:
 
 
 def share_plot(found: Shares) -> Figure:
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 3.4), width_ratios=(2, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     top = float(np.abs(found.heads).max()) or 1.0
     image = left.imshow(found.heads, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
     left.set(xlabel="head", ylabel="layer", title="attention heads")
@@ -131,7 +125,8 @@ def share_plot(found: Shares) -> Figure:
 
 
 def residual_plot(residual: NDArray, rounding: NDArray) -> Figure:
-    figure, axis = plt.subplots(figsize=(9, 2.6), layout="constrained")
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    axis = figure.subplots()
     for values, name in ((residual, "as computed"), (rounding, "as stored")):
         kept = values[np.isfinite(values) & (values > 0)]
         if len(kept):

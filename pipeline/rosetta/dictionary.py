@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -168,12 +165,11 @@ def figure(entry: Entry) -> Figure:
         tiles = []
         for picture, plane in zip(pictures, maps, strict=True):
             wide = Image.fromarray(plane).resize((TILE, TILE), Image.Resampling.BILINEAR)
-            heat = plt.get_cmap("inferno")(np.asarray(wide))[..., :3]
+            heat = colormaps["inferno"](np.asarray(wide))[..., :3]
             tiles.append(0.3 * picture.mean(-1, keepdims=True) / 255 + 0.7 * heat)
         rows.append(np.concatenate(tiles, 1))
-    drawn, axis = plt.subplots(
-        figsize=(2.6 + 1.1 * len(pictures), 1.1 * len(rows) + 0.4), layout="constrained"
-    )
+    drawn = Figure(figsize=(2.6 + 1.1 * len(pictures), 1.1 * len(rows) + 0.4), layout="constrained")
+    axis = drawn.subplots()
     axis.imshow(np.concatenate(rows))
     names = [
         f"{m.model.partition('@')[0]}\n{m.layer}\nunit {m.unit}" for m in entry.concept.members
