@@ -82,7 +82,7 @@ class AblateConfig:
     """For --study neurons, for which facet second-order was run, and effects: all, last:3, 8-10,
     1,3."""
     pretrained: str | None = None
-    """The weights file, where the store was made from one."""
+    """The weights file that the store was made from, if it is no longer where it was."""
     workers: Where = "ray"
     """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 

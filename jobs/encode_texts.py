@@ -29,7 +29,7 @@ class EncodeTextsConfig:
     """A text file (one a line), a Parquet file, or general, imagenet-classes, common-words:N,
     microworld."""
     pretrained: str | None = None
-    """The weights file, where the store was made from one."""
+    """The weights file that the store was made from, if it is no longer where it was."""
 
 
 def main(config: EncodeTextsConfig) -> Encoded:

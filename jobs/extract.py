@@ -32,6 +32,7 @@ from pipeline.images.rows import ListingReport
 from pipeline.models import Architecture, ModelSpec, check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
+from pipeline.texts.encoding import model_spec
 from storage import urls
 from storage.errors import FacetError
 from storage.layout import CONTRIBUTIONS
@@ -131,12 +132,13 @@ def spec_of(config: ExtractConfig) -> StoreSpec:
 
 def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:
     """The extraction that goes on with a store as it was begun, whatever it is asked to keep."""
-    kind, _, seed = existing.weights.partition(":")
+    given = config.pretrained if config.pretrained not in ("", "none") else None
+    begun = model_spec(urls.absolute(config.store), existing, given)
     return replace(
         config,
-        model=config.model or existing.architecture,
-        pretrained=config.pretrained or kind,
-        seed=int(seed) if kind == "none" else 0,
+        model=config.model or begun.model,
+        pretrained=begun.pretrained,
+        seed=begun.seed,
         components=existing.components,  # type: ignore[arg-type]
         layers=",".join(map(str, existing.token_layers)) or config.layers,
         precision=existing.precision,  # type: ignore[arg-type]

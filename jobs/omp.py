@@ -72,7 +72,7 @@ class OmpConfig:
     label_column: str = "label"
     """For --classes: column of the image table that says what an image shows."""
     pretrained: str | None = None
-    """The weights file, where the store was made from one."""
+    """The weights file that the store was made from, if it is no longer where it was."""
     workers: Where = "ray"
     """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 

@@ -22,6 +22,7 @@ from pipeline.stats.reductions import available_components, check, missing_shard
 from storage import open_store
 from storage.reductions import TABLE, Reductions, subset_url
 from storage.store import Store
+from storage.weights import remembered
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def main(config: ReduceConfig) -> Reductions:
 
 def next_command(config: ReduceConfig, store: Store) -> str:
     """What the moments of the subset are for."""
-    file = store.meta.weights.endswith(WEIGHT_SUFFIXES)
+    file = store.meta.weights.endswith(WEIGHT_SUFFIXES) and remembered(store.url) is None
     return command(
         "textspan",
         store=config.store,

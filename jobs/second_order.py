@@ -31,7 +31,6 @@ from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.models import ModelSpec, check_supported
 from pipeline.models.arithmetic import TF32
-from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.neurons.phases import Effects, Keep, find_effects
 from pipeline.neurons.plan import COVARIANCE_BYTES, NeuronProjection
 from pipeline.neurons.results import JOB, parse_mlp_layers
@@ -62,7 +61,7 @@ class SecondOrderConfig:
     """To make a store: the model, as in facet extract."""
     pretrained: str | None = None
     """To make a store: its weights, as in facet extract; for one that was made from a weights
-    file, that file."""
+    file, that file, if it is no longer where it was."""
     mlp_layers: str = "last:3"
     """MLP layers whose neurons are meant, of all but the last: all, last:3, 8-10, 1,3."""
     keep: Keep = "coefficients"
@@ -273,13 +272,11 @@ def said_of(neurons: pd.DataFrame) -> str:
 
 def next_command(config: SecondOrderConfig) -> str:
     """What the directions that were found are for."""
-    weights = config.pretrained
     return command(
         "omp",
         store=config.store,
         mlp_layers=config.mlp_layers,
         pool="general",
-        pretrained=weights if weights and weights.endswith(WEIGHT_SUFFIXES) else None,
     )
 
 

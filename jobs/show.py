@@ -53,7 +53,7 @@ class ShowConfig:
     """For neuron: the folder for the picture; by default that of the second-order result. For
     rosetta: the folder for page and pictures; by default that of its result."""
     pretrained: str | None = None
-    """For neuron: the weights file, where the store was made from one."""
+    """For neuron: the weights file of the store, if it is no longer where it was."""
     json: bool = False
     """Print JSON, for machines, and draw nothing."""
 

@@ -66,7 +66,7 @@ class TextSpanConfig:
     where: str | None = None
     """Which images describe the heads, by columns of the image table."""
     pretrained: str | None = None
-    """The weights file, where the store was made from one."""
+    """The weights file that the store was made from, if it is no longer where it was."""
     workers: Where = "ray"
     """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 

@@ -21,6 +21,7 @@ from storage.layout import bytes_per_image
 from storage.metadata import Metadata, require_same
 from storage.results import config_digest
 from storage.store import Store, create_store, find_metadata, open_store
+from storage.weights import remember
 
 from .growth import KnownImages, append
 from .plan import parse_layers
@@ -138,13 +139,23 @@ def open_or_create(
         )
 
     if existing is not None:
-        return same_or_grown(url, existing, tables, describe, list_source, teller), report
+        store = same_or_grown(url, existing, tables, describe, list_source, teller)
+        _remember_weights(store, spec)
+        return store, report
     with teller.wait("listing images"):
         write_images(url, tables)
     meta = describe()
     check_room(url, meta)
     maps = {name: getattr(model_maps(model), name) for name in MAPS}
-    return create_store(url, meta, maps), report
+    store = create_store(url, meta, maps)
+    _remember_weights(store, spec)
+    return store, report
+
+
+def _remember_weights(store: Store, spec: StoreSpec) -> None:
+    """So that whoever needs the model later finds them."""
+    if store.meta.weights.endswith(WEIGHT_SUFFIXES):
+        remember(store.url, spec.model.pretrained)
 
 
 def same_or_grown(

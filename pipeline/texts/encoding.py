@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 import xarray as xr
 
-from pipeline.models import ModelSpec, VisionModel, load_model, open_clip
+from pipeline.models import ModelError, ModelSpec, VisionModel, load_model, open_clip
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.provenance import revision, versions
 from storage import urls
 from storage.arrays import refuse_not_finite
-from storage.errors import FacetError, StoreMismatch
+from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.metadata import Metadata
 from storage.results import Result, config_digest, find_result, save_result
 from storage.store import Store
+from storage.weights import remember, remembered
 
 from .classes import texts_digest
 from .embedding import Tokenizer, count_too_long, encode_texts
@@ -52,26 +55,41 @@ class Encoded:
     new: bool
 
 
-def model_spec(meta: Metadata, pretrained: str | None = None) -> ModelSpec:
+def model_spec(url: str, meta: Metadata, pretrained: str | None = None) -> ModelSpec:
     """What a store's model was loaded from.
 
     Parameters
     ----------
+    url : str
+        The store.
     meta : Metadata
     pretrained : str, optional
-        The weights file, where the store was made from one: the store keeps only its name.
+        The weights file, where the store was made from one and that is no longer where it was.
+
+    Raises
+    ------
+    FacetError
+        If there was a file and it is not known where, or no longer there.
     """
     if pretrained is not None:
         return ModelSpec(meta.architecture, pretrained)
     kind, _, seed = meta.weights.partition(":")
     if kind == "none":
         return ModelSpec(meta.architecture, "none", int(seed or 0))
-    if meta.weights.endswith(WEIGHT_SUFFIXES):
+    if not meta.weights.endswith(WEIGHT_SUFFIXES):
+        return ModelSpec(meta.architecture, meta.weights)
+    file = remembered(url)
+    if file is None:
         raise FacetError(
             f"the store's weights came from a file called {meta.weights}: say where it is with "
             "`pretrained` FILE"
         )
-    return ModelSpec(meta.architecture, meta.weights)
+    if not Path(file).is_file():
+        raise FacetError(
+            f"the store's weights file {file} is gone, or not on this machine: say where it is "
+            "with `pretrained` FILE"
+        )
+    return ModelSpec(meta.architecture, file)
 
 
 def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
@@ -79,11 +97,24 @@ def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
 
     Raises
     ------
+    FacetError
+        If its weights file is to be named.
     StoreMismatch
         If what was loaded is not that model.
     """
     meta, device = store.meta, "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(model_spec(meta, pretrained), device)
+    spec = model_spec(store.url, meta, pretrained)
+    file = spec.pretrained if spec.pretrained.endswith(WEIGHT_SUFFIXES) else None
+    known = file if pretrained is None else None  # from what the store remembers
+    try:
+        model = load_model(spec, device)
+    except ModelError as error:
+        if known is None:
+            raise
+        raise StoreMismatch(
+            f"the store's weights file {known} is not what it was: {error}. Give the file that the "
+            "store was made with by `pretrained` FILE."
+        ) from error
     loaded = {
         "architecture_digest": config_digest(model.config),
         "weights_digest": model.weights_digest,
@@ -91,11 +122,16 @@ def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
     }
     for name, value in loaded.items():
         if value != getattr(meta, name):
+            changed = f"the weights file {known} is not what it was: " if known else ""
             raise StoreMismatch(
-                f"the loaded model is not the one that made the store at {store.url}: {name} is "
-                f"{value}, the store has {getattr(meta, name)}. Give the weights that the store "
-                f"was made with ({meta.architecture}, {meta.weights}) by `pretrained` FILE."
+                f"{changed}the loaded model is not the one that made the store at {store.url}: "
+                f"{name} is {value}, the store has {getattr(meta, name)}. Give the weights that "
+                f"the store was made with ({meta.architecture}, {meta.weights}) by `pretrained` "
+                "FILE."
             )
+    if file is not None and known is None:
+        with contextlib.suppress(OSError, StoreError):  # a store that may only be read
+            remember(store.url, file)
     return model
 
 
