@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from benchmarks.direct import direct_textspan
 from pipeline.heads.textspan import textspan
+from tests.pipeline.heads.direct import direct_textspan
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_what_a_new_job_imports_is_there():
 
 def test_the_tree_in_the_readme_is_the_tree():
     tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
-    folder = ROOT
+    folder, listed = ROOT, set()
     for line in filter(None, tree.splitlines()):
         nested = line.startswith(" ")
         names = re.findall(r"[\w/]+(?:\.py|\.md|/)(?= |$)", line.strip().split("   ")[0])
@@ -44,7 +44,10 @@ def test_the_tree_in_the_readme_is_the_tree():
         for name in names:
             place = folder / name if nested else ROOT / name
             assert place.exists(), f"{place} is in the README's tree"
+            listed.add(place)
         folder = folder if nested else ROOT / names[0]
+    there = {p for layer in ("storage", "pipeline", "jobs") for p in (ROOT / layer).glob("[!_]*")}
+    assert there <= listed, "a file or a wing is not in the README's tree"
 
 
 @pytest.mark.cluster

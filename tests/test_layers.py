@@ -90,6 +90,27 @@ def test_jobs_alone_know_flags_and_commands():
     assert not told, "name the setting between backticks, and the work by Work: see storage.errors"
 
 
+def test_jobs_share_steps_and_not_each_others_parts():
+    recipes = {name.replace("-", "_") for name in cli.JOBS} | {"demo"}
+    parts = {
+        f"{f.relative_to(ROOT)}: {name}"
+        for f in (ROOT / "jobs").glob("*.py")
+        for name in imported(f)
+        if name.split(".")[0] == "jobs" and name.count(".") > 1 and name.split(".")[1] in recipes
+    }
+    assert not parts, "what two jobs do is a step, or the pipeline's"
+
+
 def test_tests_of_the_pipeline_stand_as_it_does():
     rooms = {p.name for p in (ROOT / "tests" / "pipeline").iterdir() if p.is_dir()}
     assert rooms - {"__pycache__"} <= set(ROOMS)
+
+
+def test_tests_share_kits_and_import_no_other_tests():
+    wrong = {
+        f"{f.relative_to(ROOT)}: {name}"
+        for f in (ROOT / "tests").rglob("*.py")
+        for name in imported(f)
+        if name.startswith("benchmarks") or ".test_" in name
+    }
+    assert not wrong

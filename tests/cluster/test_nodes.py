@@ -1,6 +1,5 @@
 """Several Ray nodes, one of which is killed in mid-run: nothing is lost, nothing done twice."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,18 +12,16 @@ from ray.cluster_utils import Cluster
 
 from storage import open_store
 from tests.processes import wait_for
+from tests.tiny import tiny, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = 12
-VISION = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    path = tmp_path / "model.json"
-    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}))
-    return path
+    config = tiny({"image_size": 64, "width": 64, "layers": 4}, embed_dim=32)
+    return Path(write_config(tmp_path, config))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 ``FACET_KILL_ROUNDS`` sets the number of rounds (``make soak`` does many).
 """
 
-import json
 import os
 import random
 import subprocess
@@ -15,6 +14,7 @@ import ray
 
 from storage import open_store
 from tests.processes import ACTOR, DECODER, kill_in_mid_run, wait_for, workers
+from tests.tiny import tiny, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 VICTIMS = {"actor": ACTOR, "decoder": DECODER, "driver": ""}
@@ -54,11 +54,8 @@ def contents(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    vision = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 4, "head_width": 16}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    path = tmp_path_factory.mktemp("model") / "model.json"
-    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
-    return path
+    config = tiny({"image_size": 64, "width": 64, "layers": 4}, embed_dim=32)
+    return Path(write_config(tmp_path_factory.mktemp("model"), config))
 
 
 @pytest.fixture(scope="module")

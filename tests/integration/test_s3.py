@@ -25,13 +25,10 @@ from storage import open_store
 from tests import s3_kit
 from tests.pipeline.images.kit import png
 from tests.s3_kit import Fault
+from tests.tiny import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
+TINY = tiny({"width": 32, "layers": 4}, {"width": 32})
 # Names inside a tar are data; none of these may become a path.
 HOSTILE = ["../../../escaped", "/tmp/facet-escaped", "nul\0byte", "long" * 1000, "s3://else/where"]
 IMAGES = 24

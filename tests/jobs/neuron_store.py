@@ -1,6 +1,5 @@
 """A small store with second-order effects of one MLP layer, for the jobs that start from them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,9 @@ from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder
 from storage.results import Result, as_table, save_result
 from storage.store import Store
+from tests import tiny
 
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {
-        "image_size": 32, "patch_size": 8, "width": 48, "layers": 4, "head_width": 16,
-        "mlp_ratio": 1.0,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    "quick_gelu": True,
-}  # fmt: skip
+TINY = tiny.tiny({"layers": 4, "mlp_ratio": 1.0}, {"width": 32}, quick_gelu=True)
 # Of this layer the store keeps neurons; of PLANTED only directions are there, made of texts.
 KEPT, PLANTED = 2, 1
 TOP_K = 10
@@ -33,7 +25,7 @@ TOP_K = 10
 
 def neuron_store(folder: Path) -> Store:
     """60 pictures of the embedded world, a random model, coefficients of layer ``KEPT``."""
-    (folder / "tiny.json").write_text(json.dumps(TINY))
+    tiny.write_config(folder, TINY)
     store = extract.main(
         extract.ExtractConfig(
             images="microworld:n=60,seed=3,split=test",

@@ -1,6 +1,5 @@
 """The whole job on a real Ray, on small sets."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,24 +19,16 @@ from pipeline.stats.reductions import missing_shards, reduce_store
 from storage import growth, neurons, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
+from tests import tiny
 from tests.refusals import refused
 from tests.storage import stores
 
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {
-        "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
-        "mlp_ratio": 2.0,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}  # fmt: skip
+TINY = tiny.tiny({"mlp_ratio": 2.0})
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps(TINY))
-    return str(path)
+    return tiny.write_config(tmp_path_factory.mktemp("model"), TINY)
 
 
 def config(tiny: str, store, **changes) -> ExtractConfig:

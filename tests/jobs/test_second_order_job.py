@@ -1,6 +1,5 @@
 """Second-order effects of a store, on a real Ray and a small random model."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,27 +18,19 @@ from pipeline.images.bad import TooManyBadImages
 from pipeline.neurons.results import second_order_result
 from storage import open_store
 from storage.errors import FacetError, StoreError, StoreMismatch
+from tests import tiny as tiny_kit
 from tests.processes import kill_in_mid_run
 from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {
-        "image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16,
-        "mlp_ratio": 2.0,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}  # fmt: skip
+TINY = tiny_kit.tiny({"width": 32, "layers": 4, "mlp_ratio": 2.0})
 SOURCE = "microworld:n=60,seed=3,split=test"
 LAYERS, K = (0, 2), 10
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps(TINY))
-    return str(path)
+    return tiny_kit.write_config(tmp_path_factory.mktemp("model"), TINY)
 
 
 @pytest.fixture(scope="module")

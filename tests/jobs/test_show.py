@@ -23,9 +23,10 @@ from storage import urls
 from storage.errors import FacetError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
-from tests.pipeline.extraction.test_extractor import extract_all, new_store
-from tests.pipeline.neurons.test_phases import TEXT, VISION
-from tests.pipeline.rosetta.test_dictionary import mined
+from tests.pipeline.extraction.kit import extract_all, new_store
+from tests.pipeline.neurons.kit import CONFIG
+from tests.pipeline.rosetta.mined import mined
+from tests.tiny import write_config
 
 LAYER, NEURON, IMAGES, SHARD = 2, 7, 40, 16
 SCHEMAS = {**NEURONS, **CODES, **DESCRIPTIONS}
@@ -33,9 +34,8 @@ SCHEMAS = {**NEURONS, **CODES, **DESCRIPTIONS}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}))
-    return load_model(ModelSpec(str(path), "none", 5))
+    path = write_config(tmp_path_factory.mktemp("model"), CONFIG)
+    return load_model(ModelSpec(path, "none", 5))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """From a store to descriptions of heads and ablations, on a real Ray and a small random model."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.direct import direct_textspan
 from jobs import ablate, encode_texts, extract, reduce, show, textspan
 from pipeline.pages.heads import ablation_sections, textspan_sections
 from pipeline.subsets import SubsetError
@@ -17,24 +15,18 @@ from pipeline.texts.embedding import encode_texts as embed
 from pipeline.texts.encoding import TextEncoder, store_model, tokenizer_of
 from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.store import Store
+from tests import tiny
 from tests.commands_kit import next_config
+from tests.pipeline.heads.direct import direct_textspan
 from tests.refusals import refused
 
-TINY = {
-    "embed_dim": 24,
-    "vision_cfg": {
-        "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
-        "mlp_ratio": 2.0,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    "quick_gelu": True,
-}  # fmt: skip
+TINY = tiny.tiny({"mlp_ratio": 2.0}, {"width": 32}, quick_gelu=True)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("textspan")
-    (folder / "tiny.json").write_text(json.dumps(TINY))
+    tiny.write_config(folder, TINY)
     return extract.main(
         extract.ExtractConfig(
             images="microworld:n=60,seed=3,split=test",

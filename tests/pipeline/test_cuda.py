@@ -14,7 +14,7 @@ from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
 from storage import open_store
 from storage.rosetta import Tile
 from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
-from tests.pipeline.neurons.test_omp import dense, oracle, problem
+from tests.pipeline.neurons.omp_kit import dense, oracle, problem
 from tests.pipeline.rosetta.kit import card, direct, random_maps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")

@@ -1,6 +1,5 @@
 """The arithmetic of scale against hand-computed numbers, real files and a real server."""
 
-import json
 from dataclasses import replace
 
 import open_clip
@@ -19,6 +18,7 @@ from pipeline.models import ModelSpec, check_supported, count_parameters, load_m
 from storage.images import read_rows
 from tests import s3_kit
 from tests.storage import stores
+from tests.tiny import FEW_WORDS, tiny, write_config
 
 LARGE = stores.metadata(
     components=("heads", "mlps"), store_dtype="float16", images=400_000_000, shard_size=4096,
@@ -66,17 +66,8 @@ def test_hours_and_dollars_by_hand(plan):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> ModelSpec:
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {
-            "image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16,
-            "mlp_ratio": 2.0,
-        },
-        "text_cfg": {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1},
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps(config))
-    return ModelSpec(str(path), "none")
+    config = tiny({"mlp_ratio": 2.0}, FEW_WORDS)
+    return ModelSpec(write_config(tmp_path_factory.mktemp("model"), config), "none")
 
 
 def test_flops_are_those_that_torch_counts(model):

@@ -1,6 +1,5 @@
 """Numbers that are not finite stop a job, with where they began and what helps."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,16 +19,15 @@ from pipeline.stats.moments import chunk
 from pipeline.texts.embedding import encode_texts
 from storage import ledger
 from storage.errors import FacetError, NotFinite, StoreDtypeError
-from tests.pipeline.extraction.test_extractor import TEXT, VISION, extract_all, new_store
+from tests.pipeline.extraction.kit import extract_all, new_store
+from tests.tiny import FEW_WORDS, tiny, write_config
 
 SOURCE = "microworld:n=4,seed=1,split=test"
-CONFIG = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
 
 
 def random_model(folder, dtype=torch.float32):
-    path = folder / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
-    return load_model(ModelSpec(str(path), "none"), dtype=dtype)
+    path = write_config(folder, tiny(text=FEW_WORDS))
+    return load_model(ModelSpec(path, "none"), dtype=dtype)
 
 
 def enlarge(model, layer, factor):

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.direct import direct_textspan
 from pipeline.heads.textspan import Objective, TextSpanResult, textspan
 from pipeline.stats.moments import chunk, finalize
+from tests.pipeline.heads.direct import direct_textspan
 
 
 def head(seed: int, images: int, k: int, embed: int) -> tuple[np.ndarray, np.ndarray]:

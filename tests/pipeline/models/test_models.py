@@ -27,24 +27,7 @@ from pipeline.models.errors import ModelError
 from pipeline.models.loading import digest_of
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
-
-CONFIG = {
-    "embed_dim": 12,
-    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 24, "layers": 2, "head_width": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-def write_config(folder, vision=None, text=None, name="tiny.json", **top):
-    config = {
-        **CONFIG,
-        "vision_cfg": {**CONFIG["vision_cfg"], **(vision or {})},
-        "text_cfg": {**CONFIG["text_cfg"], **(text or {})},
-        **top,
-    }
-    path = folder / name
-    path.write_text(json.dumps(config))
-    return str(path)
+from tests.pipeline.models.kit import CONFIG, write_config
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.models import ModelSpec, check_supported, load_model
 from pipeline.models.errors import ModelError
-from tests.pipeline.models.test_models import CONFIG, write_config
+from tests.pipeline.models.kit import CONFIG, write_config
 
 
 @pytest.fixture(scope="module")

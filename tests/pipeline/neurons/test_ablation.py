@@ -1,7 +1,6 @@
 """Accuracies without neurons, against effects written out in full."""
 
 import dataclasses
-import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -24,18 +23,17 @@ from pipeline.texts.classes import Classes
 from storage import neurons
 from storage.errors import StoreError
 from storage.results import as_table, save_result
-from tests.pipeline.extraction.test_extractor import extract_all, new_store
-from tests.pipeline.neurons.test_phases import TEXT, VISION, effects
+from tests.pipeline.extraction.kit import extract_all, new_store
+from tests.pipeline.neurons.kit import CONFIG, LAYERS, K, effects
+from tests.tiny import write_config
 
-LAYERS, K = (0, 2), 10
 ONE = "count == 1"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}))
-    model = load_model(ModelSpec(str(path), "none", 5))
+    path = write_config(tmp_path_factory.mktemp("model"), CONFIG)
+    model = load_model(ModelSpec(path, "none", 5))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # neurons of fresh weights hardly matter
         for value in model.visual.parameters():

@@ -1,6 +1,5 @@
 """Orthogonal matching pursuit against scikit-learn's, one target at a time."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,35 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import lars_path, orthogonal_mp
+from sklearn.linear_model import lars_path
 
 import pipeline.neurons.omp
 from pipeline.neurons.omp import build_dictionary, omp
 from pipeline.neurons.omp_variants import lasso, nonneg_omp
-
-
-def problem(seed: int, atoms: int, embed: int, targets: int, near: int = 0):
-    """A dictionary of unit rows, `near` of which have a twin at a distance of 1e-3; targets."""
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(atoms, embed)) + rng.normal(size=embed)
-    for twin, original in rng.permutation(atoms)[: 2 * near].reshape(2, -1).T:
-        rows[twin] = rows[original] + 1e-3 * rng.normal(size=embed)
-    dictionary = build_dictionary(torch.from_numpy(rows))
-    return dictionary, torch.from_numpy(rng.normal(size=(targets, embed)))
-
-
-def oracle(dictionary: torch.Tensor, target: torch.Tensor, terms: int):
-    """scikit-learn's support (sorted) and dense code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # pursuits that stop early
-        code = orthogonal_mp(dictionary.numpy().T, target.numpy(), n_nonzero_coefs=terms)
-    return np.flatnonzero(code), code
-
-
-def dense(codes, atoms: int) -> np.ndarray:
-    full = torch.zeros(len(codes.supports), atoms + 1, dtype=codes.coefficients.dtype)
-    full.scatter_(1, codes.supports % (atoms + 1), codes.coefficients)  # -1 lands in the last
-    return full[:, :-1].numpy()
+from tests.pipeline.neurons.omp_kit import dense, oracle, problem
 
 
 @settings(max_examples=30)

@@ -1,8 +1,6 @@
 """All phases over a store, in this process: what tasks and actors do, without Ray."""
 
-import json
 import shutil
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,39 +8,35 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cluster.work import Workers
 from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, load_model
 from pipeline.neurons import phases
 from pipeline.neurons.directions import directions_of, explained_variance, top_chunk
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
-from pipeline.neurons.phases import Effects, find_effects, kept_moments
+from pipeline.neurons.phases import find_effects, kept_moments
 from pipeline.neurons.plan import groups, top_bytes
 from pipeline.neurons.rows import Rows
 from pipeline.neurons.sinks import KeepRows
 from pipeline.stats.moments import chunk, finalize
 from storage import neurons, open_store, urls
 from storage.errors import FacetError, NotFinite, StoreDtypeError, StoreError
-from tests.pipeline.extraction.test_extractor import extract_all, new_store
+from tests.pipeline.extraction.kit import extract_all, new_store
 from tests.pipeline.images.kit import picture
+from tests.pipeline.neurons.kit import CONFIG, LAYERS, K, effects
 from tests.storage import stores
+from tests.tiny import write_config
 
 # No Ray: what tasks and workers do is the same in this process.
 pytestmark = pytest.mark.usefixtures("here")
 
-VISION = {
-    "image_size": 32, "patch_size": 8, "width": 32, "layers": 4, "head_width": 16, "mlp_ratio": 2.0
-}  # fmt: skip
-TEXT = {"context_length": 8, "vocab_size": 100, "width": 16, "heads": 2, "layers": 1}
-LAYERS, K, BAD = (0, 2), 10, 5
+BAD = 5
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.json"
-    path.write_text(json.dumps({"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}))
-    return load_model(ModelSpec(str(path), "none", 5))
+    path = write_config(tmp_path_factory.mktemp("model"), CONFIG)
+    return load_model(ModelSpec(path, "none", 5))
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +50,6 @@ def extracted(model, tmp_path_factory) -> Path:
     store = new_store(folder / "store", str(folder / "pictures"), model, 16, components=("mlps",))
     extract_all(store, model)
     return folder / "store"
-
-
-def effects(store, model, **changes) -> Effects:
-    run = Effects(
-        open_store(str(store), mode="r+"), model, Workers("cpu", 1, 1, 6), 0, LAYERS,
-        "coefficients", K, "float32", True, lambda what, total: nullcontext(lambda n: None), print,
-    )  # fmt: skip
-    return replace(run, **changes)
 
 
 def copy(store, folder) -> Path:
