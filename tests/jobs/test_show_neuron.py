@@ -9,6 +9,7 @@ from PIL import Image
 
 from jobs import omp, show
 from pipeline.images.decode import read_bytes, to_image
+from pipeline.images.errors import BadImage
 from pipeline.neurons import about
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import STRONGEST, most_selective
@@ -19,6 +20,7 @@ from pipeline.texts.encoding import store_model
 from storage.errors import FacetError, StoreError
 from storage.store import Store
 from tests.jobs.neuron_store import KEPT
+from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +90,13 @@ def test_a_neuron_is_drawn_and_its_texts_printed(store, coded, tmp_path, capsys)
 
 def test_images_that_are_gone_are_grey_and_named(reader, monkeypatch):
     def gone(row: object) -> None:
-        raise FileNotFoundError("no such file")
+        raise BadImage("does not exist")
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.images.again.read_bytes", gone)
         images = reader.about(7).images
     assert all((image.pixels == about.GREY).all() for image in images)
-    assert {image.unreadable for image in images} == {"no such file"}
+    assert {image.unreadable for image in images} == {"does not exist"}
     monkeypatch.setattr("pipeline.images.again.read_bytes", lambda row: b"\0" * 3 * 64 * 64)
     first = reader.about(7).images[0]
     assert (first.pixels == about.GREY).all()
@@ -147,5 +149,5 @@ def test_second_order_effects_are_printed(store, coded, capsys):
     ],
 )
 def test_what_cannot_be_shown_is_refused(store, changes, error, message):
-    with pytest.raises(error, match=message):
+    with refused(error, match=message):
         show.main(show.ShowConfig(**{"what": "neuron", "store": store.url, **changes}))
