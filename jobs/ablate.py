@@ -2,50 +2,51 @@
 
     facet ablate --store out/ --classes imagenet --study mlps layers
 
-The study of neurons runs the model where their coefficients are not kept.
+The study of neurons runs the model where their coefficients are not kept, that of effects always.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 
-from jobs.console import TELLER, console, progress_bar, run_job, say_found, show_next, show_table
-from jobs.settings import choose_place, command, refuse_unused
+from jobs.console import TELLER, console, run_job, show_table
+from jobs.scaffold import found_or_made, save, show_done
+from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
-from pipeline.heads import ablation, studies
-from pipeline.heads.describe import describe_heads, heads_of, refuse_one_image
+from pipeline.heads.ablation import random_directions
+from pipeline.heads.answers import ablated
+from pipeline.heads.describe import heads_of, parse_head, span_directions
+from pipeline.heads.studies import Study
 from pipeline.heads.tables import ABLATIONS
-from pipeline.identity import found_before, over, settings
-from pipeline.neurons import ablation as neuron_studies
-from pipeline.neurons import comparison
+from pipeline.identity import over, settings
+from pipeline.neurons.ablation import NeuronStudy
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
+from pipeline.neurons.studies import OF_NEURONS, Question, studied
 from pipeline.neurons.tables import EFFECTS
 from pipeline.pages import tables
 from pipeline.pages.figures import ablation_figures, png
-from pipeline.provenance import revision, versions
-from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
-from pipeline.subsets import check_where
-from pipeline.texts import Pool, load_classes, load_pool
-from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
+from pipeline.texts import load_classes, load_pool
+from pipeline.texts.classes import class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import open_store, urls
 from storage.errors import FacetError
-from storage.reductions import Reductions
-from storage.results import Result, as_table, save_result
+from storage.results import Result
 from storage.store import Store
 
 JOB = "ablate"
 Baseline = Literal["random", "common-words"]
+# Settings of what runs the model.
+OF_MODEL = ("batch_size", "device", "num_actors")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class AblateConfig:
     classes: str
     """imagenet, microworld:<attribute>, or a text file with one class (or label<TAB>name) a
     line."""
-    study: tuple[studies.Study, ...] = ("mlps", "layers", "heads")
+    study: tuple[Study, ...] = ("mlps", "layers", "heads")
     """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
     heads write from the class token, in the layers whose tokens the store keeps; all but TextSpan's
     first texts; --heads; the second-order effects of the neurons of --mlp-layers; or, to compare,
@@ -83,6 +84,12 @@ class AblateConfig:
     1,3."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
+    batch_size: int | None = None
+    """Where the model is run: images in one forward pass; by default 32 on CPUs, 256 on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What runs the model."""
+    num_actors: Literal["auto"] | int = "auto"
+    """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
     workers: Where = "ray"
     """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
@@ -109,195 +116,25 @@ def main(config: AblateConfig) -> AblateRun:
     started = time.monotonic()
     choose_place(config)
     check_settings(config)
-    classes = load_classes(config.classes)
     store = open_store(config.store)
-    chosen = check(config, store)
-    identity = identity_of(config, store, classes)
-    result = found_before(store.url, JOB, identity)
-    if result is None:
-        result = find(config, identity, store, classes, chosen)
-    else:
-        say_found(result.url)
-    run = read(result)
-    show(run, time.monotonic() - started)
-    show_next(command("show", "ablate", store=config.store))
-    return run
-
-
-def identity_of(config: AblateConfig, store: Store, classes: Classes) -> dict[str, Any]:
-    """All that decides what is found."""
-    pools: list[Pool] = []
-    effects = None
-    if "textspan" in config.study:
-        pools = [load_pool(config.pool or "")]
-        if "common-words" in config.baselines:
-            pools.append(load_pool(f"common-words:{len(pools[0].texts)}"))
-    if "neurons" in config.study:
-        layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
-        effects = second_order_result(store, layers).name
-    return {
-        "settings": settings(config),
-        "over": over(store),
-        "classes": classes_digest(classes),
-        "pools": [texts_digest(pool.texts) for pool in pools],
-        "second_order": effects,
+    ask = question(config, store)
+    ask.check(store)
+    if not ask.runs_model(store):
+        refuse_unused(config, OF_MODEL, "passes of the model, where coefficients are not kept")
+    identity = identity_of(config, store, ask)
+    make = partial(find, config, identity, store, ask)
+    result = found_or_made(store.url, JOB, identity, make)
+    found = ablated(result)
+    show(result, found.accuracy, found.effects)
+    known = result.provenance
+    facts = {
+        "classified": f"{known['classified']:,} images, {known['ablations']:,} ablations",
+        "means over": f"{known['reference_images']:,} images",
     }
-
-
-def find(
-    config: AblateConfig,
-    identity: dict[str, Any],
-    store: Store,
-    classes: Classes,
-    chosen: list[ablation.Head],
-) -> Result:
-    """Classify with every ablation, compare, and keep what is found."""
-    urls.check_writable(store.url)
-    encoder = TextEncoder(store, config.pretrained)
-    encoded = embedded(encoder, f"classes {config.classes}", classes.flat)
-    readout = class_means(encoded.embeddings, classes)
-    made: list[studies.Step | studies.NamedStep] = []
-    parts: list[Outcomes] = []
-    direct = direct_studies(config)
-    reductions = reduced(store, config.reference, components(config))
-    if direct:
-        steps = studies.steps(
-            ablation.ModelSize(store.meta.layers, store.meta.heads),
-            direct,
-            spans=spans(config, store, reductions, encoder) if "textspan" in direct else None,
-            counts=config.texts_per_head,
-            chosen=chosen,
-            token_layers=store.meta.token_layers,
-        )
-        made += steps
-        parts.append(direct_outcomes(config, store, reductions, classes, readout, steps))
-    explained = None
-    if set(config.study) & {"neurons", "effects"}:
-        steps_of_neurons, found_of_neurons, explained = neuron_parts(
-            config, store, classes, readout
-        )
-        made += steps_of_neurons
-        parts += found_of_neurons
-    found = join(parts)
-    studies.refuse_none(found, config.where)
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("always", ChanceWarning)
-        accuracy = studies.study_table(found, classes, made)
-    provenance = {
-        "reference_images": reductions.count("embedding"),
-        "token_layers": list(store.meta.token_layers),
-        "classified": found.images,
-        "ablations": len(made),
-        "warnings": sorted({str(warning.message) for warning in raised}),
-        "versions": versions(),
-        "revision": revision(),
-    }
-    return save(config, identity, store, provenance, accuracy, explained)
-
-
-def read(result: Result) -> AblateRun:
-    """What a finished run found."""
-    effects = None
-    if "effects" in result.config["study"]:
-        effects = result.table("effects").to_pandas()
-    return AblateRun(result, result.table("accuracy").to_pandas(), effects)
-
-
-def show(run: AblateRun, seconds: float) -> None:
-    """Accuracies, what one direction explains, and what they are over."""
-    known = run.result.provenance
-    console.print(tables.accuracies(run.accuracy))
-    for warning in known["warnings"]:
-        console.print(f"WARNING: {warning}", style="bold red")
-    if run.effects is not None:
-        show_table("variance along the first principal component", explained_facts(run.effects))
-    images = known["reference_images"]
-    show_table(
-        "done",
-        {
-            "classified": f"{known['classified']:,} images, {known['ablations']:,} ablations",
-            "means over": f"{images:,} images",
-            "this run": f"{seconds:.0f} s",
-            "kept in": run.result.url,
-        },
+    show_done(
+        facts, time.monotonic() - started, result, command("show", "ablate", store=config.store)
     )
-
-
-def direct_studies(config: AblateConfig) -> list[studies.DirectStudy]:
-    """The studies of contributions to the output."""
-    return [study for study in config.study if study != "neurons" and study != "effects"]
-
-
-def components(config: AblateConfig) -> tuple[str, ...]:
-    """What the studies need the means of; those of embeddings tell how many images there are."""
-    direct = ("heads", "mlps") if direct_studies(config) else ()
-    return (*direct, *(["tokens"] if "class-token" in config.study else []), "embedding")
-
-
-def direct_outcomes(
-    config: AblateConfig,
-    store: Store,
-    reductions: Reductions,
-    classes: Classes,
-    readout: np.ndarray,
-    steps: list[studies.Step],
-) -> Outcomes:
-    """What becomes of images when contributions are ablated."""
-    plan = studies.Plan(
-        url=store.url,
-        where=config.where,
-        label_column=config.label_column,
-        classes=classes,
-        readout=ablation.Readout(studies.maps_of(store), readout),
-        means=studies.reduced_means(reductions),
-        ablations=[step.ablation for step in steps],
-    )
-    machines.connect()
-    shards = sorted(store.done_shards())
-    with progress_bar("shards", len(shards)) as move:
-        return studies.run(plan, shards, move)
-
-
-def neuron_study(
-    config: AblateConfig, store: Store, layers: tuple[int, ...]
-) -> neuron_studies.NeuronStudy:
-    """The model and the workers for studies of neurons."""
-    machines.connect()
-    model = cpu_model(store, config.pretrained)
-    run, _ = plan_effects(store, model, EffectsSpec(layers))
-    return neuron_studies.NeuronStudy(
-        store, model, run.workers, run.memory, progress_bar, console.print
-    )
-
-
-def neuron_parts(
-    config: AblateConfig, store: Store, classes: Classes, readout: np.ndarray
-) -> tuple[list[studies.NamedStep], list[Outcomes], pd.DataFrame | None]:
-    """Ablations of neurons, what becomes of images, and the comparison of their effects."""
-    layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
-    made: list[studies.NamedStep] = []
-    parts: list[Outcomes] = []
-    explained = None
-    study = neuron_study(config, store, layers)
-    if "neurons" in config.study:
-        made += neuron_studies.steps(layers)
-        parts.append(
-            study.predict(
-                second_order_result(store, layers),
-                layers,
-                lambda found: neuron_studies.Classify(
-                    config.where, config.label_column, classes, readout, found
-                ),
-                config.reference,
-            )
-        )
-    if "effects" in config.study:
-        made += comparison.steps(layers)
-        predicted, explained = comparison.compare(
-            study, layers, config.where, config.reference, config.label_column, classes, readout
-        )
-        parts.append(predicted)
-    return made, parts, explained
+    return AblateRun(result, found.accuracy, found.effects)
 
 
 def check_settings(config: AblateConfig) -> None:
@@ -312,88 +149,134 @@ def check_settings(config: AblateConfig) -> None:
     else:
         of_textspan = ["pool", "layers", "texts_per_head", "baselines"]
         refuse_unused(config, of_textspan, "--study textspan")
-    if not set(config.study) & {"neurons", "effects"}:
-        refuse_unused(config, ["mlp_layers"], "--study neurons and effects")
+    if not OF_NEURONS & set(config.study):
+        refuse_unused(config, ["mlp_layers", *OF_MODEL], "--study neurons and effects")
+    refuse_bounds(config, batch_size=1)
+    machines.check_device(config.device)
     if ("chosen" in config.study) != bool(config.heads):
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
 
 
-def check(config: AblateConfig, store: Store) -> list[ablation.Head]:
-    """Refuse what cannot work before anything is read; returns the chosen heads."""
-    studies.check(store, direct_studies(config), config.label_column)
-    if "neurons" in config.study:
-        second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
-    for subset in (config.where, config.reference):
-        check_where(store, subset)
-    return [head(text, store) for text in dict.fromkeys(config.heads)]
-
-
-def head(text: str, store: Store) -> ablation.Head:
-    """``layer.head`` as two numbers."""
-    layer, _, number = text.partition(".")
-    m = store.meta
-    if not (layer.isdecimal() and number.isdecimal()):
-        raise FacetError(f"--heads {text!r}: write layer.head, such as 3.0")
-    if int(layer) >= m.layers or int(number) >= m.heads:
-        raise FacetError(
-            f"--heads {text}: the model has layers 0-{m.layers - 1}, heads 0-{m.heads - 1}"
-        )
-    return int(layer), int(number)
-
-
-def spans(
-    config: AblateConfig, store: Store, reductions: Reductions, encoder: TextEncoder
-) -> dict[str, dict[ablation.Head, np.ndarray]]:
-    """Directions of the described heads, by pool: TextSpan's texts and the baselines."""
-    refuse_one_image(reductions)
-    heads = heads_of(config.layers, store)
-    pool = load_pool(config.pool or "")
-    console.print(pool.report)
-    count = len(pool.texts)
-    pools = {f"TextSpan, {pool.source}": embedded(encoder, pool.source, pool.texts)}
-    texts = {name: encoded.embeddings for name, encoded in pools.items()}
-    if "common-words" in config.baselines:
-        words = load_pool(f"common-words:{count}")
-        texts["common words"] = embedded(encoder, words.source, words.texts).embeddings
-    if "random" in config.baselines:
-        texts["random directions"] = ablation.random_directions(count, store.meta.embed)
-    rounds = max(config.texts_per_head)
-    machines.connect()
-    directions = {
-        name: describe_heads(store, reductions, heads, rows, rounds, teller=TELLER).directions
-        for name, rows in texts.items()
-    }
-    return {name: dict(zip(heads, rows, strict=True)) for name, rows in directions.items()}
-
-
-def explained_facts(explained: pd.DataFrame) -> dict[str, str]:
-    """Each layer and effect in a line."""
-    return {
-        f"MLP layer {row.layer}, {row.effect}": f"{row.explained:.0%} (mean of {row.neurons} "
-        f"neurons over {row.images} images)"
-        for row in explained.itertuples()
-    }
-
-
-def save(
-    config: AblateConfig,
-    identity: dict[str, Any],
-    store: Store,
-    provenance: dict[str, Any],
-    accuracy: pd.DataFrame,
-    explained: pd.DataFrame | None,
-) -> Result:
-    """The table, a picture a study, and how they came about."""
-    tables = {"accuracy": accuracy} | ({} if explained is None else {"effects": explained})
-    return save_result(
-        store.url,
-        JOB,
-        asdict(config),
-        provenance,
-        identity=identity,
-        tables={n: as_table(t, (ABLATIONS | EFFECTS)[n]) for n, t in tables.items()},
-        files={f"{n}.png": png(figure) for n, figure in ablation_figures(accuracy).items()},
+def question(config: AblateConfig, store: Store) -> Question:
+    """What is asked for, in terms of the store."""
+    meta = store.meta
+    mlp_layers: tuple[int, ...] = ()
+    if OF_NEURONS & set(config.study):
+        mlp_layers = parse_mlp_layers(config.mlp_layers, meta.layers)
+    return Question(
+        config.study,
+        load_classes(config.classes),
+        config.label_column,
+        config.where,
+        config.reference,
+        tuple(parse_head(text, meta.layers, meta.heads) for text in dict.fromkeys(config.heads)),
+        config.texts_per_head,
+        mlp_layers,
     )
+
+
+def identity_of(config: AblateConfig, store: Store, ask: Question) -> dict[str, Any]:
+    """All that decides what is found."""
+    effects = None
+    if "neurons" in config.study:
+        effects = second_order_result(store, ask.mlp_layers).name
+    return {
+        "settings": settings(config),
+        "over": over(store),
+        "classes": classes_digest(ask.classes),
+        "pools": [texts_digest(texts) for _, texts in pools_of(config)],
+        "second_order": effects,
+    }
+
+
+def pools_of(config: AblateConfig) -> list[tuple[str, tuple[str, ...]]]:
+    """Sources and texts of the pools that the study of TextSpan describes heads by."""
+    if "textspan" not in config.study:
+        return []
+    pools = [load_pool(config.pool or "")]
+    if "common-words" in config.baselines:
+        pools.append(load_pool(f"common-words:{len(pools[0].texts)}"))
+    return [(pool.source, pool.texts) for pool in pools]
+
+
+def find(config: AblateConfig, identity: dict[str, Any], store: Store, ask: Question) -> Result:
+    """Classify with every ablation, compare, and keep what is found."""
+    urls.check_writable(store.url)
+    encoder = TextEncoder(store, config.pretrained)
+    encoded = embedded(encoder, f"classes {config.classes}", ask.classes.flat)
+    reductions = reduced(store, config.reference, ask.components)
+    spans = {}
+    if "textspan" in config.study:
+        spans = span_directions(
+            store, reductions, heads_of(config.layers, store), described_by(config, store, encoder),
+            max(config.texts_per_head), TELLER,
+        )  # fmt: skip
+    found = studied(
+        ask,
+        store,
+        class_means(encoded.embeddings, ask.classes),
+        reductions,
+        spans,
+        of_neurons(config, store, ask) if OF_NEURONS & set(config.study) else None,
+        TELLER,
+    )
+    facts = {
+        "reference_images": reductions.count("embedding"),
+        "token_layers": list(store.meta.token_layers),
+        "classified": found.images,
+        "ablations": found.ablations,
+        "warnings": found.warnings,
+    }
+    kept = {"accuracy": found.accuracy}
+    if found.explained is not None:
+        kept["effects"] = found.explained
+    pictures = {f"{n}.png": png(f) for n, f in ablation_figures(found.accuracy).items()}
+    return save(
+        store.url, JOB, config, facts,
+        identity=identity, tables=kept, schemas=ABLATIONS | EFFECTS, files=pictures,
+    )  # fmt: skip
+
+
+def described_by(config: AblateConfig, store: Store, encoder: TextEncoder) -> dict[str, np.ndarray]:
+    """Embeddings of the pool and of its baselines, by series."""
+    console.print(load_pool(config.pool or "").report)
+    (source, texts), *words = pools_of(config)
+    rows = {f"TextSpan, {source}": embedded(encoder, source, texts).embeddings}
+    for name, common in words:
+        rows["common words"] = embedded(encoder, name, common).embeddings
+    if "random" in config.baselines:
+        rows["random directions"] = random_directions(len(texts), store.meta.embed)
+    return rows
+
+
+def of_neurons(config: AblateConfig, store: Store, ask: Question) -> NeuronStudy:
+    """The model, and what runs it."""
+    machines.connect()
+    model = cpu_model(store, config.pretrained)
+    run, _ = plan_effects(
+        store,
+        model,
+        EffectsSpec(ask.mlp_layers),
+        device=config.device,
+        actors=None if config.num_actors == "auto" else config.num_actors,
+        batch_size=config.batch_size,
+        teller=TELLER,
+    )
+    return NeuronStudy(store, model, run.workers, run.memory, TELLER.bar, TELLER.say)
+
+
+def show(result: Result, accuracy: pd.DataFrame, effects: pd.DataFrame | None) -> None:
+    """Accuracies, and what one direction explains."""
+    console.print(tables.accuracies(accuracy))
+    for warning in result.provenance["warnings"]:
+        console.print(f"WARNING: {warning}", style="bold red")
+    if effects is not None:
+        facts = {
+            f"MLP layer {row.layer}, {row.effect}": f"{row.explained:.0%} (mean of {row.neurons} "
+            f"neurons over {row.images} images)"
+            for row in effects.itertuples()
+        }
+        show_table("variance along the first principal component", facts)
 
 
 if __name__ == "__main__":

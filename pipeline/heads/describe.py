@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from pipeline.cluster import machines
 from pipeline.cluster.tasks import each
 from pipeline.extraction.plan import parse_layers
 from pipeline.telling import SILENT, Teller
@@ -23,6 +24,18 @@ def heads_of(layers: str, store: Store) -> list[Head]:
     """All heads of the layers that a text such as ``last:4`` names."""
     chosen = parse_layers(layers, store.meta.layers)
     return [(layer, head) for layer in chosen for head in range(store.meta.heads)]
+
+
+def parse_head(text: str, layers: int, heads: int) -> Head:
+    """``3.0``, a layer and a head of a model that has so many, as two numbers."""
+    layer, _, number = text.partition(".")
+    if not (layer.isdecimal() and number.isdecimal()):
+        raise FacetError(f"`heads` {text!r}: write layer.head, such as 3.0")
+    if int(layer) >= layers or int(number) >= heads:
+        raise FacetError(
+            f"`heads` {text}: the model has layers 0-{layers - 1}, heads 0-{heads - 1}"
+        )
+    return int(layer), int(number)
 
 
 def refuse_one_image(reductions: Reductions) -> None:
@@ -80,6 +93,32 @@ def _describe(
     texts: np.ndarray, rounds: int, objective: Objective, moments: tuple[np.ndarray, np.ndarray]
 ) -> TextSpanResult:
     return textspan(*moments, texts, rounds, objective)
+
+
+def span_directions(
+    store: Store,
+    reductions: Reductions,
+    heads: Sequence[Head],
+    pools: Mapping[str, np.ndarray],
+    rounds: int,
+    teller: Teller = SILENT,
+) -> dict[str, dict[Head, np.ndarray]]:
+    """Orthonormal directions of the texts that describe heads, by pool.
+
+    Parameters
+    ----------
+    pools : mapping of str to (M, E) float
+        Embeddings of their texts; one name a pool.
+    rounds : int
+        Texts of each head.
+    """
+    refuse_one_image(reductions)
+    machines.connect(teller.say)
+    found = {
+        name: describe_heads(store, reductions, heads, texts, rounds, teller=teller).directions
+        for name, texts in pools.items()
+    }
+    return {name: dict(zip(heads, rows, strict=True)) for name, rows in found.items()}
 
 
 def description_table(

@@ -56,6 +56,8 @@ SHOWN = {
         "::test_a_classes_file_of_another_content_and_means_over_other_images",
         "study label_column where heads pool layers texts_per_head baselines mlp_layers": HERE
         + "test_settings_of_ablations",
+        "batch_size device num_actors": "tests/pipeline/neurons/test_ablation.py"
+        "::test_the_model_runs_where_coefficients_are_not_kept",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "second-order": {
@@ -178,6 +180,8 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
         (ablate.AblateConfig("s", "c", pool="microworld", layers="all"),
          "--pool, --layers belong to --study textspan"),
         (ablate.AblateConfig("s", "c", mlp_layers="1"), "--mlp-layers belongs to --study neurons"),
+        (ablate.AblateConfig("s", "c", batch_size=3, device="cpu"),
+         "--batch-size, --device belong to --study neurons and effects"),
         (omp.OmpConfig("s", "1", "microworld", terms=4, label_column="count"),
          "--label-column belongs to --classes"),
         (second_order.SecondOrderConfig("s", keep="moments", store_dtype="float32"),

@@ -16,6 +16,7 @@ from pipeline.neurons.effects import IndirectEffects, direct_map
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
 from pipeline.neurons.phases import find_effects
+from pipeline.neurons.studies import Question
 from pipeline.neurons.tables import NEURONS
 from pipeline.stats.accuracy import count
 from pipeline.texts import load_classes
@@ -163,6 +164,19 @@ def test_moments_of_other_images_are_refused(found, model, classes):
     neurons.drop_state(store.url, 2, "moments")
     with pytest.raises(StoreError, match="moments of MLP layer 2"):
         predictions(store, result, model, classes, np.zeros((len(classes.names), 24), np.float32))
+
+
+def test_the_model_runs_where_coefficients_are_not_kept(found, classes):
+    store, _, _ = found
+    kept = neurons.kept(store.url, 2)
+
+    def runs(*kinds):
+        ask = Question(kinds, classes, "shape", None, None, (), (), LAYERS)
+        return ask.runs_model(store)
+
+    assert runs("neurons") == ("coefficients" not in kept)
+    assert runs("mlps", "effects")
+    assert not runs("mlps", "heads")
 
 
 def test_steps_name_layer_and_series():
