@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from storage.tail import scaled
+
 from .models import MeanMaps, ModelMaps
 
 Array = NDArray[np.floating[Any]]
@@ -90,4 +92,5 @@ def equal_share(
 
 
 def _divide(sums: Array, ln_std_b: ArrayLike) -> Array:
-    return sums / np.asarray(ln_std_b).reshape(-1, *(1,) * (sums.ndim - 1))
+    divided: Array = scaled(sums, np.asarray(ln_std_b))
+    return divided

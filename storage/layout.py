@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .metadata import Metadata
+from .tail import TAIL
 
 CONTRIBUTIONS = "contributions.zarr"
 MODEL = "model.zarr"
@@ -47,8 +48,12 @@ class ArraySpec:
 
 def images_per_chunk(shard_size: int, bytes_per_image: int) -> int:
     """Largest divisor of the shard size whose chunk stays within ``CHUNK_BYTES`` (at least 1)."""
-    most = max(1, CHUNK_BYTES // bytes_per_image)
-    return max(d for d in range(1, shard_size + 1) if shard_size % d == 0 and d <= most)
+    return largest_divisor(shard_size, CHUNK_BYTES // bytes_per_image)
+
+
+def largest_divisor(size: int, most: int) -> int:
+    """Largest divisor of a size that is no larger than ``most`` (at least 1)."""
+    return max(d for d in range(1, size + 1) if size % d == 0 and d <= max(1, most))
 
 
 def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
@@ -91,16 +96,13 @@ def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
 
 def model_arrays(meta: Metadata) -> list[ArraySpec]:
     """The arrays of ``model.zarr``: what the weights alone determine, float32."""
-    shapes = {
-        "head_map": {"layer": meta.layers, "head": meta.heads, "head_dim": meta.head_dim},
-        "mlp_map": {"width": meta.width},
-        "attention_bias": {"layer": meta.layers},
-        "bias": {},
-    }
+    sizes = {
+        "layer": meta.layers, "head": meta.heads, "head_dim": meta.head_dim, "width": meta.width,
+    }  # fmt: skip
     specs = []
-    for name, axes in shapes.items():
-        shape = (*axes.values(), meta.embed)
-        specs.append(ArraySpec(name, (*axes, "embed"), shape, "float32", shape))
+    for term in TAIL:
+        shape = (*(sizes[axis] for axis in term.axes), meta.embed)
+        specs.append(ArraySpec(term.map, (*term.axes, "embed"), shape, "float32", shape))
     return specs
 
 

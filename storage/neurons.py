@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import arrays, ledger, urls
 from .errors import StoreError, StoreMismatch, Work
-from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk
+from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk, largest_divisor
 from .metadata import Metadata
 from .reductions import runs
 
@@ -55,9 +55,7 @@ def neuron_arrays(
         if name == "coefficients":
             dims, sizes = ("path", "neuron"), (count, neurons)  # type: ignore[assignment]
         per_image = math.prod(sizes) * np.dtype(dtype).itemsize
-        most = max(1, PIECE_BYTES // per_image)
-        size = meta.shard_size
-        piece = max(d for d in range(1, size + 1) if size % d == 0 and d <= most)
+        piece = largest_divisor(meta.shard_size, PIECE_BYTES // per_image)
         specs[name] = ArraySpec(
             name,
             ("image", *dims),

@@ -122,7 +122,7 @@ class Store:
     def heads(self, layer: int, head: int) -> xr.DataArray:
         """Contributions of one head, (image, embed) float32, lazy.
 
-        Not divided by the embedding's norm. Design section 4: ``u · head_map / ln_std``.
+        Not divided by the embedding's norm: ``u · head_map / ln_std``.
         """
         m = self.meta
         for name, value, size in (("layer", layer, m.layers), ("head", head, m.heads)):
@@ -130,11 +130,10 @@ class Store:
                 raise IndexError(f"{name} {value} is out of range: the model has {size}")
         data = self._component("heads").isel(layer=layer, head=head)
         head_map = self.model()["head_map"].isel(layer=layer, head=head)
-        contribution = data @ head_map / self.contributions()["ln_std"]
-        return contribution.transpose("image", "embed").rename("heads")
+        return self._scaled(data @ head_map, "heads")
 
     def mlps(self, block: int) -> xr.DataArray:
-        """Contributions of one block (0: the embedding, l + 1: the MLP of layer l), lazy.
+        """Contributions of one block (0: the start, l + 1: the MLP of layer l), lazy.
 
         (image, embed) float32. Design section 4: ``mlp · mlp_map / ln_std``.
         """
@@ -142,15 +141,18 @@ class Store:
         if not -blocks <= block < blocks:
             raise IndexError(f"block {block} is out of range: the model has {blocks}")
         data = self._component("mlps").isel(block=block)
-        contribution = data @ self.model()["mlp_map"] / self.contributions()["ln_std"]
-        return contribution.transpose("image", "embed").rename("mlps")
+        return self._scaled(data @ self.model()["mlp_map"], "mlps")
 
     def constants(self) -> xr.DataArray:
         """Contributions that depend on the image only through ``ln_std``, (image, embed), lazy."""
         model = self.model()
-        attention_bias = model["attention_bias"].sum("layer")
-        constants = attention_bias / self.contributions()["ln_std"] + model["bias"]
-        return constants.transpose("image", "embed").rename("constants")
+        attention_bias = self._scaled(model["attention_bias"].sum("layer"), "attention_bias")
+        return (attention_bias + model["bias"]).rename("constants")
+
+    def _scaled(self, sums: xr.DataArray, name: str) -> xr.DataArray:
+        """What is still to be divided by each image's scale, (image, embed)."""
+        contribution = sums / self.contributions()["ln_std"]
+        return contribution.transpose("image", "embed").rename(name)
 
     def tokens(self) -> xr.DataArray:
         """Contributions of image tokens, (image, token, embed) float32, lazy.

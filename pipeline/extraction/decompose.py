@@ -6,15 +6,15 @@ The image tower is run block by block, and what its tail reads is taken down on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.models import ModelMaps, VisionModel, model_maps
-
-COMPONENTS = ("heads", "mlps", "tokens")
+from storage.layout import COMPONENTS
+from storage.tail import TAIL, scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Decomposer:
         norm_b = embedding_be.norm(dim=1)
 
         def distance(heads: Tensor, mlps: Tensor) -> Tensor:
-            total_be = self._maps.sum_of_contributions(heads, mlps, ln_std_b)
+            total_be = self._maps.sum_of_contributions({"heads": heads, "mlps": mlps}, ln_std_b)
             return (total_be - embedding_be).norm(dim=1) / norm_b
 
         rounded = [
@@ -157,22 +157,28 @@ class _TensorMaps:
     """The model's maps where and as wide as its residual stream."""
 
     def __init__(self, maps: ModelMaps, model: VisionModel) -> None:
-        wide = model.wide
-        self.head_map_lde = torch.from_numpy(maps.head_map).flatten(1, 2).to(**wide)
-        self.mlp_map_de = torch.from_numpy(maps.mlp_map).to(**wide)
-        self.attention_bias_e = torch.from_numpy(maps.attention_bias.sum(0)).to(**wide)
-        self.bias_e = torch.from_numpy(maps.bias).to(**wide)
+        self.maps: dict[str, Tensor] = {}
+        for term in TAIL:
+            array = getattr(maps, term.map)
+            if not term.values:  # a constant: summed before it is rounded
+                array = array.sum(tuple(range(len(term.axes))))
+            self.maps[term.map] = torch.from_numpy(array).to(**model.wide)
         self.dtype = model.dtype
 
     def token_map(self, layer: int) -> Tensor:
-        """The maps of a layer's heads, stacked: (width, embed), in the model's dtype."""
-        return self.head_map_lde[layer].to(self.dtype)
+        """The maps of a layer's heads, stacked: (heads · head_dim, embed), in the model's dtype."""
+        return self.maps["head_map"][layer].flatten(0, 1).to(self.dtype)
 
-    def sum_of_contributions(
-        self, heads_blhk: Tensor, mlps_bsd: Tensor, ln_std_b: Tensor
-    ) -> Tensor:
-        """What the parts add up to, (batch, embed)."""
-        centred_be = heads_blhk.flatten(1) @ self.head_map_lde.flatten(0, 1)
-        centred_be += mlps_bsd.sum(1) @ self.mlp_map_de
-        centred_be += self.attention_bias_e
-        return centred_be / ln_std_b[:, None] + self.bias_e
+    def sum_of_contributions(self, values: Mapping[str, Tensor], ln_std_b: Tensor) -> Tensor:
+        """What the parts, by their arrays' names, add up to, (batch, embed)."""
+        sums: dict[str, Tensor] = {}
+        for term in TAIL:
+            new = self.maps[term.map]
+            if term.values:
+                rows = values[term.values]
+                # Axes that the map lacks are summed over first: one product is enough.
+                further = tuple(range(1, rows.ndim - len(term.axes)))
+                new = (rows.sum(further) if further else rows).flatten(1) @ new.flatten(0, -2)
+            sums[term.scale] = sums[term.scale] + new if term.scale in sums else new
+        whole: Tensor = scaled(sums["ln_std"], ln_std_b) + sums[""]
+        return whole

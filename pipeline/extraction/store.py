@@ -21,13 +21,12 @@ from storage.layout import bytes_per_image
 from storage.metadata import Metadata, require_same
 from storage.results import config_digest
 from storage.store import Store, create_store, find_metadata, open_store
+from storage.tail import TAIL
 from storage.weights import remember
 
 from .growth import KnownImages, append
 from .plan import parse_layers
 from .unchanged import sample, settle
-
-MAPS = ("head_map", "mlp_map", "attention_bias", "bias")
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def open_or_create(
         write_images(url, tables)
     meta = describe()
     check_room(url, meta)
-    maps = {name: getattr(model_maps(model), name) for name in MAPS}
+    maps = {name: getattr(model_maps(model), name) for name in (term.map for term in TAIL)}
     store = create_store(url, meta, maps)
     _remember_weights(store, spec)
     return store, report

@@ -23,7 +23,7 @@ class Shares:
     ----------
     heads : (layer, head) float64
     mlps : (block,) float64
-        Block 0 is the embedding, ``l + 1`` the MLP of layer ``l``.
+        Block 0 is the start, ``l + 1`` the MLP of layer ``l``.
     constants : float
     images : int
         Images that were counted; bad ones are not.

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models import Block, VisionModel
+from storage.tail import scaled
 
 from .maps import check_mlp_layers, check_neurons, head_maps, value_maps
 
@@ -131,7 +132,7 @@ class NeuronPass:
         left = tower.leave(x_btd)
         return NeuronParts(
             coefficients={at: torch.cat(rows, 1) for at, rows in found.coefficients.items()},
-            totals={at: total / left.std_b[:, None] for at, total in found.totals.items()},
+            totals={at: scaled(total, left.std_b) for at, total in found.totals.items()},
             class_neurons=found.class_neurons,
             peaks=found.peaks,
             attention_blh=found.attention_blh,
