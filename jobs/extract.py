@@ -13,19 +13,18 @@ import json
 import shlex
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import tyro
 from humanize import naturalsize
 
 from jobs.console import TELLER, progress_bar, run_job, show_next, show_table
-from jobs.scaffold import save
+from jobs.scaffold import actors, of_workers, save
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.cluster.room import refuse_memory
-from pipeline.cluster.work import Workers, choose_workers
+from pipeline.cluster.work import Workers
 from pipeline.extraction import plan, run
 from pipeline.extraction.store import StoreSpec, images_left, open_or_create
 from pipeline.images.rows import ListingReport
@@ -90,21 +89,9 @@ def main(config: ExtractConfig) -> Store:
     model = load_model(spec.model)
     store, report = open_or_create(url, spec, architecture, model, TELLER)
     forget_redone(store)
-    project = partial(
-        plan.project,
-        store.meta,
-        image_side=max(model.preprocess.size),
-        parameters=sum(p.numel() for p in model.module.parameters()),
+    workers, projection = run.choose(
+        store.meta, model, config.device, actors(config), config.batch_size
     )
-    workers = choose_workers(
-        machines.resources(),
-        config.device,
-        None if config.num_actors == "auto" else config.num_actors,
-        config.batch_size,
-        shards=store.meta.shards,
-        fit=lambda batch: machines.memory() // project(batch_size=batch).actor,
-    )
-    projection = project(batch_size=workers.batch_size)
     show_plan(store, workers, projection)
     refuse_memory(
         projection.actor, "lower --shard-size or --batch-size, or keep fewer --components"
@@ -174,8 +161,7 @@ def show_plan(store: Store, workers: Workers, projection: plan.Projection) -> No
             "already done": f"{done:,} shards",
             "will write": f"{naturalsize(projection.store)} before compression, "
             f"{naturalsize(projection.per_image)} an image",
-            "workers": f"{workers.actors} × {workers.device}, {workers.threads} threads, "
-            f"batches of {workers.batch_size}",
+            "workers": of_workers(workers),
             "memory": f"{naturalsize(projection.actor)} an actor, and "
             f"{naturalsize(projection.decoded)} of decoded pictures",
             "store": store.url,

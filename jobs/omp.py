@@ -3,7 +3,8 @@
     facet omp --store out/ --mlp-layers 9 --pool common-words:10000
 
 Starts from the directions that `facet second-order` found. Text embeddings that are missing are
-made first.
+made first. The job is long, as it asks three things: how well codes fit, whether they classify, and
+whether they are true.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from pipeline.cluster.room import refuse_memory
 from pipeline.heads import roles
 from pipeline.identity import over, settings
 from pipeline.neurons import code_accuracy, coding
-from pipeline.neurons.codes import Method, Neuron, code_table, fit_table, task_bytes
+from pipeline.neurons.codes import Method, code_table, fit_table, task_bytes
 from pipeline.neurons.results import parse_mlp_layers, second_order_result
 from pipeline.neurons.tables import CODES
-from pipeline.neurons.truth import NeuronTruth, truth_facts
+from pipeline.neurons.truth import truth_facts
 from pipeline.pages import tables
 from pipeline.pages.figures import png
 from pipeline.stats.accuracy import ChanceWarning
@@ -77,31 +78,7 @@ class OmpConfig:
     """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
 
 
-@dataclass(frozen=True, eq=False)
-class OmpRun:
-    """What was found.
-
-    Attributes
-    ----------
-    result : Result
-        Where it is kept.
-    codes, fits : DataFrame
-    dead : list of (layer, neuron)
-        Neurons without any effect, which were not coded.
-    accuracy : DataFrame or None
-    truths : dict of int to NeuronTruth
-        By layer, where the images' attributes are known and the store keeps neurons.
-    """
-
-    result: Result
-    codes: pd.DataFrame
-    fits: pd.DataFrame
-    dead: list[Neuron]
-    accuracy: pd.DataFrame | None
-    truths: dict[int, NeuronTruth]
-
-
-def main(config: OmpConfig) -> OmpRun:
+def main(config: OmpConfig) -> coding.FoundCodes:
     """Code the neurons, classify with the codes, compare with the truth where it is known."""
     started = time.monotonic()
     choose_place(config)
@@ -132,7 +109,7 @@ def main(config: OmpConfig) -> OmpRun:
     }
     make = partial(find, config, identity, store, pool, classes, effects)
     result = found_or_made(store.url, JOB, identity, make)
-    run = read(result)
+    run = coding.read_codes(result)
     show(run)
     first = run.fits.iloc[0]
     show_done(
@@ -165,7 +142,7 @@ def find(
         directions, encoded.embeddings, config.method, config.terms,
         written=classes is not None, teller=TELLER,
     )  # fmt: skip
-    tables = {
+    kept = {
         "codes": code_table(codes, directions.alive, pool.texts),
         "fits": fit_table(codes, directions.alive),
     }
@@ -176,17 +153,17 @@ def find(
             readout = embedded(encoder, f"classes {config.classes}", classes.flat).embeddings
             with warnings.catch_warnings(record=True) as raised:
                 warnings.simplefilter("always", ChanceWarning)
-                tables["accuracy"] = coding.accuracies(
+                kept["accuracy"] = coding.accuracies(
                     store, model, classes, class_means(readout, classes), config.label_column,
                     directions, codes, TELLER,
                 )  # fmt: skip
             warned = sorted({str(warning.message) for warning in raised})
-            for layer in sorted(tables["codes"]["layer"].unique()):
-                figure = code_accuracy.codes_figure(tables["accuracy"], layer)
+            for layer in sorted(kept["codes"]["layer"].unique()):
+                figure = code_accuracy.codes_figure(kept["accuracy"], layer)
                 files[f"accuracy-layer-{layer:02d}.png"] = png(figure)
-        truths = coding.truths(store, model, directions, tables["codes"], pool.texts, TELLER)
+        truths = coding.truths(store, model, directions, kept["codes"], pool.texts, TELLER)
         if truths:
-            tables["truth"] = pd.concat([t.table for t in truths.values()], ignore_index=True)
+            kept["truth"] = pd.concat([t.table for t in truths.values()], ignore_index=True)
     facts = {
         "mlp_layers": layers,
         "dead": [list(neuron) for neuron in directions.dead],
@@ -198,26 +175,8 @@ def find(
     }
     return save(
         store.url, JOB, config, facts,
-        identity=identity, tables=tables, schemas=CODES, files=files,
+        identity=identity, tables=kept, schemas=CODES, files=files,
     )  # fmt: skip
-
-
-def read(result: Result) -> OmpRun:
-    """What a finished run found."""
-    known = result.provenance
-    accuracy = None
-    if result.config["classes"] is not None:
-        accuracy = result.table("accuracy").to_pandas()
-    truths = {}
-    if known["measured"]:
-        table = result.table("truth").to_pandas()
-        truths = {
-            int(i): NeuronTruth.of(table[table["layer"] == int(i)].reset_index(drop=True), facts)
-            for i, facts in known["measured"].items()
-        }
-    codes, fits = (result.table(name).to_pandas() for name in ("codes", "fits"))
-    dead = [(int(layer), int(neuron)) for layer, neuron in known["dead"]]
-    return OmpRun(result, codes, fits, dead, accuracy, truths)
 
 
 def next_command(config: OmpConfig, layer: int, neuron: int) -> str:
@@ -246,7 +205,7 @@ def show_plan(neurons: int, texts: NDArray[np.float32], terms: int) -> None:
     refuse_memory(task, "give a smaller pool", what="a task")
 
 
-def show(run: OmpRun) -> None:
+def show(run: coding.FoundCodes) -> None:
     """How well the codes fit, how they classify, and what is known of them."""
     facts = {}
     for most, fits in run.fits.groupby("most"):
@@ -261,7 +220,7 @@ def show(run: OmpRun) -> None:
         console.print(f"WARNING: {warning}", style="bold red")
 
 
-def closing(run: OmpRun, store: Store) -> dict[str, str]:
+def closing(run: coding.FoundCodes, store: Store) -> dict[str, str]:
     """Which neurons were coded and which not; what would be needed to know more."""
     listed = ", ".join(f"{layer}.{neuron}" for layer, neuron in run.dead[:DEAD_LISTED])
     more = "" if len(run.dead) <= DEAD_LISTED else ", … (all in provenance.json)"

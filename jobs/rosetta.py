@@ -5,7 +5,7 @@
 
 With ``--generator G --seeds 1600`` the images are made by a generator, whose own units are then
 compared, too. The same command again goes on where a stopped run ended; more models may be named
-later.
+later. The job is long for what it says of every model: in its plan, and when it is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tyro
 from humanize import naturalsize
 
 from jobs.console import TELLER, console, progress_bar, run_job, show_table
-from jobs.scaffold import save, show_done
+from jobs.scaffold import actors, of_workers, save, show_done
 from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
@@ -92,8 +92,7 @@ def main(config: RosettaConfig) -> RosettaRun:
     machines.connect()
     setup, report = open_or_create(url, spec_of(config), cards, TELLER)
     wanted = plan.wanted_tiles(cards.values(), hub)
-    actors = None if config.num_actors == "auto" else config.num_actors
-    workers, hold = choose(setup, models, wanted, config.device, actors)
+    workers, hold = choose(setup, models, wanted, config.device, actors(config))
     work = plan.items(run.left_over(url, wanted), setup, cards, hold)
     show_plan(url, setup, models, wanted, work, workers, run.need_bytes(models, workers, hold))
     total = sum(stop - start for item in work for start, stop in [setup.rows(item.shard)])
@@ -196,8 +195,7 @@ def show_plan(
             f"{passes} time(s) through the models",
             "will write": f"{naturalsize(kept)} of correlations, and {naturalsize(size)} of sums "
             "a shard, merged as they come",
-            "workers": f"{workers.actors} × {workers.device}, {workers.threads} threads, "
-            f"batches of {workers.batch_size}",
+            "workers": of_workers(workers),
             "memory": f"{naturalsize(need)} an actor",
             "out": url,
         },

@@ -27,7 +27,7 @@ import tyro
 
 from jobs import cli
 from jobs.console import console, run_job, show_table
-from jobs.settings import flag
+from jobs.settings import arguments
 from pipeline.cluster import machines
 from pipeline.run_file import RunFile, Stage, read_run
 from storage import urls
@@ -68,7 +68,7 @@ def main(config: RunConfig) -> None:
     run = read_run(config.file, cli.stages(), settings_of)
     for stage in run.stages:  # a mistake in the last stage must not show after hours
         job = cli.config_of(stage.job)
-        settings = tyro.cli(job, prog=f"facet {stage.job}", args=arguments(stage))
+        settings = tyro.cli(job, prog=f"facet {stage.job}", args=arguments(stage.settings))
         # Not left to the stage: it joins the whole run's cluster, and would wait for that to grow.
         machines.check_device(getattr(settings, "device", "auto"))
     urls.check_writable(urls.absolute(run.store))
@@ -103,17 +103,6 @@ def main(config: RunConfig) -> None:
 def settings_of(job: str) -> set[str]:
     """Names of a job's settings."""
     return {f.name for f in fields(cli.config_of(job))}
-
-
-def arguments(stage: Stage) -> list[str]:
-    """A stage's settings as its job's command line takes them."""
-    words: list[str] = []
-    for name, value in stage.settings.items():
-        if isinstance(value, bool):
-            words.append(flag(name) if value else flag(f"no_{name}"))
-        else:
-            words += [flag(name), *map(str, value if isinstance(value, list) else [value])]
-    return words
 
 
 class Runner:
@@ -176,7 +165,7 @@ class Runner:
 
         Returns its exit status, the events of its log by name, and its last lines.
         """
-        command = [sys.executable, "-m", "jobs.cli", stage.job, *arguments(stage)]
+        command = [sys.executable, "-m", "jobs.cli", stage.job, *arguments(stage.settings)]
         child = subprocess.Popen(
             command,
             env=self._environment,

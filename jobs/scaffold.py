@@ -11,9 +11,23 @@ import pyarrow as pa
 import xarray as xr
 
 from jobs.console import say_found, show_next, show_table
+from pipeline.cluster.work import Workers
 from pipeline.identity import found_before
 from pipeline.provenance import revision, versions
 from storage.results import Result, as_table, save_result
+
+
+def actors(config: Any) -> int | None:
+    """Copies of the model that were asked for; None: ours to choose."""
+    return None if config.num_actors == "auto" else config.num_actors
+
+
+def of_workers(workers: Workers) -> str:
+    """What does the work, for a plan."""
+    return (
+        f"{workers.actors} × {workers.device}, {workers.threads} threads, batches of "
+        f"{workers.batch_size}"
+    )
 
 
 def found_or_made(

@@ -4,7 +4,8 @@
 
 A store that does not exist is made first, with --images, --model and --pretrained. The same
 command again goes on where a stopped run ended: coefficients are kept shard by shard; of what is
-gathered over images, a kill costs a minute's work and the shards under way.
+gathered over images, a kill costs a minute's work and the shards under way. The job is long, as it
+is two: where there is no store it makes one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from humanize import naturalsize
 
 from jobs import extract
 from jobs.console import TELLER, progress_bar, run_job, show_table
-from jobs.scaffold import found_or_made, save, show_done
+from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
@@ -134,7 +135,7 @@ def find(
         model,
         spec,
         device=config.device,
-        actors=None if config.num_actors == "auto" else config.num_actors,
+        actors=actors(config),
         batch_size=config.batch_size,
         teller=replace(
             TELLER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -30,19 +30,27 @@ def command(job: str, *words: object, **settings: object) -> str:
     **settings
         By the job's own names. None is left out, several values are a tuple.
     """
-    line = [job, *map(str, words)]
+    line = [job, *map(str, words), *arguments(settings)]
+    return " ".join(["facet", *(word if word == ELIDED else shlex.quote(word) for word in line)])
+
+
+def arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as a command line takes them, word by word."""
+    words: list[str] = []
     for name, value in settings.items():
         option = flag(name)
         match value:
-            case None | ():
+            case None | () | []:
                 continue
-            case tuple():
-                line += [option, *map(str, value)]
+            case bool():
+                words.append(option if value else flag(f"no_{name}"))
+            case tuple() | list():
+                words += [option, *map(str, value)]
             case _ if str(value).startswith("-"):  # it would be taken for the next name
-                line.append(f"{option}={value}")
+                words.append(f"{option}={value}")
             case _:
-                line += [option, str(value)]
-    return " ".join(["facet", *(word if word == ELIDED else shlex.quote(word) for word in line)])
+                words += [option, str(value)]
+    return words
 
 
 def refuse_bounds(config: Any, *fractions: str, **least: int) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import tyro
-import xarray as xr
 
 from jobs.console import TELLER, console, run_job, show_table
 from jobs.scaffold import found_or_made, save, show_done
@@ -151,14 +150,9 @@ def describe(
     machines.connect()
     heads = heads_of(config.layers, store)
     found = describe_heads(
-        store,
-        reductions,
-        heads,
-        encoded.embeddings,
-        config.texts_per_head,
-        config.objective,
+        store, reductions, heads, encoded.embeddings, config.texts_per_head, config.objective,
         TELLER,
-    )
+    )  # fmt: skip
     descriptions = description_table(found, heads, pool.texts)
     layers = sorted({int(layer) for layer in descriptions["layer"]})
     tables, arrays = {"descriptions": descriptions}, {}
@@ -166,8 +160,7 @@ def describe(
     known = known_roles(store, reductions, descriptions, TELLER)
     if known is not None:
         tables["roles"] = known.table
-        dims, names = ("layer", "head", "attribute"), {"attributes": list(known.attributes)}
-        arrays["shares"] = xr.Dataset({"share": (dims, known.shares)}, attrs=names)
+        arrays["shares"] = known.arrays()
         described = known.table[["layer", "head"]].itertuples(index=False, name=None)
         files["roles.png"] = png(roles_figure(known.shares, known.attributes, list(described)))
     facts = {
@@ -185,15 +178,8 @@ def describe(
 
 def read(result: Result) -> TextSpanRun:
     """What a finished run found."""
-    known = None
-    if result.provenance["truth"]:
-        shares = result.arrays("shares")
-        known = KnownRoles(
-            result.table("roles").to_pandas(),
-            shares["share"].values,
-            tuple(shares.attrs["attributes"]),
-        )
-    return TextSpanRun(result, result.table("descriptions").to_pandas(), known)
+    descriptions = result.table("descriptions").to_pandas()
+    return TextSpanRun(result, descriptions, KnownRoles.of(result))
 
 
 def show(run: TextSpanRun) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.cluster import machines
 from pipeline.cluster.loop import over_shards
-from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
+from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers, choose_workers
 from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.images.batches import batch_calls
 from pipeline.models import VisionModel
@@ -103,6 +104,34 @@ class Extraction(Work[int, None]):
             return None
         (facts,) = ledger.read_facts(self.url, [shard])
         return Report(shard, self.images(shard), facts)
+
+
+def choose(
+    meta: Metadata,
+    model: VisionModel,
+    device: str,
+    actors: int | None,
+    batch_size: int | None,
+) -> tuple[Workers, plan.Projection]:
+    """Workers that fit the cluster, and the bytes that they will need; see ``choose_workers``."""
+
+    def project(batch_size: int) -> plan.Projection:
+        return plan.project(
+            meta,
+            batch_size=batch_size,
+            image_side=max(model.preprocess.size),
+            parameters=sum(p.numel() for p in model.module.parameters()),
+        )
+
+    workers = choose_workers(
+        machines.resources(),
+        device,
+        actors,
+        batch_size,
+        shards=meta.shards,
+        fit=lambda batch: machines.memory() // project(batch).actor,
+    )
+    return workers, project(workers.batch_size)
 
 
 def run(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from pipeline.cluster.tasks import scan
 from pipeline.microworld.words import microworld_attributes
@@ -24,6 +25,7 @@ from pipeline.telling import SILENT, Teller
 from storage import urls
 from storage.layout import CONTRIBUTIONS
 from storage.reductions import Reductions
+from storage.results import Result
 from storage.store import Store, open_store
 
 TOP = 5
@@ -51,6 +53,22 @@ class KnownRoles:
     table: pd.DataFrame
     shares: np.ndarray
     attributes: tuple[str, ...]
+
+    def arrays(self) -> xr.Dataset:
+        """What a result keeps of it beside the table."""
+        dims = ("layer", "head", "attribute")
+        return xr.Dataset(
+            {"share": (dims, self.shares)}, attrs={"attributes": list(self.attributes)}
+        )
+
+    @classmethod
+    def of(cls, result: Result) -> KnownRoles | None:
+        """What a result keeps; None where the truth is not known."""
+        if not result.provenance["truth"]:
+            return None
+        shares = result.arrays("shares")
+        attributes = tuple(shares.attrs["attributes"])
+        return cls(result.table("roles").to_pandas(), shares["share"].values, attributes)
 
 
 def known_roles(

@@ -52,6 +52,47 @@ class FoundDirections:
         return [(i, int(n)) for i, r in self.by_layer.items() for n in np.flatnonzero(~r.any(1))]
 
 
+@dataclass(frozen=True, eq=False)
+class FoundCodes:
+    """Codes of neurons, as a run found them.
+
+    Attributes
+    ----------
+    result : Result
+        Where they are kept.
+    codes, fits : DataFrame
+    dead : list of (layer, neuron)
+        Neurons without any effect, which were not coded.
+    accuracy : DataFrame or None
+    truths : dict of int to NeuronTruth
+        By layer, where the images' attributes are known and the store keeps neurons.
+    """
+
+    result: Result
+    codes: pd.DataFrame
+    fits: pd.DataFrame
+    dead: list[Neuron]
+    accuracy: pd.DataFrame | None
+    truths: dict[int, truth.NeuronTruth]
+
+
+def read_codes(result: Result) -> FoundCodes:
+    """What a finished run found."""
+    known = result.provenance
+    accuracy = None
+    if result.config["classes"] is not None:
+        accuracy = result.table("accuracy").to_pandas()
+    truths = {}
+    if known["measured"]:
+        table = result.table("truth").to_pandas()
+        for layer, facts in known["measured"].items():
+            rows = table[table["layer"] == int(layer)].reset_index(drop=True)
+            truths[int(layer)] = truth.NeuronTruth.of(rows, facts)
+    codes, fits = (result.table(name).to_pandas() for name in ("codes", "fits"))
+    dead = [(int(layer), int(neuron)) for layer, neuron in known["dead"]]
+    return FoundCodes(result, codes, fits, dead, accuracy, truths)
+
+
 def read_directions(effects: Result, mlp_layers: Sequence[int]) -> FoundDirections:
     """Directions of every neuron of some layers.
 

@@ -16,7 +16,7 @@ from pipeline.microworld.words import microworld_values
 from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means
 from pipeline.neurons.codes import code_block
-from pipeline.neurons.coding import read_directions
+from pipeline.neurons.coding import FoundCodes, read_directions
 from pipeline.neurons.maps import second_order_maps
 from pipeline.neurons.omp import build_dictionary
 from pipeline.neurons.omp import omp as pursue
@@ -39,7 +39,7 @@ def store(neurons_kept) -> Store:
 
 
 @pytest.fixture(scope="module")
-def coded(store) -> omp.OmpRun:
+def coded(store) -> FoundCodes:
     return omp.main(
         omp.OmpConfig(
             store.url, str(KEPT), "microworld", terms=6, classes="microworld:shape", workers="here"

@@ -1,7 +1,6 @@
 """Jobs that cannot write, or whose device is not there: refused before any work is done."""
 
 import errno
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,7 @@ from jobs import (
     textspan,
 )
 from pipeline.cluster import machines
-from pipeline.rosetta import setup
+from pipeline.rosetta import inversions, setup
 from pipeline.texts import encoding
 from storage import urls
 from storage.errors import FacetError, StoreError
@@ -40,7 +39,7 @@ def store(tmp_path, monkeypatch) -> str:
 
     for module in (extract, encoding):
         monkeypatch.setattr(module, "load_model", started)
-    for module in (setup, invert):
+    for module in (setup, inversions):
         monkeypatch.setattr(module, "load_units", started)
     monkeypatch.setattr(machines, "connect", started)
     return stores.fill(stores.new_store(str(tmp_path / "s"))).url
@@ -55,7 +54,7 @@ WRITERS = {
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, mlp_layers="0")),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
-    "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", Path(s))),
+    "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", s)),
 }
 
 

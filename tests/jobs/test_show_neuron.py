@@ -13,6 +13,7 @@ from pipeline.images.errors import BadImage
 from pipeline.neurons import about
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import STRONGEST, most_selective
+from pipeline.neurons.coding import FoundCodes
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.results import second_order_result
 from pipeline.pages.neurons import neuron_sections
@@ -29,7 +30,7 @@ def store(neurons_kept) -> Store:
 
 
 @pytest.fixture(scope="module")
-def coded(store) -> omp.OmpRun:
+def coded(store) -> FoundCodes:
     return omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here"))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.cli import stages
-from jobs.run import arguments
+from jobs.settings import arguments
 from pipeline.run_file import RunFileError, read_run
 
 SETTINGS = {
@@ -50,8 +50,8 @@ def test_stages_come_in_order_with_the_common_settings(tmp_path):
         "components": ["heads", "mlps"],
     }  # fmt: skip
     assert stages["second-order"].settings == {"store": "s", "mlp_layers": 1}
-    assert arguments(stages["omp"]) == ["--store", "s", "--mlp-layers", "1", "--pool", "p"]
-    assert arguments(stages["extract"])[-3:] == ["--components", "heads", "mlps"]
+    assert arguments(stages["omp"].settings) == ["--store", "s", "--mlp-layers", "1", "--pool", "p"]
+    assert arguments(stages["extract"].settings)[-3:] == ["--components", "heads", "mlps"]
 
 
 def test_every_job_over_a_store_waits_for_its_images(tmp_path):
