@@ -32,11 +32,14 @@ class TopImages:
         ‖φ_n − mean‖; -1 where fewer have been seen.
     deviations : (N, k, P)
         Their coefficients less the mean.
+    peaks : (N, k)
+        The neurons' largest activations on them; NaN where they are not known.
     """
 
     images: Tensor
     norms: Tensor
     deviations: Tensor
+    peaks: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,13 @@ class Directions:
     scores: Tensor
 
 
-def top_chunk(norms_bn: Tensor, deviations_bpn: Tensor, images_b: Tensor, k: int) -> TopImages:
+def top_chunk(
+    norms_bn: Tensor,
+    deviations_bpn: Tensor,
+    images_b: Tensor,
+    k: int,
+    peaks_bn: Tensor | None = None,
+) -> TopImages:
     """State of one batch.
 
     Parameters
@@ -73,6 +82,7 @@ def top_chunk(norms_bn: Tensor, deviations_bpn: Tensor, images_b: Tensor, k: int
     images_b : (B,) int64
         The images' numbers.
     k : int
+    peaks_bn : (B, N), optional
     """
     if k < 1:
         raise ValueError(f"the top {k} images asked for; ask for 1 or more")
@@ -88,12 +98,15 @@ def top_chunk(norms_bn: Tensor, deviations_bpn: Tensor, images_b: Tensor, k: int
             torch.full((neurons, lacking), -1, device=norms_bn.device),
             norms_bn.new_full((neurons, lacking), -1),
             deviations_bpn.new_zeros(neurons, lacking, paths),
+            norms_bn.new_full((neurons, lacking), torch.nan),
         )
+    peaks_bn = torch.full_like(norms_bn, torch.nan) if peaks_bn is None else peaks_bn
     rows_kpn = deviations_bpn.gather(0, order_kn[:, None].expand(-1, paths, -1))
     found = TopImages(
         images_b[order_kn].T.contiguous(),
         norms_bn.gather(0, order_kn).T.contiguous(),
         rows_kpn.permute(2, 0, 1).contiguous(),
+        peaks_bn.gather(0, order_kn).T.contiguous(),
     )
     return _joined(found, empty) if lacking > 0 else found
 
@@ -121,6 +134,7 @@ def _merge(a: TopImages, b: TopImages) -> TopImages:
         both.images.gather(1, order_nk),
         both.norms.gather(1, order_nk),
         both.deviations.gather(1, order_nk[:, :, None].expand(-1, -1, paths)),
+        both.peaks.gather(1, order_nk),
     )
 
 
@@ -129,6 +143,7 @@ def _joined(a: TopImages, b: TopImages) -> TopImages:
         torch.cat([a.images, b.images], 1),
         torch.cat([a.norms, b.norms], 1),
         torch.cat([a.deviations, b.deviations], 1),
+        torch.cat([a.peaks, b.peaks], 1),
     )
 
 

@@ -31,7 +31,7 @@ from .maps import SecondOrderMaps, second_order_maps
 from .plan import groups
 from .rows import pack
 from .sinks import GatherMoments, GatherTop, KeepRows, Task, Top
-from .workers import States, from_model, from_store
+from .workers import States, Wanted, from_model, from_store
 
 Keep = Literal["coefficients", "norms", "moments"]
 # A bar: what it counts, and how many of it; gives a function that takes the number done.
@@ -150,12 +150,12 @@ def keep_rows(run: Effects) -> None:
     """Coefficients and peaks of every shard that lacks them, into the store."""
     missing = lacking(run.store, run.mlp_layers, "coefficients")
     work = [(s, tuple(at for at in run.mlp_layers if s in missing[at])) for s in run.shards]
-    for _ in _states(run, KeepRows(), [piece for piece in work if piece[1]], "coefficients"):
+    for _ in _states(run, KeepRows(), [one for one in work if one[1]], "coefficients"):
         pass
 
 
 def _states(
-    run: Effects, task: Task, work: list[tuple[int, tuple[int, ...]]], what: str
+    run: Effects, task: Task, work: list[Wanted], what: str
 ) -> Iterator[tuple[int, States]]:
     """States by passes of the model, with a bar."""
     if not work:
@@ -196,7 +196,7 @@ def _gather(run: Effects, task: Task, kind: _Kind, layers: Sequence[int]) -> dic
         counted[layer] = kept.shards
     shards, anew = run.shards, from_images(run)
     work = [(s, tuple(at for at in layers if at in anew and s not in counted[at])) for s in shards]
-    sources = [_states(run, task, [piece for piece in work if piece[1]], kind.name)]
+    sources = [_states(run, task, [one for one in work if one[1]], kind.name)]
     sources += [
         _read(run, task, at, [s for s in shards if s not in counted[at]], kind.name)
         for at in layers
@@ -298,13 +298,14 @@ def _top_kind(run: Effects, keep_norms: bool) -> _Kind:
 
     def state(values: dict[str, np.ndarray]) -> Top:
         found = {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
-        top = TopImages(found["images"], found["norms"], found["deviations"])
-        return Top(int(values["count"]), found["sum"], top)
+        top = {name: found[name] for name in ("images", "norms", "deviations", "peaks")}
+        return Top(int(values["count"]), found["sum"], TopImages(**top))
 
     dims: dict[str, tuple[str, ...]] = {"count": (), "sum": ("neuron",)}
-    dims |= dict.fromkeys(("images", "norms"), ("neuron", "rank"))
-    dims["deviations"] = ("neuron", "rank", "path_or_peak")
-    identity = {**run.over(), "top_k": run.top_k, "norms": keep_norms}
+    dims |= dict.fromkeys(("images", "norms", "peaks"), ("neuron", "rank"))
+    dims["deviations"] = ("neuron", "rank", "path")
+    # Of what an earlier Facet was stopped at, without peaks of their own, nothing is taken.
+    identity = {**run.over(), "top_k": run.top_k, "norms": keep_norms, "version": 2}
     return _Kind("top", identity, dims, arrays, state)
 
 
@@ -342,9 +343,7 @@ def layer_effects(
     for start in range(0, count, step):
         block = slice(start, start + step)
         inside = replace(maps, values_pnk=maps.values_pnk[:, block], gram_npp=maps.gram_npp[block])
-        rows = TopImages(
-            top.top.images[block], top.top.norms[block], top.top.deviations[block, :, :-1]
-        )
+        rows = TopImages(**{name: values[block] for name, values in vars(top.top).items()})
         part = directions_of(rows, inside)
         explained = torch.full((len(rows.images),), torch.nan)
         if statistics.covariance is not None:
@@ -376,7 +375,7 @@ def layer_effects(
             "image": top.top.images.numpy().ravel(),
             "norm": norms.ravel(),
             "score": scores.ravel(),
-            "peak": top.top.deviations[:, :, -1].numpy().ravel(),
+            "peak": top.top.peaks.numpy().ravel(),
         }
     )
     return LayerEffects(mlp_layer, top.images, directions.astype(np.float32), table, images)

@@ -72,12 +72,12 @@ class _Writer:
         self.group = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r+")
         self.name, self.layer, self.dtype = name, mlp_layer, np.dtype(spec.dtype)
         assert spec.shards is not None  # arrays along the images have them
-        self.piece, self.sizes = spec.shards[0], spec.shape[1:]
+        self.at_once, self.sizes = spec.shards[0], spec.shape[1:]
         self.start, self.stop = store.meta.rows(shard)
         self._new()
 
     def _new(self) -> None:
-        size = min(self.piece, self.stop - self.start)
+        size = min(self.at_once, self.stop - self.start)
         self.rows = np.full((size, *self.sizes), np.nan, self.dtype)
         self.ok = np.zeros(size, bool)
 
@@ -212,7 +212,6 @@ class Top:
         Seen so far.
     norm_sum_n : (N,) float64
     top : TopImages
-        The last of its paths is no path: it carries the images' peaks along.
     """
 
     images: int
@@ -264,12 +263,12 @@ class _TopSink:
             self.maps = unpack(self.task.maps[layer], self.device)
         deviations_bpn = rows.deviations(self.mean_pn)
         norms_bn = self.maps.norms(deviations_bpn)
-        carried = torch.cat([deviations_bpn, rows.peaks_bn[:, None]], 1)
-        top = top_chunk(norms_bn, carried, rows.images_b.to(self.device), self.task.k)
+        numbers_b = rows.images_b.to(self.device)
+        top = top_chunk(norms_bn, deviations_bpn, numbers_b, self.task.k, rows.peaks_bn)
         new = Top(
             len(norms_bn),
             norms_bn.double().sum(0).cpu(),
-            TopImages(top.images.cpu(), top.norms.cpu(), top.deviations.cpu()),
+            TopImages(**{name: values.cpu() for name, values in vars(top).items()}),
         )
         self.state = self.task.merge(self.state, new)
         if self.writer is not None:
@@ -288,6 +287,7 @@ def no_top(neurons_: int, paths: int, k: int) -> Top:
     top = TopImages(
         torch.full((neurons_, k), -1),
         torch.full((neurons_, k), -1.0),
-        torch.zeros(neurons_, k, paths + 1),
+        torch.zeros(neurons_, k, paths),
+        torch.full((neurons_, k), torch.nan),
     )
     return Top(0, torch.zeros(neurons_, dtype=torch.float64), top)
