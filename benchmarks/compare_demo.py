@@ -35,7 +35,7 @@ IGNORED = frozenset(
     }
 )  # fmt: skip
 # Patterns of names that a commit since gave to arrays, columns and fields, and what they became.
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {r"store/ledger/neurons/": "store/neurons/"}
 
 
 @dataclass(frozen=True)
