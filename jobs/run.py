@@ -30,10 +30,10 @@ from jobs.console import console, run_job, show_table
 from jobs.settings import arguments
 from pipeline.cluster import machines
 from pipeline.run_file import RunFile, Stage, read_run
+from pipeline.status import RUNS
 from storage import urls
 from storage.layout import RESULTS
 
-JOB = "run"
 LINES_KEPT = 12
 # The event of a job that finds that it was done before: see `jobs.console.say_found`.
 FOUND = "found"
@@ -84,7 +84,7 @@ def main(config: RunConfig) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "stages": [asdict(o) for o in outcomes],
     }
-    place = urls.join(urls.absolute(run.store), RESULTS, JOB, f"{run.name}.json")
+    place = urls.join(urls.absolute(run.store), RESULTS, RUNS, f"{run.name}.json")
     urls.put_bytes(place, json.dumps(summary, indent=2).encode())
     show_table(
         f"run {run.name}",

@@ -49,6 +49,9 @@ def main(config: StatusConfig) -> Status:
         },
         "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "finished"
                     for r in found.results},
+        "runs of run files": {
+            r["run"]: f"{'ok' if r['ok'] else 'failed'}, {r['finished']}" for r in found.runs
+        },
         "never finished": {u["url"]: u["what"] for u in found.unfinished},
     }  # fmt: skip
     for title, rows in tables.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from storage.store import Store
 
 from .images.bad import BadImages
 
+# Where the summaries of run files stand, below the results.
+RUNS = "run"
 # The rate is that of the last so many parts.
 RECENT = 100
 # A run counts as under way this long after its last part, or so many times a part's usual time.
@@ -75,6 +78,9 @@ class Status:
         ``job``, ``url``, ``finished`` (ISO 8601 or None), in the order they finished.
     unfinished : list of dict
         ``what``, ``url``: results and reductions that were started and never finished.
+    runs : list of dict
+        Summaries of run files, in the order they ended: ``run``, ``ok``, ``finished``, ``seconds``
+        and ``stages``.
     """
 
     url: str
@@ -85,6 +91,7 @@ class Status:
     reductions: list[dict[str, Any]]
     results: list[dict[str, Any]]
     unfinished: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
 
 
 def status(store: Store) -> Status:
@@ -128,7 +135,16 @@ def status(store: Store) -> Status:
         ],
         results=sorted(results, key=lambda r: r["finished"] or ""),
         unfinished=unfinished,
+        runs=runs(url),
     )
+
+
+def runs(url: str) -> list[dict[str, Any]]:
+    """Summaries of the run files that were run over a store."""
+    place = urls.join(url, RESULTS, RUNS)
+    summaries = [n for n in urls.list_names(place) if n.endswith(".json")]
+    found = [json.loads(urls.read_bytes(urls.join(place, name))) for name in summaries]
+    return sorted(found, key=lambda run: run["finished"])
 
 
 def extraction(url: str, meta: Metadata, now: float) -> Extraction:

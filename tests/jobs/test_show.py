@@ -183,9 +183,16 @@ def test_concepts(tmp_path, capsys, monkeypatch):
 
 
 def test_a_store(store, capsys):
+    for name, finished in (("nightly", "2026-02-01"), ("first", "2026-01-01")):
+        summary = {"run": name, "ok": name == "first", "finished": finished, "stages": []}
+        place = urls.join(store.url, "results", "run", f"{name}.json")
+        urls.put_bytes(place, json.dumps(summary).encode())
     status.main(status.StatusConfig(store.url, json=True))
     said = strict(capsys.readouterr().out)
     assert said["extraction"]["images_ok"] == IMAGES
+    assert [run["run"] for run in said["runs"]] == ["first", "nightly"]
+    status.main(status.StatusConfig(store.url))
+    assert "failed, 2026-02-01" in capsys.readouterr().out
     assert {r["job"] for r in said["results"]} == {"ablate", "omp", "second_order", "textspan"}
 
 
