@@ -28,14 +28,18 @@ import tyro
 import zarr
 
 ROOT = Path(__file__).resolve().parents[1]
-# Names of columns and fields that say when, where and by which code; never what came out.
+# Names of columns and fields that say when, where and by which code; never what came out. `store`
+# is a place, or a digest of all that tells stores apart, the schema's version among it.
 IGNORED = frozenset(
     {
         "asked", "finished", "time", "seconds", "host", "revision", "versions", "schema_version",
+        "store",
     }
 )  # fmt: skip
 # Patterns of names that a commit since gave to arrays, columns and fields, and what they became.
-MOVED: dict[str, str] = {r"store/ledger/neurons/": "store/neurons/"}
+MOVED = {
+    "^store/ledger/neurons/": "store/neurons/",  # schema 2
+}
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,9 @@ def things(out: Path) -> dict[str, Callable[[], Any]]:
 
 
 def placeless(value: Any, out: Path) -> Any:
-    """A JSON value as it would be wherever the demo is kept; results by their jobs alone."""
+    """A JSON value as it would be wherever the demo is kept; results without their digests."""
     text = json.dumps(value).replace(json.dumps(str(out))[1:-1], "…")
-    return json.loads(re.sub(r"(results/\w+)/[0-9a-f]{16}", r"\1", text))
+    return json.loads(re.sub(r"\b[0-9a-f]{16}\b", "…", text))
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -147,8 +151,13 @@ def difference(old: Any, new: Any) -> str | None:
         apart = ~((x == y) | (np.isnan(x) & np.isnan(y)))
         if not apart.any():
             return "equal but for signs of zeros or bits of NaNs"
-        largest, size = np.nanmax(np.abs(x - y)), np.nanmax(np.abs(x))
-        return f"{apart.sum()} of {a.size} differ, by at most {largest:.3g} where {size:.3g} is"
+        both = apart & ~np.isnan(x) & ~np.isnan(y)
+        most = np.abs(x - y)[both].max(initial=0.0)
+        size = np.abs(x[~np.isnan(x)]).max(initial=0.0)
+        return (
+            f"{apart.sum()} of {a.size} differ, by at most {most:.3g}, the largest is {size:.3g}; "
+            f"{apart.sum() - both.sum()} are NaN on one side"
+        )
     if pd.Series(a.ravel()).equals(pd.Series(b.ravel())):
         return None
     return f"{old!r} was, {new!r} is" if a.ndim == 0 else f"texts or lists of {a.shape} differ"
