@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -133,24 +134,34 @@ def usual_layers(module: nn.Module) -> list[str]:
 
 
 @contextmanager
+def hooked(
+    module: nn.Module, layers: Iterable[str], saw: Callable[[str, Any], None]
+) -> Iterator[None]:
+    """While open, every output of these layers is told, with the layer's name."""
+
+    def hook(name: str) -> Callable[..., None]:
+        def tell(_module: nn.Module, _inputs: object, output: object) -> None:
+            saw(name, output)
+
+        return tell
+
+    handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def recording(
     module: nn.Module, readers: dict[str, MapReader]
 ) -> Iterator[dict[str, torch.Tensor]]:
     """While open, a pass through the model fills the maps of every layer read."""
     maps: dict[str, torch.Tensor] = {}
 
-    def hook(name: str) -> object:
-        def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-            maps[name] = readers[name](output)
+    def keep(name: str, output: torch.Tensor) -> None:
+        maps[name] = readers[name](output)
 
-        return keep
-
-    handles = [
-        module.get_submodule(name).register_forward_hook(hook(name))  # type: ignore[arg-type]
-        for name in readers
-    ]
-    try:
+    with hooked(module, readers, keep):
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from storage.errors import NotFinite
 
-from .maps import MapError, MapReader, readers_of
+from .maps import MapError, MapReader, hooked, readers_of
 
 # How many times more a change must show in its own quarter than in another: the geometric mean over
 # the two of them. Maps that lie elsewhere stay within 1.5% of 1, by the noise of the probe.
@@ -154,23 +154,13 @@ def _hooks(
     """While open, every layer's first output is kept and its calls are counted."""
     calls: Counter[str] = Counter()
 
-    def hook(name: str) -> object:
-        def note(_module: nn.Module, _inputs: object, output: object) -> None:
-            calls[name] += 1
-            if calls[name] == 1:
-                keep(name, output)
+    def note(name: str, output: object) -> None:
+        calls[name] += 1
+        if calls[name] == 1:
+            keep(name, output)
 
-        return note
-
-    handles = [
-        module.get_submodule(name).register_forward_hook(hook(name))  # type: ignore[arg-type]
-        for name in layers
-    ]
-    try:
+    with hooked(module, layers, note):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _differences(reader: MapReader, output: Tensor) -> Tensor:
