@@ -3,6 +3,7 @@
     facet ablate --store out/ --classes imagenet --study mlps layers
 
 The study of neurons runs the model where their coefficients are not kept, that of effects always.
+The job is long by its settings: eight studies, of heads and of neurons, each with its own.
 """
 
 from __future__ import annotations

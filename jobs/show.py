@@ -4,6 +4,8 @@ facet show textspan --store out/
 facet show neuron --store out/ --layer 9 --neuron 4
 facet show neuron --store out/ --layer 9 --neuron 4 --json | jq .found.texts
 facet show rosetta --store shared/
+
+The job is long as every kind of result has its lines here: what is read, and which table shows it.
 """
 
 from __future__ import annotations
