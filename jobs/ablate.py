@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 
 from jobs.console import TELLER, console, run_job, show_table
-from jobs.scaffold import found_or_made, save, show_done
+from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from jobs.steps import embedded, reduced
 from pipeline.cluster import machines
@@ -259,7 +259,7 @@ def of_neurons(config: AblateConfig, store: Store, ask: Question) -> NeuronStudy
         model,
         EffectsSpec(ask.mlp_layers),
         device=config.device,
-        actors=None if config.num_actors == "auto" else config.num_actors,
+        actors=actors(config),
         batch_size=config.batch_size,
         teller=TELLER,
     )

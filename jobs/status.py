@@ -17,7 +17,7 @@ from humanize import naturaldelta
 from jobs.console import run_job, show_next, show_table
 from pipeline.images.bad import BadImages
 from pipeline.pages.plain import to_json
-from pipeline.status import Extraction, Status, status
+from pipeline.status import ExtractionStatus, Status, status
 from storage import open_store
 
 
@@ -62,7 +62,7 @@ def main(config: StatusConfig) -> Status:
     return found
 
 
-def extraction_rows(of: Extraction) -> dict[str, object]:
+def extraction_rows(of: ExtractionStatus) -> dict[str, object]:
     """The ledger's facts, for people."""
     rows: dict[str, object] = {
         "state": of.state,

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from storage import ledger
-from storage.reductions import runs
+from storage.reductions import as_spans
 from storage.results import Result, ask_again, find_result, finished_results
 from storage.store import Store
 
@@ -48,7 +48,7 @@ def over(store: Store, shards: Iterable[int] | None = None) -> dict[str, Any]:
     facts = json.dumps(list(ledger.read_facts(store.url, found)), sort_keys=True)
     return {
         "store": store.meta.digest(),
-        "shards": [list(r) for r in runs(found)],
+        "shards": [list(r) for r in as_spans(found)],
         # A shard that was done again after a repair may have other images that are ok.
         "ledger": hashlib.sha256(facts.encode()).hexdigest(),
     }

@@ -27,7 +27,7 @@ TIMES_QUIET = 3.0
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractionStatus:
     """What the ledger says.
 
     Attributes
@@ -69,7 +69,7 @@ class Status:
     Attributes
     ----------
     url, model, source : str
-    extraction : Extraction
+    extraction : ExtractionStatus
     neurons : list of dict
         ``layer``, ``quantity``, ``shards_done``.
     reductions : list of dict
@@ -86,7 +86,7 @@ class Status:
     url: str
     model: str
     source: str
-    extraction: Extraction
+    extraction: ExtractionStatus
     neurons: list[dict[str, Any]]
     reductions: list[dict[str, Any]]
     results: list[dict[str, Any]]
@@ -147,7 +147,7 @@ def runs(url: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: run["finished"])
 
 
-def extraction(url: str, meta: Metadata, now: float) -> Extraction:
+def extraction(url: str, meta: Metadata, now: float) -> ExtractionStatus:
     """What the ledger says, at a moment in seconds since 1970."""
     finished = {s: t for s, t in ledger.finished_at(url).items() if s < meta.shards}
     bad = BadImages()
@@ -173,7 +173,7 @@ def extraction(url: str, meta: Metadata, now: float) -> Extraction:
         elif now - last <= max(SECONDS_QUIET, TIMES_QUIET * usual):
             state = "running"
             left = (meta.images - done) / rate if rate else None
-    return Extraction(
+    return ExtractionStatus(
         state=state,
         shards=meta.shards,
         shards_done=len(finished),

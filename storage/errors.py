@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Work:
+class Remedy:
     """Work that would mend an error.
 
     Attributes
@@ -32,12 +32,12 @@ class Work:
     again: bool
 
     @classmethod
-    def first(cls, name: str, url: str, **settings: object) -> Work:
+    def first(cls, name: str, url: str, **settings: object) -> Remedy:
         """Work that has to be done before."""
         return cls(name, url, settings, again=False)
 
     @classmethod
-    def anew(cls, name: str, url: str, **settings: object) -> Work:
+    def anew(cls, name: str, url: str, **settings: object) -> Remedy:
         """Work whose results no longer fit."""
         return cls(name, url, settings, again=True)
 
@@ -48,11 +48,11 @@ class FacetError(ValueError):
     Parameters
     ----------
     message : str
-    remedy : Work, optional
+    remedy : Remedy, optional
         What would mend it.
     """
 
-    def __init__(self, message: str, remedy: Work | None = None) -> None:
+    def __init__(self, message: str, remedy: Remedy | None = None) -> None:
         super().__init__(message)
         self.remedy = remedy
 

@@ -19,10 +19,10 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, ledger, urls
-from .errors import StoreError, StoreMismatch, Work
+from .errors import Remedy, StoreError, StoreMismatch
 from .layout import CONTRIBUTIONS, LEDGER, ArraySpec, images_per_chunk, largest_divisor
 from .metadata import Metadata
-from .reductions import runs
+from .reductions import as_spans
 
 NEURONS = "neurons"
 STATES = "neurons.zarr"
@@ -35,7 +35,7 @@ MOMENT_DIMS: dict[str, tuple[str, ...]] = {
     "squares": ("neuron", "path"),
 }
 # A zarr shard of neuron rows is held in memory whole while it is written.
-PIECE_BYTES = 2**26
+SHARD_BYTES = 2**26
 
 
 def paths_of(meta: Metadata, mlp_layer: int) -> list[tuple[int, int]]:
@@ -55,14 +55,14 @@ def neuron_arrays(
         if name == "coefficients":
             dims, sizes = ("path", "neuron"), (count, neurons)  # type: ignore[assignment]
         per_image = math.prod(sizes) * np.dtype(dtype).itemsize
-        piece = largest_divisor(meta.shard_size, PIECE_BYTES // per_image)
+        shard = largest_divisor(meta.shard_size, SHARD_BYTES // per_image)
         specs[name] = ArraySpec(
             name,
             ("image", *dims),
             (meta.images, *sizes),
             dtype,
-            (images_per_chunk(piece, per_image), *sizes),
-            (piece, *sizes),
+            (images_per_chunk(shard, per_image), *sizes),
+            (shard, *sizes),
         )
     return specs
 
@@ -177,11 +177,11 @@ def open_neurons(url: str, mlp_layer: int) -> xr.Dataset:
     if not have:
         raise StoreError(
             f"the store at {url} keeps no neurons of MLP layer {mlp_layer}",
-            Work.first("second_order", url, mlp_layers=mlp_layer),
+            Remedy.first("second_order", url, mlp_layers=mlp_layer),
         )
     group: Any = urls.open_group(group_url(url, mlp_layer), mode="r")
-    pieces = [group[name].shards[0] for name in have]
-    data = arrays.open_images(group_url(url, mlp_layer), max(pieces), consolidated=False)
+    shards = [group[name].shards[0] for name in have]
+    data = arrays.open_images(group_url(url, mlp_layer), max(shards), consolidated=False)
     for name in ("path_layer", "path_head"):
         data[name].load()  # conditions on a path can then be written down directly
     return data[list(have)]
@@ -248,7 +248,7 @@ def write_state(
     for outer in (urls.join(url, STATES), urls.join(url, STATES, str(mlp_layer))):
         zarr.open_group(urls.zarr_store(outer, read_only=False), mode="a")
     data = xr.Dataset({name: (dims[name], value) for name, value in state.values.items()})
-    shards = [list(r) for r in runs(state.shards)]
+    shards = [list(r) for r in as_spans(state.shards)]
     facts = {"facet": {"identity": dict(identity), "shards": shards}}
     arrays.write_dataset(place, data, facts)
     for old in before:

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, urls
-from .errors import StoreError, Work
+from .errors import Remedy, StoreError
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
 from .records import of_json
@@ -124,7 +124,7 @@ class Facts:
     store : str
         Digest of the metadata of the store that was reduced.
     shards : dict of str to list of (first, last)
-        Runs of shards that are counted, by component.
+        Spans of shards that are counted, by component.
     scale : str
     """
 
@@ -138,8 +138,8 @@ class Facts:
         return {s for a, b in self.shards.get(component, []) for s in range(a, b + 1)}
 
 
-def runs(shards: Iterable[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as runs ``(first, last)``: a hundred thousand shards stay one pair."""
+def as_spans(shards: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as spans ``(first, last)``: a hundred thousand shards stay one pair."""
     found: list[tuple[int, int]] = []
     for shard in sorted(shards):
         if found and found[-1][1] == shard - 1:
@@ -228,7 +228,7 @@ class Reductions:
             raise StoreError(
                 f"no {name} in these reductions (they hold {', '.join(map(str, self.data))}): it "
                 "takes a run to its end, with the component",
-                Work.anew("reduce", self._url, where=self.facts.where),
+                Remedy.anew("reduce", self._url, where=self.facts.where),
             )
         return self.data[name]
 

@@ -18,7 +18,7 @@ import xarray as xr
 
 from . import urls
 from .arrays import open_dataset, refuse_not_finite, write_dataset
-from .errors import StoreError, Work
+from .errors import Remedy, StoreError
 from .layout import RESULTS
 
 # Of a table's column: a figure that may be unknown (null, or NaN when read as floats). No other
@@ -165,7 +165,7 @@ def latest_result(url: str, job: str) -> Result:
     """The run of a job that was asked for last."""
     found = finished_results(url, job)
     if not found:
-        raise StoreError(f"no results of {job} in {url}", Work.first(job, url))
+        raise StoreError(f"no results of {job} in {url}", Remedy.first(job, url))
     return found[-1]
 
 

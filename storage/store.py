@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from . import arrays, images, ledger, neurons, urls
-from .errors import StoreError, Work
+from .errors import Remedy, StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse, require_same
 from .reductions import Reductions, find_reductions
@@ -74,7 +74,7 @@ def open_store(url: str, mode: Mode = "r") -> Store:
     url = urls.absolute(url)
     meta = find_metadata(url)
     if meta is None:
-        raise StoreError(f"no store at {url}", Work.first("extract", url))
+        raise StoreError(f"no store at {url}", Remedy.first("extract", url))
     return Store(url, meta, mode)
 
 
@@ -135,7 +135,7 @@ class Store:
     def mlps(self, block: int) -> xr.DataArray:
         """Contributions of one block (0: the start, l + 1: the MLP of layer l), lazy.
 
-        (image, embed) float32. Design section 4: ``mlp · mlp_map / ln_std``.
+        (image, embed) float32: ``mlp · mlp_map / ln_std``.
         """
         blocks = self.meta.layers + 1
         if not -blocks <= block < blocks:
@@ -176,7 +176,7 @@ class Store:
         found = find_reductions(self.url, self.meta, where)
         if found is None:
             raise StoreError(
-                "no reductions of this subset", Work.first("reduce", self.url, where=where)
+                "no reductions of this subset", Remedy.first("reduce", self.url, where=where)
             )
         return found
 

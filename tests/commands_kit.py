@@ -117,7 +117,10 @@ def of_source(text: str) -> Iterator[Command]:
         for node in _own(function):
             if _is_command(node):
                 calls.append(_called(node))
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Work.first", "Work.anew"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "Remedy.first",
+                "Remedy.anew",
+            ):
                 calls.append(_remedy(node))
             if isinstance(node, ast.Assign) and (line := _rendered(node.value, {})):
                 made |= {t.id: line for t in node.targets if isinstance(t, ast.Name)}
@@ -190,7 +193,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _remedy(node: ast.Call) -> str:
-    """A ``storage.errors.Work`` as the command that a job makes of it."""
+    """A ``storage.errors.Remedy`` as the command that a job makes of it."""
     name = node.args[0].value if isinstance(node.args[0], ast.Constant) else "second_order"
     place = "--out" if name == "rosetta" else "--store"
     job = str(name).replace("_", "-")

@@ -11,11 +11,9 @@ import pytest
 # machine that does other things, too, many times the work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Examples are timed by nobody: machines are busy. Where the tests are a gate, they are always the
-# same ones.
-hypothesis.settings.register_profile("here", deadline=None)
-hypothesis.settings.register_profile("gate", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("gate" if "CI" in os.environ else "here")
+# Examples are timed by nobody, as machines are busy, and are always the same ones.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("fixed")
 
 # Fixtures that start Ray, or machines that do.
 RAYS = {"ray_cluster"}

@@ -87,7 +87,7 @@ def test_jobs_alone_know_flags_and_commands():
         for text in said(f)
         if (found := ours.search(text))
     }
-    assert not told, "name the setting between backticks, and the work by Work: see storage.errors"
+    assert not told, "name the setting between backticks, and the work in a Remedy"
 
 
 def test_jobs_share_steps_and_not_each_others_parts():

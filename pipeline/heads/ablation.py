@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.stats.accuracy import predicted_classes
 from pipeline.stats.moments import Moments, chunk, combine, finalize
 from storage.errors import NotFinite
-from storage.reductions import runs
+from storage.reductions import as_spans
 
 if TYPE_CHECKING:  # workers that only predict start without torch
     from pipeline.models import ModelMaps
@@ -216,7 +216,7 @@ def layer_names(layers: Sequence[int], of: int) -> str:
     """Layers in words: ``all layers``, ``layer 3``, ``layers 0, 2-3``."""
     if sorted(layers) == list(range(of)):
         return "all layers"
-    names = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs(layers))
+    names = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in as_spans(layers))
     return f"layer{'s' if len(layers) > 1 else ''} {names}"
 
 

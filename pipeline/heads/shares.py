@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cluster import machines
+from pipeline.cluster.tasks import each
 from pipeline.subsets import chosen_rows
 from storage import ledger, urls
 from storage.layout import CONTRIBUTIONS
-from storage.store import Store
+from storage.store import Store, open_store
 
 NAMES = ("heads", "mlps", "embedding", "ln_std")
 
@@ -36,28 +39,41 @@ class Shares:
 
 
 def shares(store: Store) -> Shares:
-    """Sum the shares shard by shard; only one shard is held at a time."""
-    meta, model = store.meta, store.model()
-    heads = np.zeros((meta.layers, meta.heads))
-    mlps = np.zeros(meta.layers + 1)
+    """Sum the shares shard by shard, each where there is room."""
+    model = store.model()
+    names = ("head_map", "mlp_map", "attention_bias", "bias")
+    maps = {name: model[name].values for name in names}
+    heads = np.zeros((store.meta.layers, store.meta.heads))
+    mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
-    head_map, mlp_map = model["head_map"].values, model["mlp_map"].values
-    attention_bias, bias = model["attention_bias"].values.sum(0), model["bias"].values
-    data = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
-    for shard in sorted(store.done_shards()):
-        ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
-        if not ok.any():
-            continue
-        ((_, rows),) = chosen_rows(data, NAMES, meta.rows(shard)[0], ok)
-        part = {name: values.astype(float) for name, values in rows.items()}
-        e, std = part["embedding"], part["ln_std"]
-        e /= (e**2).sum(1, keepdims=True)
-        # ⟨u·head_map, e⟩ = ⟨u, head_map·e⟩: no contribution is written out.
-        pulled = np.einsum("be,lhke->blhk", e / std[:, None], head_map, optimize=True)
-        heads += np.einsum("blhk,blhk->lh", part["heads"], pulled, optimize=True)
-        back = (e / std[:, None]) @ mlp_map.T
-        mlps += np.einsum("bsd,bd->s", part["mlps"], back, optimize=True)
-        constants += float((e @ attention_bias / std + e @ bias).sum())
-        images += len(e)
+    machines.connect()
+    for part in each(shard_shares, sorted(store.done_shards()), store.url, maps):
+        heads += part.heads
+        mlps += part.mlps
+        constants += part.constants
+        images += part.images
     count = max(images, 1)
     return Shares(heads / count, mlps / count, constants / count, images)
+
+
+def shard_shares(url: str, maps: Mapping[str, NDArray[np.float32]], shard: int) -> Shares:
+    """Sums of the shares over one shard's images."""
+    meta = open_store(url).meta
+    ok = np.asarray(ledger.read_part(url, shard)["ok"])
+    if not ok.any():
+        return Shares(np.zeros((meta.layers, meta.heads)), np.zeros(meta.layers + 1), 0.0, 0)
+    data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
+    ((_, rows),) = chosen_rows(data, NAMES, meta.rows(shard)[0], ok)
+    part = {name: values.astype(float) for name, values in rows.items()}
+    e, std = part["embedding"], part["ln_std"]
+    e /= (e**2).sum(1, keepdims=True)
+    # ⟨u·head_map, e⟩ = ⟨u, head_map·e⟩: no contribution is written out.
+    pulled = np.einsum("be,lhke->blhk", e / std[:, None], maps["head_map"], optimize=True)
+    back = (e / std[:, None]) @ maps["mlp_map"].T
+    biases = maps["attention_bias"].sum(0)
+    return Shares(
+        np.einsum("blhk,blhk->lh", part["heads"], pulled, optimize=True),
+        np.einsum("bsd,bd->s", part["mlps"], back, optimize=True),
+        float((e @ biases / std + e @ maps["bias"]).sum()),
+        len(e),
+    )

@@ -26,7 +26,7 @@ from . import ablation as ablate
 if TYPE_CHECKING:
     from pipeline.models import ModelMaps
 
-# Of contributions to the output; `neuron_studies` and `neuron_comparison` have those of neurons.
+# Of contributions to the output; those of neurons stand in their wing.
 DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
 Study = DirectStudy | Literal["neurons", "effects"]
 RANDOM_TRIALS = 5
@@ -145,7 +145,7 @@ def maps_of(store: Store) -> ModelMaps:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class ShardStudy:
     """All that a task needs to ablate contributions of its shard.
 
     Attributes

@@ -25,7 +25,7 @@ from pipeline.stats.moments import Moments
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import shard_labels
 from storage import ledger, neurons
-from storage.errors import StoreError, Work
+from storage.errors import Remedy, StoreError
 from storage.results import Result
 from storage.store import Store
 
@@ -162,7 +162,7 @@ def layer_of(
         raise StoreError(
             f"the moments of MLP layer {mlp_layer} in {store.url} are not over all of its finished "
             "shards",
-            Work.anew("second_order", store.url, mlp_layers=mlp_layer),
+            Remedy.anew("second_order", store.url, mlp_layers=mlp_layer),
         )
     table = result.table("neurons")
     norms = table["norm_large"].to_numpy()[table["layer"].to_numpy() == mlp_layer]
@@ -248,9 +248,9 @@ class NeuronStudy:
         for at in kept:
             yield (at,), from_store(store, task((at,)), at, shards)
         for group in groups(store.meta, [at for at in mlp_layers if at not in kept], 0):
-            pieces = [(shard, group) for shard in shards]
+            wanted = [(shard, group) for shard in shards]
             yield group, from_model(
-                store, task(group), self.model, self.workers, self.memory, pieces,
+                store, task(group), self.model, self.workers, self.memory, wanted,
                 lambda images: None, self.say,
             )  # fmt: skip
 
@@ -258,11 +258,11 @@ class NeuronStudy:
         """What all shards' pictures themselves give, by layer, with a bar."""
         shards = sorted(self.store.done_shards())
         images = sum(stop - start for start, stop in map(self.store.meta.rows, shards))
-        pieces = [(shard, mlp_layers) for shard in shards]
+        wanted = [(shard, mlp_layers) for shard in shards]
         with self.bar(f"{what}: images", images) as move:
             move(0)
             source = from_model(
-                self.store, task, self.model, self.workers, self.memory, pieces, move, self.say
+                self.store, task, self.model, self.workers, self.memory, wanted, move, self.say
             )
             states = _merged(source, task.merge)
             move(images)

@@ -20,7 +20,7 @@ from storage.errors import FacetError
 from storage.results import Result
 from storage.store import Store
 
-from .answers import Term, codes_of, terms
+from .answers import CodeText, codes_of, terms
 from .forward import NeuronPass
 from .results import latest_effects, parse_mlp_layers
 
@@ -94,7 +94,7 @@ class NeuronAnswer:
         Its row of the table ``neurons``; NaN where a figure is not known.
     coded : bool
         Whether there are codes of its layer.
-    texts : tuple of Term
+    texts : tuple of CodeText
         Its code, by rank.
     images : list of TopImage
         The first of its top images, by rank.
@@ -105,7 +105,7 @@ class NeuronAnswer:
     neuron: int
     figures: dict[str, float]
     coded: bool
-    texts: tuple[Term, ...]
+    texts: tuple[CodeText, ...]
     images: list[TopImage]
     norms: Histogram
 

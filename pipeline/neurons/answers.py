@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from storage.errors import StoreError, Work
+from storage.errors import Remedy, StoreError
 from storage.results import Result, finished_results
 from storage.store import Store
 
@@ -17,7 +17,7 @@ SELECTIVE = 10
 
 
 @dataclass(frozen=True)
-class Term:
+class CodeText:
     """A text of a neuron's code."""
 
     text: str
@@ -30,7 +30,7 @@ class CodedNeuron:
 
     layer: int
     neuron: int
-    texts: tuple[Term, ...]
+    texts: tuple[CodeText, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +100,11 @@ def coded(store: Store, result: Result, top: int) -> Coded:
     )
 
 
-def terms(codes: pd.DataFrame, layer: int, neuron: int) -> tuple[Term, ...]:
+def terms(codes: pd.DataFrame, layer: int, neuron: int) -> tuple[CodeText, ...]:
     """A neuron's code, by rank; empty where it was not coded."""
     rows = codes[(codes["layer"] == layer) & (codes["neuron"] == neuron)].sort_values("rank")
     pairs = zip(rows["text"], rows["coefficient"], strict=True)
-    return tuple(Term(str(text), float(coefficient)) for text, coefficient in pairs)
+    return tuple(CodeText(str(text), float(coefficient)) for text, coefficient in pairs)
 
 
 def codes_of(store: Store, effects: Result, layer: int) -> Result | None:
@@ -129,7 +129,7 @@ def described(store: Store, codes: Result) -> Result:
     raise StoreError(
         f"the second-order effects that {codes.url} describes are gone "
         f"({codes.provenance['second_order']})",
-        Work.anew("omp", store.url),
+        Remedy.anew("omp", store.url),
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.stats.accuracy import predicted_classes
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import neurons
-from storage.errors import StoreError, Work
+from storage.errors import Remedy, StoreError
 from storage.store import Store, open_store
 
 from .effects import ablate
@@ -34,7 +34,7 @@ MEANS, DIRECTION = "all replaced by means", "uncompressed direction"
 
 
 @dataclass(frozen=True, eq=False)
-class CodePlan:
+class CodeStudy:
     """All that a task needs to evaluate one layer's codes on a shard; see ``studies.Predicts``.
 
     Attributes
@@ -113,7 +113,7 @@ def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: C
         raise StoreError(
             f"`classes` needs the coefficients of MLP layers {layers} on every image, which "
             f"{store.url} does not keep",
-            Work.first("second_order", store.url, mlp_layers=layers, keep="coefficients"),
+            Remedy.first("second_order", store.url, mlp_layers=layers, keep="coefficients"),
         )
     check_labels(store, label_column)
     first = store.images(0, min(store.meta.images, _LABELS_CHECKED))

@@ -176,7 +176,7 @@ def accuracies(
         written = np.zeros((len(codes.sizes), *directions_ne.shape), np.float32)
         if codes.written is not None:
             written[:, neurons] = codes.written[:, at]
-        plan = code_accuracy.CodePlan(
+        plan = code_accuracy.CodeStudy(
             url=store.url,
             layer=layer,
             label_column=label_column,

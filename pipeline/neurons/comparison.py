@@ -56,7 +56,7 @@ def sample(width: int) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
+class EffectSums:
     """Sums over images, float64.
 
     Attributes
@@ -113,13 +113,13 @@ class GatherSums(PictureTask):
         chosen = None if self.reference is None else subset(store, shard, self.reference)
         return _SumSink(store, mlp_layer, chosen)
 
-    def merge(self, a: Sums, b: Sums) -> Sums:
+    def merge(self, a: EffectSums, b: EffectSums) -> EffectSums:
         return add(a, b)
 
 
-def add(a: Sums, b: Sums) -> Sums:
+def add(a: EffectSums, b: EffectSums) -> EffectSums:
     """Sums over the images of both."""
-    return Sums(
+    return EffectSums(
         a.images + b.images,
         a.activations_tn + b.activations_tn,
         a.first_e + b.first_e,
@@ -134,7 +134,7 @@ class _SumSink:
         self.probe: _Probe | None = None
         zeros = [torch.zeros(meta.embed, dtype=torch.float64) for _ in range(2)]
         activations_tn = torch.zeros(meta.tokens, meta.mlp_width, dtype=torch.float64)
-        self.state = Sums(0, activations_tn, *zeros)
+        self.state = EffectSums(0, activations_tn, *zeros)
 
     def add_pictures(self, pictures: OkImages) -> None:
         probe = self.probe = self.probe or _Probe(pictures.model, self.layer)
@@ -146,7 +146,7 @@ class _SumSink:
             return
         probe.look(images_bchw, images_b)
         activations_btn = probe.indirect.activations(images_bchw)
-        new = Sums(
+        new = EffectSums(
             len(images_bchw),
             activations_btn.double().sum(0).cpu(),
             probe.first_be.double().sum(0).cpu(),
@@ -154,7 +154,7 @@ class _SumSink:
         )
         self.state = add(self.state, new)
 
-    def close(self) -> Sums:
+    def close(self) -> EffectSums:
         return self.state
 
 
@@ -178,7 +178,7 @@ class Compare(PictureTask):
     label_column : str
     classes : Classes
     readout_ce : (C, E) float
-    sums : dict of int to Sums
+    sums : dict of int to EffectSums
     neurons : list of int
         The sample.
     vectors_pse : dict of int to (P, neurons, E)
@@ -191,7 +191,7 @@ class Compare(PictureTask):
     label_column: str
     classes: Classes
     readout_ce: NDArray[Any]
-    sums: dict[int, Sums]
+    sums: dict[int, EffectSums]
     neurons: list[int]
     vectors_pse: dict[int, NDArray[Any]]
     last_image: int

@@ -123,10 +123,10 @@ def find_effects(run: Effects) -> tuple[dict[str, pd.DataFrame], xr.Dataset, int
         keep_rows(run)
     statistics = gather_moments(run)
     found = []
-    for group in groups(run.store.meta, from_images(run), run.top_k):
+    for group in groups(run.store.meta, passed_layers(run), run.top_k):
         found += gather_top(run, group, {at: statistics[at] for at in group})
     for layer in run.mlp_layers:
-        if layer not in from_images(run):
+        if layer not in passed_layers(run):
             found += gather_top(run, (layer,), {layer: statistics[layer]})
     found.sort(key=lambda layer: layer.mlp_layer)
     tables = {
@@ -140,8 +140,8 @@ def find_effects(run: Effects) -> tuple[dict[str, pd.DataFrame], xr.Dataset, int
     return tables, directions, found[0].images
 
 
-def from_images(run: Effects) -> tuple[int, ...]:
-    """Layers whose coefficients are not kept, so that every phase passes the images anew."""
+def passed_layers(run: Effects) -> tuple[int, ...]:
+    """Layers whose coefficients are not kept: every phase passes the images through the model."""
     missing = lacking(run.store, run.mlp_layers, "coefficients")
     return tuple(at for at in run.mlp_layers if missing[at])
 
@@ -194,7 +194,7 @@ def _gather(run: Effects, task: Task, kind: _Kind, layers: Sequence[int]) -> dic
         kept = neurons.read_state(run.store.url, layer, kind.name, kind.identity)
         states[layer] = kind.state(kept.values) if kept.shards else None
         counted[layer] = kept.shards
-    shards, anew = run.shards, from_images(run)
+    shards, anew = run.shards, passed_layers(run)
     work = [(s, tuple(at for at in layers if at in anew and s not in counted[at])) for s in shards]
     sources = [_states(run, task, [one for one in work if one[1]], kind.name)]
     sources += [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.cluster.work import LIBRARIES
 from storage.metadata import Metadata
-from storage.neurons import PIECE_BYTES, neuron_arrays, paths_of
+from storage.neurons import SHARD_BYTES, neuron_arrays, paths_of
 
 # Covariances of all layers together; beyond it variances alone are gathered.
 COVARIANCE_BYTES = 1 << 30
@@ -111,7 +111,7 @@ def project(
         for group in groups(meta, mlp_layers, k)
     )
     phases = (
-        3 * batch_size * coefficients + 4 * len(mlp_layers) * PIECE_BYTES,
+        3 * batch_size * coefficients + 4 * len(mlp_layers) * SHARD_BYTES,
         3 * batch_size * coefficients + 3 * second,
         5 * batch_size * coefficients + widest,
     )

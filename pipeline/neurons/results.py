@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.extraction.plan import parse_layers
 from pipeline.identity import over
-from storage.errors import FacetError, StoreError, Work
+from storage.errors import FacetError, Remedy, StoreError
 from storage.results import Result, finished_results
 from storage.store import Store
 
@@ -54,7 +54,7 @@ def latest_effects(store: Store, mlp_layers: Sequence[int]) -> Result:
             return result
     raise StoreError(
         f"no second-order effects of MLP layers {_listed(wanted)} in {store.url}",
-        Work.first(JOB, store.url, mlp_layers=_listed(wanted)),
+        Remedy.first(JOB, store.url, mlp_layers=_listed(wanted)),
     )
 
 
@@ -80,7 +80,7 @@ def second_order_result(
         raise StoreError(
             f"the second-order effects of MLP layers {_listed(mlp_layers)} in {store.url} are over "
             f"{result.provenance['images']:,} images, and other or more images are finished now",
-            Work.anew(JOB, store.url, mlp_layers=_listed(mlp_layers)),
+            Remedy.anew(JOB, store.url, mlp_layers=_listed(mlp_layers)),
         )
     return result
 

@@ -1,4 +1,4 @@
-"""What is known of one MLP layer's neurons on a run of images, from the store or from the model."""
+"""Coefficients, norms and peaks of one MLP layer, image by image: read back, or computed."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from pipeline.models import VisionModel
 from pipeline.telling import SILENT, Teller
 from pipeline.texts.encoding import store_model
 from storage import ledger, neurons
-from storage.errors import FacetError, StoreError, Work
+from storage.errors import FacetError, Remedy, StoreError
 from storage.store import Store
 
-from .phases import Effects, Keep, from_images, kept_quantities, lacking
+from .phases import Effects, Keep, kept_quantities, lacking, passed_layers
 from .plan import COVARIANCE_BYTES, NeuronProjection, covariance_bytes, groups, project
 
 
@@ -46,7 +46,7 @@ class EffectsSpec:
         return self.store_dtype or (max(kept) if kept else store.meta.store_dtype)
 
     def missing(self, store: Store) -> bool:
-        """Whether rows that are to be kept are not there."""
+        """Whether a finished shard lacks rows that are to be kept."""
         return any(
             shards
             for name in kept_quantities(self.keep)
@@ -67,7 +67,7 @@ def check_images(store: Store, max_bad: float, top_k: int) -> BadImages:
     """
     shards = store.done_shards()
     if not shards:
-        raise StoreError(f"no shard of {store.url} is finished", Work.first("extract", store.url))
+        raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
     bad = BadImages()
     for facts in ledger.read_facts(store.url, shards):
         bad.add(facts)
@@ -164,7 +164,7 @@ def plan_effects(
 
 def passes(run: Effects) -> int:
     """How often the images pass through the model, at most."""
-    anew = from_images(run)
+    anew = passed_layers(run)
     if not anew or run.keep == "coefficients":
         return 1 if anew else 0
     return 1 + len(groups(run.store.meta, anew, run.top_k))

@@ -177,7 +177,7 @@ def _direct(
     teller: Teller,
 ) -> Outcomes:
     """What becomes of images when contributions are ablated."""
-    plan = direct.Plan(
+    plan = direct.ShardStudy(
         url=store.url,
         where=ask.where,
         label_column=ask.label_column,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.heads.roles import KnownRoles
-from pipeline.neurons.answers import Term
+from pipeline.neurons.answers import CodeText
 
 from .figures import ablation_figures, roles_figure, textspan_figure
 from .html import data_url, section
@@ -22,7 +22,7 @@ TITLES = {
 }
 
 
-def signed(texts: Sequence[Term]) -> str:
+def signed(texts: Sequence[CodeText]) -> str:
     """``+ a red star · − snow``."""
     return " · ".join(f"{'+' if term.coefficient > 0 else '−'} {term.text}" for term in texts)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.neurons.about import Histogram, NeuronAnswer
-from pipeline.neurons.answers import Term
+from pipeline.neurons.answers import CodeText
 
 TEXTS = 8
 BLUE, RED = "#4a6fa5", "#b5523b"
@@ -49,7 +49,7 @@ def _pair(left: Axes, right: Axes, picture: NDArray, fires: NDArray, strongest: 
     )  # fmt: skip
 
 
-def _text_bars(axis: Axes, texts: Sequence[Term]) -> None:
+def _text_bars(axis: Axes, texts: Sequence[CodeText]) -> None:
     """Signed bars, the text beside each."""
     if not texts:
         axis.text(0.5, 0.5, "not coded", ha="center", va="center", color="#5b6575")

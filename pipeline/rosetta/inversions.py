@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
 from pipeline.telling import SILENT, Teller
-from storage.errors import FacetError, Work
+from storage.errors import FacetError, Remedy
 from storage.results import Result, finished_results
 from storage.rosetta import find_setup, read_cards, require_same
 
@@ -118,7 +118,7 @@ def load_models(url: str, guide: str | None, judge: str) -> InversionModels:
     if setup is None or setup.generator is None or not results:
         mining = {"generator": "microworld-generator", "models": "microworld-cnn"}
         raise FacetError(
-            f"no mining with a generator at {url}", Work.first("rosetta", url, **mining)
+            f"no mining with a generator at {url}", Remedy.first("rosetta", url, **mining)
         )
     mined = results[-1]
     pairs = _turned(mined.table("buddies").to_pandas(), setup.generator)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import ledger
-from storage.errors import FacetError, Work
+from storage.errors import FacetError, Remedy
 from storage.images import read_rows
 from storage.results import Result, finished_results
 from storage.rosetta import Setup, find_setup, read_cards, require_same
@@ -67,7 +67,7 @@ def open_mined(url: str) -> Mined:
     setup = find_setup(url)
     results = finished_results(url, "rosetta") if setup is not None else []
     if setup is None or not results:
-        raise FacetError(f"no results of rosetta in {url}", Work.first("rosetta", url))
+        raise FacetError(f"no results of rosetta in {url}", Remedy.first("rosetta", url))
     result = results[-1]
     cards = {card.name: card for card in read_cards(url).values()}
     models = {}

@@ -18,7 +18,7 @@ import zarr
 from pipeline.cluster.tasks import scan
 from pipeline.subsets import SubsetError, check_where, shard_rows
 from storage import neurons, urls
-from storage.errors import NotFinite, StoreError, Work
+from storage.errors import NotFinite, Remedy, StoreError
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.reductions import (
@@ -27,10 +27,10 @@ from storage.reductions import (
     Reduction,
     Reductions,
     all_reductions,
+    as_spans,
     axis_sizes,
     find_reductions,
     mean_shape,
-    runs,
     subset_url,
     write_reductions,
 )
@@ -83,7 +83,7 @@ def reduce_store(
             states = merge([states, wave])
             counted = {c: facts.counted(c) | set(shards[:count]) for c in group}
             facts = Facts(
-                where, facts.store, facts.shards | {c: runs(v) for c, v in counted.items()}
+                where, facts.store, facts.shards | {c: as_spans(v) for c, v in counted.items()}
             )
             write_reductions(store.url, store.meta, moments(states), facts)
             report(done + count)
@@ -110,7 +110,7 @@ def check(store: Store, where: str | None, components: Sequence[str]) -> None:
         )
     check_where(store, where)
     if not store.done_shards():
-        raise StoreError(f"no shard of {store.url} is finished", Work.first("extract", store.url))
+        raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
 
 
 def _missing(
@@ -252,7 +252,7 @@ def forget_shard(store: Store, shard: int) -> None:
         states = _states(found, store.meta)
         for name, part in shard_states(store.url, found.facts.where, group, shard).items():
             states[name] = remove(states[name], part)
-        left = {c: runs(found.facts.counted(c) - {shard}) for c in group}
+        left = {c: as_spans(found.facts.counted(c) - {shard}) for c in group}
         facts = replace(found.facts, shards=found.facts.shards | left)
         write_reductions(store.url, store.meta, moments(states), facts)
 

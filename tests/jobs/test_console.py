@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 from jobs import encode_texts, second_order, textspan
 from jobs.console import of_the_system, progress_bar, run_job, told
 from pipeline.cluster.logs import logger
-from storage.errors import FacetError, StoreError, Work
+from storage.errors import FacetError, Remedy, StoreError
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ def test_the_log_calls_a_job_what_the_store_calls_it(capsys, tmp_path, monkeypat
 
 
 def test_settings_are_told_as_flags_and_what_would_help_as_a_command():
-    error = StoreError("lower `batch_size`", Work.anew("second_order", "s", mlp_layers="1,2"))
+    error = StoreError("lower `batch_size`", Remedy.anew("second_order", "s", mlp_layers="1,2"))
     again = pickle.loads(pickle.dumps(error))  # as Ray brings a worker's error
     assert told(again) == (
         "lower --batch-size: run `facet second-order --store s --mlp-layers 1,2` again"
     )
-    mined = FacetError("nothing at {o}", Work.first("rosetta", "o"))
+    mined = FacetError("nothing at {o}", Remedy.first("rosetta", "o"))
     assert told(mined) == "nothing at {o}: run `facet rosetta --out o …` first"

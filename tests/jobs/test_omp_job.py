@@ -14,7 +14,7 @@ import torch
 from jobs import omp, show
 from pipeline.microworld.words import microworld_values
 from pipeline.neurons.answers import STRONGEST
-from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodePlan, layer_means
+from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodeStudy, layer_means
 from pipeline.neurons.codes import code_block
 from pipeline.neurons.coding import FoundCodes, read_directions
 from pipeline.neurons.maps import second_order_maps
@@ -139,7 +139,7 @@ def test_predictions_with_codes_are_those_of_effects_written_out(store, dictiona
     readout -= np.outer(readout @ mean, mean) / (mean @ mean)
     r = directions(store, KEPT)
     codes = code_block(dictionary.numpy(), r, "omp", (4, 6), written=True)
-    plan = CodePlan(
+    plan = CodeStudy(
         url=store.url,
         layer=KEPT,
         label_column="label",

@@ -91,7 +91,7 @@ def test_a_zarr_shard_stays_small_and_divides_the_shard():
     )
     for layer in (0, 9):
         spec = neurons.neuron_arrays(meta, layer, {"coefficients": "float16"})["coefficients"]
-        assert spec.shards[0] * spec.bytes_per_row <= neurons.PIECE_BYTES
+        assert spec.shards[0] * spec.bytes_per_row <= neurons.SHARD_BYTES
         assert 1024 % spec.shards[0] == 0
         assert spec.shards[0] % spec.chunks[0] == 0
 

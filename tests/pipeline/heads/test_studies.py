@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.heads import ablation, roles, studies
+from pipeline.heads.shares import shares
 from pipeline.stats.accuracy import ChanceWarning, add, count
 from pipeline.stats.reductions import reduce_store
 from pipeline.subsets import SubsetError
@@ -64,6 +65,16 @@ def store(tmp_path_factory) -> Store:
     return open_store(url)
 
 
+def test_shares_are_mean_projections_and_sum_to_one(store):
+    found = shares(store)
+    assert found.images == N - 1
+    e = store.embeddings().values.astype(float)
+    for layer, head in [(0, 0), (1, 2)]:
+        along = (store.heads(layer, head).values * e).sum(1) / (e**2).sum(1)
+        np.testing.assert_allclose(found.heads[layer, head], np.nanmean(along), rtol=1e-5)
+    np.testing.assert_allclose(found.heads.sum() + found.mlps.sum() + found.constants, 1, rtol=1e-5)
+
+
 def joint(store: Store, layer: int, head: int) -> np.ndarray:
     """A head's contributions on the published scale, (images, embed); NaN for the bad one."""
     norm = np.linalg.norm(store.embeddings().values.astype(float), axis=1)
@@ -109,7 +120,7 @@ def test_the_role_table_counts_the_texts_about_the_dominating_attribute():
     ]  # fmt: skip
 
 
-def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.Plan:
+def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.ShardStudy:
     rng = np.random.default_rng(1)
     classes = rng.normal(size=(3, 5))
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)
@@ -119,7 +130,7 @@ def plan_of(store: Store, steps: list[studies.Step], **changes) -> studies.Plan:
         "means": studies.reduced_means(reduce_store(store)),
         "ablations": [s.ablation for s in steps],
     }  # fmt: skip
-    return studies.Plan(**{**fields, **changes})
+    return studies.ShardStudy(**{**fields, **changes})
 
 
 ALL = ("mlps", "layers", "heads", "class-token", "textspan", "chosen")
