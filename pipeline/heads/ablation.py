@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.stats.accuracy import predicted_classes
-from pipeline.stats.moments import Moments, chunk, combine, finalize
 from storage.errors import NotFinite
 from storage.reductions import as_spans
 
@@ -84,26 +83,6 @@ class Means:
     mlps_sd: np.ndarray
     inverse_scale: float
     class_token_e: np.ndarray | None
-
-
-def reference_means(chunks: Iterable[StoredParts]) -> Means:
-    """Means over the images of all chunks."""
-    states: dict[str, list[Moments]] = {}
-    for parts in chunks:
-        rows = {
-            "heads": (parts.heads_blhk, parts.scale_b),
-            "mlps": (parts.mlps_bsd, parts.scale_b),
-            "one": (np.ones((len(parts.scale_b), 1)), parts.scale_b),
-        }
-        if parts.class_token_be is not None:
-            rows["class_token"] = (parts.class_token_be, parts.norm_b)
-        for name, (values, scale) in rows.items():
-            state = chunk(values, scale=scale, covariance=False)
-            states[name] = [combine([*states.get(name, []), state])]
-    if not states:
-        raise ValueError("the reference subset is empty: choose one that matches some images")
-    means = {name: finalize(state[0]).mean for name, state in states.items()}
-    return Means(means["heads"], means["mlps"], float(means["one"][0]), means.get("class_token"))
 
 
 @dataclass(frozen=True, eq=False)

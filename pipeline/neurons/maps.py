@@ -48,11 +48,6 @@ def check_mlp_layers(model: VisionModel, mlp_layers: Sequence[int]) -> None:
             )
 
 
-def coefficient_values(model: VisionModel, mlp_layers: Sequence[int]) -> int:
-    """Numbers that the coefficients of one image take: paths × neurons, over the layers."""
-    return sum(len(paths(model, layer)) for layer in mlp_layers) * model.mlp_width
-
-
 def check_neurons(model: VisionModel, neurons: Sequence[int]) -> None:
     """Refuse neurons that do not exist."""
     if bad := [n for n in neurons if not 0 <= n < model.mlp_width]:

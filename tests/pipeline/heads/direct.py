@@ -1,8 +1,10 @@
-"""TextSpan as Algorithm 1 prints it, on data matrices: slow, and the standard for the fast one."""
+"""Slow standards: TextSpan as Algorithm 1 prints it, on data matrices; means of all images."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from pipeline.heads.ablation import Means, StoredParts
 
 
 def direct_textspan(
@@ -50,3 +52,19 @@ def direct_textspan(
         c = c - along
         r = r - np.outer(r @ direction, direction)
     return picks, projected
+
+
+def reference_means(parts: StoredParts) -> Means:
+    """Mean contributions of images that are all at hand."""
+
+    def mean(values: np.ndarray, scale_b: np.ndarray) -> np.ndarray:
+        shape = (-1, *[1] * (values.ndim - 1))
+        return (values.astype(np.float64) / scale_b.reshape(shape)).mean(0)
+
+    token = parts.class_token_be
+    return Means(
+        mean(parts.heads_blhk, parts.scale_b),
+        mean(parts.mlps_bsd, parts.scale_b),
+        float((1 / parts.scale_b).mean()),
+        None if token is None else mean(token, parts.norm_b),
+    )

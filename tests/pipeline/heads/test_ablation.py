@@ -11,6 +11,7 @@ from pipeline.heads import ablation as ablate
 from pipeline.models import ModelMaps
 from pipeline.published import attention_bias_contributions, head_contributions, mlp_contributions
 from pipeline.stats.accuracy import ChanceWarning, accuracy_table, add, count, join
+from tests.pipeline.heads.direct import reference_means
 
 N, REFERENCE, L, H, K, D, E, C = 40, 60, 3, 2, 4, 9, 12, 5
 SIZE = ablate.ModelSize(L, H)
@@ -104,7 +105,7 @@ def test_logits_equal_those_of_the_expanded_joint_space(
     study: str, world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray]
 ) -> None:
     maps, parts, reference, classes = world
-    means = ablate.reference_means([reference])
+    means = reference_means(reference)
     found = list(ablate.logits(parts, means, ablate.Readout(maps, classes), STUDIES[study]))
     assert len(found) == 1 + len(STUDIES[study])
     for ablation, values in zip([SIZE.ablation("none"), *STUDIES[study]], found, strict=True):
@@ -121,31 +122,13 @@ def test_float32_and_float16_factors_give_the_same_logits_up_to_rounding(
         heads_blhk=parts.heads_blhk.astype(np.float16),
         mlps_bsd=parts.mlps_bsd.astype(np.float16),
     )
-    means = ablate.reference_means([reference])
+    means = reference_means(reference)
     studies = [*STUDIES["mlps"], *STUDIES["accumulated"], *STUDIES["spans"]]
     exact = ablate.logits(parts, means, ablate.Readout(maps, classes), studies)
     quick = ablate.logits(stored, means, ablate.Readout(maps, classes.astype(np.float32)), studies)
     for a, b in zip(exact, quick, strict=True):
         assert b.dtype == np.float32
         np.testing.assert_allclose(b, a, atol=5e-3)
-
-
-def test_reference_means_do_not_depend_on_chunking(
-    world: tuple[ModelMaps, ablate.StoredParts, ablate.StoredParts, np.ndarray],
-) -> None:
-    _, _, parts, _ = world
-    cut = [
-        ablate.StoredParts(
-            parts.heads_blhk[i], parts.mlps_bsd[i], parts.embedding_be[i], parts.ln_std_b[i]
-        )
-        for i in (slice(0, 7), slice(7, None))
-    ]
-    whole, merged = ablate.reference_means([parts]), ablate.reference_means(cut)
-    np.testing.assert_allclose(merged.heads_lhk, whole.heads_lhk, rtol=1e-12)
-    np.testing.assert_allclose(merged.mlps_sd, whole.mlps_sd, rtol=1e-12)
-    assert merged.inverse_scale == pytest.approx(whole.inverse_scale, rel=1e-12)
-    assert merged.class_token_e is None
-    assert whole.class_token_e is not None
 
 
 def test_bad_ablations_are_refused(
@@ -158,15 +141,13 @@ def test_bad_ablations_are_refused(
         SIZE.ablation("x", layers=[0], class_token=True)
     with pytest.raises(ValueError, match="7 random heads out of 6"):
         ablate.random_heads(SIZE, 7, 1)
-    with pytest.raises(ValueError, match="reference subset is empty"):
-        ablate.reference_means([])
     with pytest.raises(ValueError, match="encoded by the model of this store"):
         ablate.Readout(maps, classes[:, :-1])
     without = replace(reference, class_token_be=None)
     with pytest.raises(ValueError, match="`components` tokens"):
         ablate.predict(
             without,
-            ablate.reference_means([without]),
+            reference_means(without),
             ablate.Readout(maps, classes),
             STUDIES["class-token"],
         )

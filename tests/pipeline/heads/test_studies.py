@@ -15,6 +15,7 @@ from pipeline.texts.classes import Classes, PoolError
 from storage.errors import FacetError, StoreError
 from storage.images import write_images
 from storage.store import Store, create_store, open_store
+from tests.pipeline.heads.direct import reference_means
 from tests.storage import stores
 
 # No Ray: what a task does is the same in this process.
@@ -152,7 +153,7 @@ def test_shards_give_what_all_good_images_at_once_give(store):
         *(data[n].values[good] for n in ("heads", "mlps", "embedding", "ln_std")),
         data["tokens"].values[good, 0],
     )
-    means = ablation.reference_means([parts])
+    means = reference_means(parts)
     for name in ("heads_lhk", "mlps_sd", "inverse_scale", "class_token_e"):
         np.testing.assert_allclose(getattr(plan.means, name), getattr(means, name), rtol=1e-10)
     expected = ablation.predict(parts, means, plan.readout, plan.ablations)

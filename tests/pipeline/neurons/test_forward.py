@@ -12,7 +12,7 @@ from scipy.special import erf, expit, softmax
 from pipeline.extraction.decompose import Decomposer
 from pipeline.neurons.equal_share import equal_share_offset
 from pipeline.neurons.forward import NeuronPass
-from pipeline.neurons.maps import coefficient_values, paths, published_scale, second_order_maps
+from pipeline.neurons.maps import paths, published_scale, second_order_maps
 from tests.pipeline.neurons.forward_kit import TINY, golden_model, perturbed, random_images
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-10}
@@ -162,8 +162,6 @@ def test_several_layers_at_once_are_the_layers_one_by_one(tmp_path):
     for layer in (0, 2):
         alone = NeuronPass(model, [layer])(images)
         assert torch.equal(alone.coefficients[layer], together.coefficients[layer])
-    values = sum(s[0].numel() for s in together.coefficients.values())
-    assert coefficient_values(model, [0, 2]) == values
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
