@@ -158,7 +158,8 @@ def scan(
     state : State
         Of this wave.
     """
-    wave = SCANNED_PER_CPU * machines.cpus()
+    # This process does one item after the other, however many CPUs the machine has.
+    wave = SCANNED_PER_CPU * (1 if machines.here() else machines.cpus())
     with Tasks() as tasks:
         given = [tasks.share(value) for value in shared]
         for first in range(0, len(items), wave):
