@@ -125,7 +125,9 @@ def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
 
 
 def test_what_is_missing_is_made_by_a_command_that_names_the_place():
-    for job, option in (("textspan", "store"), ("second_order", "store"), ("rosetta", "out")):
+    for job, option in (
+        ("textspan", "store"), ("second_order", "store"), ("rosetta", "out"), ("invert", "out"),
+    ):  # fmt: skip
         with pytest.raises(StoreError) as caught:
             latest_result(ODD, job)
         (command,) = kit.of_spans(told(caught.value))
