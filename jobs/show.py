@@ -31,6 +31,7 @@ from pipeline.rosetta.answers import inverted
 from storage import open_store, urls
 from storage.errors import FacetError
 from storage.results import Result, latest_result
+from storage.rosetta import find_setup
 from storage.store import Store
 
 
@@ -117,6 +118,18 @@ def check(config: ShowConfig) -> None:
         refuse_unused(config, ["out"], "`facet show neuron …` and rosetta")
 
 
+def refuse_unwritable(config: ShowConfig, place: str) -> None:
+    """Refuse a place that pictures cannot be written to, before any is made.
+
+    Parameters
+    ----------
+    place : str
+        Where they go unless the configuration says otherwise.
+    """
+    if not config.json:
+        urls.check_writable(place if config.out is None else urls.absolute(config.out), "out")
+
+
 # -- what a store's results say ------------------------------------------------------------
 
 
@@ -176,8 +189,7 @@ def find_neuron(config: ShowConfig) -> Answer:
     assert config.layer is not None  # checked
     assert config.neuron is not None
     store = open_store(config.store)
-    if config.out is not None:
-        urls.check_writable(urls.absolute(config.out), "out")
+    refuse_unwritable(config, store.url)
     found, effects = about_neuron(store, config.layer, config.neuron, config.pretrained)
     if config.json:
         found = replace(found, texts=found.texts[: config.top])
@@ -217,9 +229,10 @@ def find_concepts(config: ShowConfig) -> Answer:
     """Concepts that all models share."""
     from pipeline.rosetta.page import find_dictionary  # imports models
 
-    if config.out is not None:
-        urls.check_writable(urls.absolute(config.out), "out")
-    found = find_dictionary(urls.absolute(config.store))
+    url = urls.absolute(config.store)
+    if config.out is not None or find_setup(url) is not None:  # no folder is made for nothing
+        refuse_unwritable(config, url)
+    found = find_dictionary(url)
     return Answer(found.result, False, found)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,15 @@ from pipeline.neurons import about
 from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.tables import CODES, NEURONS
 from pipeline.pages.plain import to_json
+from pipeline.rosetta import page
 from storage import urls
-from storage.errors import FacetError
+from storage.errors import FacetError, StoreError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
 from tests.pipeline.extraction.kit import extract_all, new_store
 from tests.pipeline.neurons.kit import CONFIG
 from tests.pipeline.rosetta.mined import mined
+from tests.refusals import refused
 from tests.tiny import write_config
 
 LAYER, NEURON, IMAGES, SHARD = 2, 7, 40, 16
@@ -199,6 +202,31 @@ def test_a_store(store, capsys):
 def test_pictures_are_not_asked_for_in_json(store):
     with pytest.raises(FacetError, match="--out belongs to pictures"):
         show.main(ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, out="x", json=True))
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_drawn(store, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object) -> None:
+        raise Begun
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(about, "about_neuron", begin)
+    monkeypatch.setattr(page, "find_dictionary", begin)
+    monkeypatch.setattr(show, "find_setup", lambda url: url)
+    monkeypatch.setattr(urls, "put_bytes", refuse)
+    asked = (
+        ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON),
+        ShowConfig("rosetta", store.url),
+    )
+    for config in asked:
+        with refused(StoreError, f"cannot write to {store.url}: .*Choose a --out where"):
+            show.main(config)
+        with pytest.raises(Begun):  # nothing is drawn
+            show.main(replace(config, json=True))
 
 
 def test_what_is_unknown_is_null_and_types_are_plain():
