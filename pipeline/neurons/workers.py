@@ -5,6 +5,7 @@ Both hand back states in the order of the shards, whatever order they end in.
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,7 +96,14 @@ class NeuronWorker:
             states = self._states(shard, layers, known, batches)
             bad = BadImages.of(map(str, known["index"]), known["error"].to_pylist())
             seconds = time.monotonic() - started
-        return Report(shard, len(known), bad.facts(), compute_seconds=seconds, value=states)
+        return Report(
+            shard,
+            len(known),
+            bad.facts(),
+            compute_seconds=seconds,
+            node=platform.node(),
+            value=states,
+        )
 
     def _states(
         self, shard: int, layers: tuple[int, ...], known: Any, batches: Iterable[Batch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -92,6 +93,7 @@ class Miner:
             bytes=written,
             compute_seconds=computed - started,
             write_seconds=time.monotonic() - computed,
+            node=platform.node(),
             value=item.tiles,
         )
 

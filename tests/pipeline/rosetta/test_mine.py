@@ -1,5 +1,7 @@
 """Small random models over pictures, in-process, against maps taken one by one."""
 
+import platform
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,7 @@ def test_mined_correlations_are_those_of_the_models_own_maps(two, listed):
         batches = [load_pictures(listed, at, at + 5, sizes) for at in (shard * 10, shard * 10 + 5)]
         report = miner.do(Item(shard, (tile,)), batches)
         assert (report.images, report.facts) == (10, {"bad": {}})
+        assert report.node == platform.node()  # the log says where
     assert miner.progress() == IMAGES
     assert read_part(listed, 1)["index"].to_pylist() == list(range(10, 20))
     merge_spans(listed, a, b, tile, [(0, 0), (1, 1)])
