@@ -28,7 +28,7 @@ second_order.main(second_order.SecondOrderConfig(mlp_layers="2", top_k=5, **kept
 omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape,
     label_column="shape", **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
-    study=("mlps-all", "neurons"), mlp_layers="2", **kept))
+    study=("mlps", "neurons"), mlp_layers="2", **kept))
 rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
     images=world, shard_size=8, **here))
 assert "ray" not in sys.modules
