@@ -170,7 +170,7 @@ def choose(
 ) -> tuple[Workers, int]:
     """Workers, and the bytes of sums that each may hold; refused where no machine can."""
     resources = machines.resources()
-    likely = actors or max(1, int(resources["GPU"] or resources["CPU"]))
+    likely = actors or (1 if machines.here() else max(1, int(resources["GPU"] or resources["CPU"])))
     cards = {slug: model.card for slug, model in models.items()}
     all_sums = plan.pass_bytes(wanted, cards)
     hold = min(plan.HOLD_BYTES, machines.memory() // (4 * likely), all_sums)
