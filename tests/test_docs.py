@@ -14,12 +14,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- run -->\n```(\w+)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
+# `name` (`file.py`)
+NAMED = re.compile(r"`(\w+)` \(`([\w/]+\.py)`\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     missing = [t for t in LINK.findall(page.read_text()) if not (page.parent / t).exists()]
     assert not missing
+
+
+def test_names_that_pages_give_of_files_are_there():
+    named = [found for page in PAGES for found in NAMED.findall(page.read_text())]
+    assert named
+    assert not [
+        (n, file) for n, file in named if not re.search(rf"\b{n}\b", (ROOT / file).read_text())
+    ]
 
 
 def test_what_a_new_job_imports_is_there():
