@@ -183,7 +183,7 @@ def same_or_grown(
     known = KnownImages(url, existing.images, sample(url, existing.images, existing.shard_size))
     with teller.wait("listing images"):
         new = sum(table.num_rows for table in known.new(tables))
-    meta = describe()
+    meta = _by_content(existing, describe())
     listed = replace(existing, images=meta.images, image_list_digest=meta.image_list_digest)
     require_same(listed, meta, url)
     store = open_store(url, mode="r+")
@@ -199,6 +199,14 @@ def same_or_grown(
     teller.say(f"{new:,} new images: appended to the {existing.images:,} of the store")
     check_room(url, replace(existing, images=new))
     return append(store, KnownImages(url, existing.images).new(list_source()))
+
+
+def _by_content(existing: Metadata, wanted: Metadata) -> Metadata:
+    """What is asked for: a weights file is known by what it holds, whatever it is called now."""
+    files = all(meta.weights.endswith(WEIGHT_SUFFIXES) for meta in (existing, wanted))
+    if files and wanted.weights_digest == existing.weights_digest:
+        return replace(wanted, weights=existing.weights)
+    return wanted
 
 
 def refuse_other_model(

@@ -93,6 +93,10 @@ def test_a_file_that_is_gone_is_asked_for_once(folder):
     effects(folder, pretrained=str(moved))
     assert remembered(store.url) == str(moved)
     store_model(store)
+    # The store goes on by another name of the same file, too, and keeps the one it was made with.
+    effects(folder, images="microworld:n=14,seed=1,split=test")
+    grown = open_store(store.url).meta
+    assert (grown.images, grown.weights) == (14, "w.safetensors")
 
 
 def test_a_file_that_has_changed_is_told_from_one_that_was_given(folder):
