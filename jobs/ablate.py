@@ -37,7 +37,7 @@ from pipeline.neurons.tables import EFFECTS
 from pipeline.pages import tables
 from pipeline.pages.figures import ablation_figures, png
 from pipeline.texts import load_classes, load_pool
-from pipeline.texts.classes import class_means, classes_digest, texts_digest
+from pipeline.texts.classes import PoolError, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import open_store, urls
 from storage.errors import FacetError
@@ -196,7 +196,10 @@ def pools_of(config: AblateConfig) -> list[tuple[str, tuple[str, ...]]]:
         return []
     pools = [load_pool(config.pool or "")]
     if "common-words" in config.baselines:
-        pools.append(load_pool(f"common-words:{len(pools[0].texts)}"))
+        try:
+            pools.append(load_pool(f"common-words:{len(pools[0].texts)}"))
+        except PoolError as error:  # nobody need have asked for them
+            raise PoolError(f"{error}; or do without these words: --baselines random") from error
     return [(pool.source, pool.texts) for pool in pools]
 
 

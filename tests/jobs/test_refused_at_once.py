@@ -1,6 +1,8 @@
 """Jobs that cannot write, or whose device is not there: refused before any work is done."""
 
 import errno
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -94,3 +96,11 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_starts(start, store, mo
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
     with refused(FacetError, "--device cuda: this machine has no GPU"):
         start(store)
+
+
+def test_words_to_compare_with_need_a_library_and_can_be_done_without(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    asked = ablate.AblateConfig("s", "microworld:shape", study=("textspan",), pool="microworld")
+    with refused(FacetError, r"pip install .*; or do without these words: --baselines random"):
+        ablate.pools_of(asked)
+    assert len(ablate.pools_of(replace(asked, baselines=("random",)))) == 1
