@@ -104,8 +104,9 @@ def project_model(config: PlanConfig, model: str) -> Scale:
         store_dtype=config.store_dtype,
         shard_size=config.shard_size,
     ).metadata(architecture, images=config.images)
-    patch = architecture.config["vision_cfg"]["patch_size"]
-    height, width = patch if isinstance(patch, list | tuple) else (patch, patch)
+    # Of an input that its patches fill; what they leave of another is less than a patch.
+    sides = zip(architecture.preprocess.size, architecture.grid, strict=True)
+    height, width = (pixels // patches for pixels, patches in sides)
     gpu = GPUS[config.gpu]
     tflops = (gpu.single if config.precision == "fp32" else gpu.half) * config.utilisation
     if config.images_per_second is not None:

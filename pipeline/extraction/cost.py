@@ -6,6 +6,7 @@ assumption, and stands in ``Assumptions`` or ``GPUS``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from storage.layout import (
@@ -136,7 +137,7 @@ def forward_flops(meta: Metadata, patch_values: int) -> int:
     t, d = meta.tokens, meta.width
     attention = 4 * t * d * d + 2 * t * t * d
     mlp = 2 * t * d * meta.mlp_width
-    embedding = (t - 1) * patch_values * d
+    embedding = math.prod(meta.grid) * patch_values * d
     return 2 * (embedding + meta.layers * (attention + mlp) + d * meta.embed)
 
 

@@ -10,6 +10,7 @@ import tyro
 from jobs import plan as job
 from jobs.plan import PlanConfig
 from storage.errors import FacetError
+from tests.tiny import tiny, write_config
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "scale.md"
 
@@ -70,3 +71,12 @@ def test_a_dearer_gpu_changes_the_dollars_and_nothing_else():
 def test_mistakes_are_refused(changes, message):
     with pytest.raises(FacetError, match=message):
         job.main(PlanConfig(**{"images": 1000, **changes}))
+
+
+def test_a_config_may_leave_the_size_of_its_patches_to_open_clip(tmp_path):
+    said = tiny({"patch_size": 16})
+    left = tiny()
+    del left["vision_cfg"]["patch_size"]
+    models = [write_config(tmp_path, c, f"{n}.json") for n, c in (("said", said), ("left", left))]
+    for cells in job.rows(PlanConfig(images=1000, model=tuple(models))).values():
+        assert cells[0] == cells[1]

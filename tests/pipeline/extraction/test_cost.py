@@ -52,6 +52,11 @@ def test_four_hundred_million_images_by_hand(plan):
     assert plan.objects["contributions.zarr"] == 8 * 97_657 + 8 + 1 + 3 * 2
 
 
+def test_registers_are_no_patches():
+    more = replace(LARGE, tokens=261, prefix=5)
+    assert forward_flops(more, 588) - forward_flops(more, 0) == 2 * 256 * 588 * 1024
+
+
 def test_hours_and_dollars_by_hand(plan):
     t, d = 257, 1024
     layer = 4 * t * d * d + 2 * t * t * d + 2 * t * d * 4096
