@@ -169,8 +169,10 @@ def run_job(main: Callable[[Config], object], config: Config) -> None:
             print(stopped(error), file=sys.stderr)
             raise SystemExit(130) from None
         raise
-    result = getattr(found, "result", None)  # where it is kept, of jobs that keep one
-    logs.event("finished", **({} if result is None else {"result": result.url}))
+    result = getattr(
+        found, "result", None
+    )  # of jobs that keep one, or its place, of one that shows
+    logs.event("finished", **({} if result is None else {"result": getattr(result, "url", result)}))
 
 
 def of_the_system(error: BaseException) -> str | None:

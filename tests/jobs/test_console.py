@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import RayTaskError
@@ -12,6 +13,7 @@ from jobs import encode_texts, second_order, textspan
 from jobs.console import of_the_system, progress_bar, run_job, told
 from pipeline.cluster.logs import logger
 from storage.errors import FacetError, Remedy, StoreError
+from storage.results import Result
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ def test_settings_are_finite(capsys, value):
 def test_a_run_that_ends_well_is_finished_once(capsys):
     run_job(lambda config: None, StoppedConfig())
     assert [e["event"] for e in said(capsys)[0]] == ["started", "finished"]
+
+
+@pytest.mark.parametrize("result", ["s/results/one", Result("s/results/one", "one", {}, {})])
+def test_where_a_result_is_stands_in_the_log(capsys, result):
+    run_job(lambda config: SimpleNamespace(result=result), StoppedConfig())
+    assert said(capsys)[0][-1]["result"] == "s/results/one"
 
 
 @pytest.mark.parametrize(
