@@ -114,7 +114,7 @@ def things(out: Path) -> dict[str, Callable[[], Any]]:
 def placeless(value: Any, out: Path) -> Any:
     """A JSON value as it would be wherever the demo is kept; results without their digests."""
     text = json.dumps(value).replace(json.dumps(str(out))[1:-1], "…")
-    return json.loads(re.sub(r"\b[0-9a-f]{16}\b", "…", text))
+    return json.loads(re.sub(r'(?<=["/])[0-9a-f]{16}(?=["/])', "…", text))
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
