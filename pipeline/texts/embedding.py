@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from pipeline.models.text_tower import encode_tokens, last_read
 from storage.errors import NotFinite
 
 from .classes import PoolError
@@ -54,12 +55,15 @@ def encode_texts(
         raise PoolError("no texts to encode: the pool is empty")
     device = next(model.parameters()).device
     length: int = model.context_length  # type: ignore[assignment]
-    encode: Callable[..., torch.Tensor] = model.encode_text  # type: ignore[assignment]
+    tokens_mt = tokenizer(list(texts), context_length=length).to(device)
+    last_m = last_read(model, tokens_mt)
+    ends_m = torch.full((len(texts),), length) if last_m is None else last_m.cpu() + 1
+    order_m = ends_m.argsort(stable=True)
     rows = [
-        encode(tokenizer(list(part), context_length=length).to(device), normalize=normalize)
-        for part in (texts[i : i + batch] for i in range(0, len(texts), batch))
+        encode_tokens(model, tokens_mt[part_b.to(device)], int(ends_m[part_b[-1]]), normalize)
+        for part_b in order_m.split(batch)
     ]
-    found = torch.cat(rows).float().cpu().numpy()
+    found = torch.cat(rows)[order_m.argsort().to(device)].float().cpu().numpy()
     if lost := np.flatnonzero(~np.isfinite(found).all(1)).tolist():
         raise NotFinite(
             f"the embeddings of {len(lost)} of {len(texts)} texts hold NaN or infinite numbers, "
