@@ -6,7 +6,7 @@ import xarray as xr
 
 from storage import urls
 from storage.errors import NotFinite, StoreError
-from storage.reductions import runs
+from storage.reductions import as_spans
 from storage.results import (
     ask_again,
     find_result,
@@ -79,5 +79,5 @@ def test_figures_are_known_and_finite_unless_the_law_says_otherwise(tmp_path, ba
 
 
 def test_runs_of_shards():
-    assert runs([]) == []
-    assert runs({5, 1, 2, 3, 9}) == [(1, 3), (5, 5), (9, 9)]
+    assert as_spans([]) == []
+    assert as_spans({5, 1, 2, 3, 9}) == [(1, 3), (5, 5), (9, 9)]
