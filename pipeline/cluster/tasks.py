@@ -31,7 +31,8 @@ class _Done:
 
 
 class Tasks:
-    """Tasks that have been started; what has not ended is cancelled with the block.
+    """Tasks that have been started; what is still waited for is cancelled with the block, and what
+    has been given to another task ends by itself.
 
     In this process a task is done as it is started.
 

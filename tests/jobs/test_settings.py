@@ -56,8 +56,7 @@ SHOWN = {
         "::test_a_classes_file_of_another_content_and_means_over_other_images",
         "study label_column where heads pool layers texts_per_head baselines mlp_layers": HERE
         + "test_settings_of_ablations",
-        "batch_size device num_actors": "tests/pipeline/neurons/test_ablation.py"
-        "::test_the_model_runs_where_coefficients_are_not_kept",
+        "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "second-order": {
