@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := demo
-.PHONY: demo check test soak lint types env clean
+.PHONY: demo check test quick-tests ray-tests soak lint types env clean
 
 env: .venv/ready
 
@@ -27,11 +27,17 @@ lint: env
 types: env
 	$(BIN)/mypy storage pipeline jobs
 
-check: lint types
+check: lint types quick-tests
+
+# Tests that start Ray wait more than they compute: the quick ones run beside them.
+test: lint types
+	$(MAKE) --jobs 2 quick-tests ray-tests
+
+quick-tests: env
 	$(BIN)/python -m pytest -m 'not ray and not cluster'
 
-test: lint types
-	$(BIN)/python -m pytest
+ray-tests: env
+	$(BIN)/python -m pytest -m 'ray or cluster'
 
 soak: env
 	FACET_SOAK_KILLS=50 $(BIN)/python -m pytest -s tests/integration/test_soak.py
