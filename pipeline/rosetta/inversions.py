@@ -7,6 +7,7 @@ and edits the generator's own maps (Gandelsman 2025, 4.4 and Table 4.1).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,6 +233,18 @@ def _sought(
             total = total - search.beta * guidance.similarity(maps, units)
         return total
 
+    return _pictures(generator, loss, start, search, name, teller)
+
+
+def _pictures(
+    generator: UnitModel,
+    loss: Callable[[Tensor, list[Tensor]], Tensor],
+    start: Tensor,
+    search: Search,
+    name: str,
+    teller: Teller,
+) -> Tensor:
+    """Pictures of the latents that a search ends in."""
     with teller.bar(f"{name}: steps", search.steps) as move:
         found = invert(
             generator, loss, start, steps=search.steps, rate=search.rate, alpha=search.alpha,
@@ -314,11 +327,5 @@ def _edited(
         ) -> Tensor:
             return -guide.similarity(maps, wanted)
 
-        with teller.bar(f"{name}: steps", search.steps) as move:
-            found = invert(
-                generator, loss, start, steps=search.steps, rate=search.rate, alpha=search.alpha,
-                report=move,
-            )  # fmt: skip
-        with torch.no_grad():
-            result[name] = generator.maps(found)[0]
+        result[name] = _pictures(generator, loss, start, search, name, teller)
     return result
