@@ -115,12 +115,12 @@ def share_plot(found: Shares) -> Figure:
             colour = "white" if abs(value) > 0.6 * top else "black"
             left.text(head, layer, f"{value:.1%}", ha="center", va="center", color=colour, size=9)
     figure.colorbar(image, ax=left, format="{x:.0%}")
-    names = ["embedding", *(f"MLP {layer}" for layer in range(len(found.mlps) - 1))]
+    names = ["start", *(f"MLP {layer}" for layer in range(len(found.mlps) - 1))]
     right.barh(names, found.mlps, color="#4a6fa5")
     right.axvline(0, color="black", lw=0.8)
     right.invert_yaxis()
     right.xaxis.set_major_formatter("{x:.0%}")
-    right.set_title("embedding and MLPs")
+    right.set_title("start and MLPs")
     return figure
 
 
