@@ -12,6 +12,7 @@ before beside it, in one sitting.
 
 import argparse
 import ctypes
+import fcntl
 import json
 import os
 import pty
@@ -25,8 +26,6 @@ import tempfile
 import time
 from pathlib import Path
 from termios import TIOCSWINSZ
-
-import fcntl
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of what we start come to us
 IMAGES = "microworld:n=200,seed=1,split=test"
