@@ -14,7 +14,7 @@ from pipeline.heads.shares import shares
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import most_selective
 from pipeline.pages.heads import ablation_sections, textspan_sections
-from pipeline.pages.html import extraction_sections, section, write_page
+from pipeline.pages.html import Section, extraction_sections, link, page, section
 from pipeline.pages.neurons import neuron_sections
 from pipeline.rosetta.page import find_dictionary, write_dictionary
 from pipeline.texts.encoding import store_model
@@ -64,9 +64,8 @@ def main(config: DemoConfig) -> None:
     ablated = ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
     reader = NeuronReader(store, store_model(store), MLP_LAYER, effects.result, coded.result)
     chosen = [reader.about(n) for n in most_selective(effects.neurons, MLP_LAYER)]
-    page = config.out / "index.html"
-    write_page(
-        page,
+    place = config.out / "index.html"
+    shown = page(
         "Facet: what was found",
         f"{store.meta.architecture} taken apart over {store.meta.source}.",
         [
@@ -77,17 +76,18 @@ def main(config: DemoConfig) -> None:
             shared_section(config.out),
         ],
     )
-    console.print(f"{page.absolute()} shows what was found ({time.monotonic() - started:.0f} s)")
+    urls.put_bytes(str(place), shown.encode())
+    console.print(f"{place.absolute()} shows what was found ({time.monotonic() - started:.0f} s)")
 
 
-def shared_section(out: Path) -> str:
+def shared_section(out: Path) -> Section:
     """Find the units that three models share; a link to a page of their own, and how true."""
     mined = str(out / "rosetta")
     rosetta.main(replace(SHARED, out=mined))
     found = find_dictionary(mined, concepts=8, images=100, draws=1)
     write_dictionary(found, urls.absolute(str(out / "dictionary")))
-    facts = section("Units that models share", rows=list(found.facts.items()))
-    return f'{facts}<p><a href="dictionary/dictionary.html">The dictionary with pictures</a></p>'
+    pictures = link("the dictionary with pictures", "dictionary/dictionary.html")
+    return section("Units that models share", rows=list(found.facts.items()), links=[pictures])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pipeline.heads.roles import KnownRoles
 from pipeline.neurons.answers import CodeText
 
 from .figures import ablation_figures, roles_figure, textspan_figure
-from .html import data_url, section
+from .html import Section, data_url, section
 
 TITLES = {
     "mlps": "All MLPs replaced by their means",
@@ -27,7 +27,7 @@ def signed(texts: Sequence[CodeText]) -> str:
     return " · ".join(f"{'+' if term.coefficient > 0 else '−'} {term.text}" for term in texts)
 
 
-def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = None) -> list[str]:
+def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = None) -> list[Section]:
     """Heads in words; and, where the truth is known, which attribute each follows.
 
     Parameters
@@ -65,7 +65,7 @@ def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = Non
     return sections
 
 
-def ablation_sections(table: pd.DataFrame) -> list[str]:
+def ablation_sections(table: pd.DataFrame) -> list[Section]:
     """Accuracy when parts are replaced by their means, a section a study."""
     whole = table[table["scope"] == "all"]
     baseline = whole[whole["study"] == "none"].iloc[0]

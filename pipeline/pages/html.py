@@ -1,15 +1,19 @@
-"""The page that shows what was found: one section a job, assembled into ``index.html``."""
+"""The page that shows what was found: one file, of sections, with all that it shows inside."""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
 from humanize import naturalsize
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,30 +28,93 @@ TEMPLATES = jinja2.Environment(
 )
 
 
+@dataclass(frozen=True)
+class Made:
+    """How a result came to be.
+
+    Attributes
+    ----------
+    command : str
+        As it was typed.
+    when : str
+        Empty where it is not known.
+    """
+
+    command: str
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of a page. All texts are escaped but those that ``link`` makes.
+
+    Attributes
+    ----------
+    title, name : str
+        ``name`` is its address in the page.
+    found : str
+        The sentence on top: what was found, and how sure it is.
+    notes : sequence of str
+        What warns of taking it for more.
+    text : str
+        How picture and table are read.
+    plots : sequence of str
+        Data URLs, or SVG.
+    pictures : sequence of (str, str)
+        Data URLs with what stands below.
+    header : sequence of str
+    rows : sequence of sequences
+    links : sequence of str
+        Other sections about the same, as ``link`` makes them.
+    made : Made or None
+    """
+
+    title: str
+    name: str
+    found: str = ""
+    notes: Sequence[str] = ()
+    text: str = ""
+    plots: Sequence[str] = ()
+    pictures: Sequence[tuple[str, str]] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
+    links: Sequence[str] = ()
+    made: Made | None = None
+
+
 def section(
     title: str,
     text: str = "",
     *,
-    pictures: Sequence[tuple[str, str]] = (),
-    plot: str = "",
-    header: Sequence[str] = (),
-    rows: Sequence[Sequence[object]] = (),
-) -> str:
-    """One section as HTML; everything given is escaped."""
-    return TEMPLATES.get_template("section.html").render(
-        title=title, text=text, pictures=pictures, plot=plot, header=header, rows=rows
+    name: str = "",
+    plot: str | Sequence[str] = (),
+    **parts: Any,
+) -> Section:
+    """A section; its address is made of its title unless it is given."""
+    plots = [plot] if isinstance(plot, str) else plot
+    return Section(title, name or slug(title), text=text, plots=[p for p in plots if p], **parts)
+
+
+def slug(title: str) -> str:
+    """A title as an address: letters, digits and hyphens."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def link(text: str, url: str) -> str:
+    """A link, for a table's cell or a section's links; ``#name`` leads to another section."""
+    return Markup('<a href="{}">{}</a>').format(url, text)
+
+
+def anchor(text: str, name: str) -> str:
+    """A cell of a table that links may lead to."""
+    return Markup('<span id="{}">{}</span>').format(name, text)
+
+
+def page(title: str, lead: str, sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
+    """The whole page as HTML: lead, notes, contents list, sections."""
+    return TEMPLATES.get_template("page.html").render(
+        title=title, lead=lead, sections=sections, notes=notes
     )
-
-
-def page(title: str, lead: str, sections: Sequence[str]) -> str:
-    """The whole page as HTML, from its sections."""
-    return TEMPLATES.get_template("page.html").render(title=title, lead=lead, sections=sections)
-
-
-def write_page(path: Path, title: str, lead: str, sections: Sequence[str]) -> None:
-    """The page as a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(title, lead, sections))
 
 
 def data_url(image: Image.Image | Figure) -> str:
@@ -60,7 +127,7 @@ def data_url(image: Image.Image | Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list[str]:
+def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list[Section]:
     """What an extraction shows: pictures, who wrote how much, how exact it is, the store."""
     table = store.images(0, min(pictures, store.meta.images))
     shown = [

@@ -10,11 +10,11 @@ from pipeline.neurons.about import NeuronAnswer
 from pipeline.neurons.truth import NeuronTruth, truth_facts
 
 from .heads import signed
-from .html import data_url, section
+from .html import Section, data_url, section
 from .neuron_figure import BLUE, neuron_figure
 
 
-def neuron_sections(neurons: Sequence[NeuronAnswer], truth: NeuronTruth | None) -> list[str]:
+def neuron_sections(neurons: Sequence[NeuronAnswer], truth: NeuronTruth | None) -> list[Section]:
     """Neurons of one layer, one section each; first how true the layer's texts are.
 
     Parameters

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.pages.figures import png
-from pipeline.pages.html import data_url, section
+from pipeline.pages.html import Section, data_url, section
 from storage.rosetta import Card
 
 from .models import unit_maps
@@ -194,7 +194,7 @@ def pictures_of(found: Sequence[Entry]) -> dict[str, bytes]:
     return {f"concept-{e.concept.number:05d}.png": png(figure(e)) for e in found}
 
 
-def dictionary_sections(found: Sequence[Entry], pictures: dict[str, bytes]) -> list[str]:
+def dictionary_sections(found: Sequence[Entry], pictures: dict[str, bytes]) -> list[Section]:
     """A section each, in the order given; pictures lie inside the page."""
     return [
         section(

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pipeline.pages.html import data_url, page, section
+from pipeline.pages.html import Section, data_url, page, section
 
 from .inversions import Inversions
 from .models import pictures
@@ -32,7 +32,7 @@ def inversion_files(found: Inversions, lead: str) -> dict[str, bytes]:
     return files | {"index.html": whole.encode()}
 
 
-def _figures(found: Inversions) -> str:
+def _figures(found: Inversions) -> Section:
     cells = [
         (r.loss, f"{r.psnr:.2f}", f"{r.ssim:.3f}", f"{r.perceptual:.3f}")
         for r in found.figures.itertuples()

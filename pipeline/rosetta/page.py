@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.pages.html import page, section
+from pipeline.pages.html import Section, page, section
 from pipeline.provenance import revision, versions
 from storage import urls
 from storage.errors import FacetError
@@ -129,7 +129,7 @@ def write_dictionary(found: Dictionary, folder: str) -> str:
     return place
 
 
-def truth_sections(table: pd.DataFrame | None) -> list[str]:
+def truth_sections(table: pd.DataFrame | None) -> list[Section]:
     """What the concepts are about, and how true that is; nothing where the truth is not known."""
     if table is None:
         return []
