@@ -44,8 +44,8 @@ def test_what_a_new_job_imports_is_there():
             assert all(hasattr(module, alias.name) for alias in node.names), node.module
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+def test_the_tree_of_the_docs_is_the_tree():
+    tree = (ROOT / "docs" / "tree.md").read_text().split("```")[1]
     folder, listed = ROOT, set()
     for line in filter(None, tree.splitlines()):
         nested = line.startswith(" ")
@@ -53,11 +53,11 @@ def test_the_tree_in_the_readme_is_the_tree():
         assert names, line
         for name in names:
             place = folder / name if nested else ROOT / name
-            assert place.exists(), f"{place} is in the README's tree"
+            assert place.exists(), f"{place} is in docs/tree.md"
             listed.add(place)
         folder = folder if nested else ROOT / names[0]
     there = {p for layer in ("storage", "pipeline", "jobs") for p in (ROOT / layer).glob("[!_]*")}
-    assert there <= listed, "a file or a wing is not in the README's tree"
+    assert there <= listed, "a file or a wing is not in docs/tree.md"
 
 
 @pytest.mark.cluster

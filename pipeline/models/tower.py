@@ -5,7 +5,7 @@ tail. What the tail reads of the stream, the class token for example, is linear 
 and MLP wrote; so the decomposition needs no more of a block than its attention, its MLP and their
 weights. ``docs/add-a-family.md`` says how a family is added.
 
-Axis letters are those of the README's glossary.
+Axis letters are those of docs/glossary.md.
 """
 
 from __future__ import annotations
