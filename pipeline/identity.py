@@ -23,7 +23,7 @@ from .provenance import revision
 # its place, images and weights; the content of a pool or of classes for their names.
 MEANS = frozenset(
     {
-        "store", "images", "model", "pretrained", "pool", "classes",
+        "store", "out", "images", "model", "pretrained", "pool", "classes",
         "device", "num_actors", "workers", "batch_size", "max_bad",
     }
 )  # fmt: skip
@@ -45,7 +45,7 @@ def over(store: Store, shards: Iterable[int] | None = None) -> dict[str, Any]:
         By default all that are finished.
     """
     found = sorted(store.done_shards() if shards is None else shards)
-    facts = json.dumps(list(ledger.read_facts(store.url, found)), sort_keys=True)
+    facts = json.dumps(list(ledger.read_facts(store.data, found)), sort_keys=True)
     return {
         "store": store.meta.digest(),
         "shards": [list(r) for r in as_spans(found)],

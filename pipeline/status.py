@@ -115,7 +115,7 @@ def status(store: Store) -> Status:
         url=url,
         model=f"{meta.architecture} ({meta.weights})",
         source=meta.source,
-        extraction=extraction(url, meta, time.time()),
+        extraction=extraction(store.data, meta, time.time()),
         neurons=[
             {
                 "layer": layer,

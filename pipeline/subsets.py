@@ -222,7 +222,7 @@ def shard_rows(store: Store, shard: int, where: str | None = None) -> tuple[pa.T
     """
     start, stop = store.meta.rows(shard)
     rows = store.images(start, stop)
-    ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
+    ok = np.asarray(ledger.read_part(store.data, shard)["ok"])
     matched = rows if where is None else rows.filter(parse_where(where, rows.schema))
     chosen = np.zeros(stop - start, bool)
     chosen[np.asarray(matched["index"]) - start] = True

@@ -1,22 +1,27 @@
 """Lengthening a store: images appended to its list become further rows of every array.
 
+A view of a store follows it.
+
 Every step may be cut short and done again: the metadata, written last, alone says how many
 images there are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pyarrow as pa
 import zarr
 
-from . import ledger, neurons, urls
+from . import ledger, neurons, urls, views
 from .arrays import consolidate
+from .errors import StoreError
 from .images import ListDigest, append_images, read_rows
 from .layout import CONTRIBUTIONS, ROWS_PER_IMAGE_PART
-from .metadata import Metadata
+from .metadata import Metadata, parse
+from .reductions import all_reductions, subset_url
 from .store import Store, open_store
 
 
@@ -51,11 +56,53 @@ def grow(store: Store, tables: Iterable[pa.Table]) -> Store:
         urls.remove(ledger.part_url(store.url, shard))
         neurons.forget_shards(store.url, {shard})
     group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
-    for array in _image_arrays(group):
-        array.resize((meta.images, *array.shape[1:]))
+    _lengthen(group, meta.images)
     group.attrs.update({"facet": meta.to_json()})
     consolidate(group)
     return open_store(store.url, mode="r+")
+
+
+def follow(store: Store) -> None:
+    """Have a view forget what its store no longer is: that may have grown, or been mended.
+
+    Whoever works with a view begins with this; nothing is changed in what is no view. Shards that
+    were done again since the view was worked with last count as not looked at.
+
+    Raises
+    ------
+    StoreError
+        If another store stands where the view's stood.
+    """
+    view = None if store.data == store.url else views.find_view(store.url)
+    if view is None:
+        return
+    before = parse(view.facet)
+    listed = replace(
+        before, images=store.meta.images, image_list_digest=store.meta.image_list_digest
+    )
+    if listed.digest() != store.meta.digest() or before.images > store.meta.images:
+        raise StoreError(
+            f"{store.url} holds what was found of another store than the one that is at "
+            f"{store.data} now: choose another place"
+        )
+    times = ledger.finished_at(store.data)
+    again = {s for s in range(store.meta.shards) if times.get(s, math.inf) > view.until}
+    if again:
+        for found in all_reductions(store.url, store.meta):
+            if any(again & found.facts.counted(component) for component in found.facts.shards):
+                urls.remove(subset_url(store.url, found.facts.where))
+        neurons.forget_shards(store.url, again)
+    if store.meta.images > before.images and neurons.kept_layers(store.url):
+        group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
+        _lengthen(group, store.meta.images)
+        consolidate(group)
+    views.note(store.data, store.url, store.meta)
+
+
+def _lengthen(group: zarr.Group, images: int) -> None:
+    """Give every array along the images room for so many."""
+    for array in _image_arrays(group):
+        array.resize((images, *array.shape[1:]))
 
 
 def _image_tables(url: str, images: int) -> Iterator[pa.Table]:

@@ -107,7 +107,8 @@ def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], 
     if not wanted:
         return
     root = urls.join(url, CONTRIBUTIONS)
-    zarr.open_group(urls.zarr_store(urls.join(root, NEURONS), read_only=False), mode="a")
+    for place in (root, urls.join(root, NEURONS)):  # a view has none but neurons
+        zarr.open_group(urls.zarr_store(place, read_only=False), mode="a")
     group = zarr.open_group(urls.zarr_store(group_url(url, mlp_layer), read_only=False), mode="a")
     arrays.create_arrays(group, neuron_arrays(meta, mlp_layer, wanted).values(), overwrite=True)
     if "path_layer" not in group:

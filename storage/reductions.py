@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -185,28 +186,31 @@ def write_reductions(
     arrays.write_dataset(subset_url(url, facts.where), data, {"facet": attributes}, chunks)
 
 
-def find_reductions(url: str, meta: Metadata, where: str | None) -> Reductions | None:
-    """A subset's reductions; None where there are none of this very store."""
-    return _find(url, meta, subset_name(where))
+def find_reductions(
+    url: str, meta: Metadata, where: str | None, data: str | None = None
+) -> Reductions | None:
+    """A subset's reductions; None where there are none of this very store.
+
+    ``data`` is where the store's model is, if that is not where reductions are kept.
+    """
+    return _find(url, meta, subset_name(where), data)
 
 
 def all_reductions(url: str, meta: Metadata) -> list[Reductions]:
     """The reductions of every subset that was reduced."""
     names = urls.list_names(urls.join(url, REDUCTIONS))
-    found = (_find(url, meta, name) for name in names if "." not in name)
+    found = (_find(url, meta, name, None) for name in names if "." not in name)
     return [reductions for reductions in found if reductions is not None]
 
 
-def _find(url: str, meta: Metadata, name: str) -> Reductions | None:
+def _find(url: str, meta: Metadata, name: str, data: str | None) -> Reductions | None:
     place = urls.join(url, REDUCTIONS, name)
     if not urls.exists(urls.join(place, "zarr.json")):
         return None
     raw: Any = urls.open_group(place, mode="r").attrs.get("facet")
     if raw is None or raw["store"] != meta.digest():
         return None
-    facts = of_json(Facts, raw, place)
-    model = arrays.open_dataset(urls.join(url, MODEL))
-    return Reductions(arrays.open_dataset(place), model, facts, url)
+    return Reductions(arrays.open_dataset(place), of_json(Facts, raw, place), url, data or url)
 
 
 class Reductions:
@@ -219,8 +223,12 @@ class Reductions:
     facts : Facts
     """
 
-    def __init__(self, data: xr.Dataset, model: xr.Dataset, facts: Facts, url: str) -> None:
-        self.data, self.facts, self._model, self._url = data, facts, model, url
+    def __init__(self, data: xr.Dataset, facts: Facts, url: str, store: str) -> None:
+        self.data, self.facts, self._url, self._store = data, facts, url, store
+
+    @cached_property
+    def _model(self) -> xr.Dataset:
+        return arrays.open_dataset(urls.join(self._store, MODEL))
 
     def array(self, name: str) -> xr.DataArray:
         """One array, such as ``heads_covariance``; ``StoreError`` where it was not reduced."""

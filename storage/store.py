@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from . import arrays, images, ledger, neurons, urls
+from . import arrays, images, ledger, neurons, urls, views
 from .errors import Remedy, StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, parse, require_same
@@ -22,7 +22,27 @@ Mode = Literal["r", "r+"]
 
 
 def find_metadata(url: str) -> Metadata | None:
-    """The metadata of the store at a URL; None where none was ever finished being created."""
+    """The metadata of the store at a URL, or of that which a view there is of.
+
+    None where no store was ever finished being created.
+    """
+    return _find(url)[1]
+
+
+def _find(url: str) -> tuple[str, Metadata | None]:
+    """Where the data are of the store that is opened by a URL, and its metadata."""
+    meta = _metadata(url)
+    if meta is not None or (data := views.source(url)) is None:
+        return url, meta
+    meta = _metadata(data)
+    if meta is None:
+        raise StoreError(
+            f"{url} holds what was found of the store at {data}, and that is gone: put it back"
+        )
+    return data, meta
+
+
+def _metadata(url: str) -> Metadata | None:
     if not urls.exists(urls.join(url, CONTRIBUTIONS, "zarr.json")):
         return None
     group = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
@@ -57,7 +77,7 @@ def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> St
 
 
 def open_store(url: str, mode: Mode = "r") -> Store:
-    """Open a store.
+    """Open a store, or a view of one.
 
     Parameters
     ----------
@@ -72,10 +92,30 @@ def open_store(url: str, mode: Mode = "r") -> Store:
         If there is no store, or one whose creation was never finished.
     """
     url = urls.absolute(url)
-    meta = find_metadata(url)
+    data, meta = _find(url)
     if meta is None:
         raise StoreError(f"no store at {url}", Remedy.first("extract", url))
-    return Store(url, meta, mode)
+    return Store(url, meta, mode, data)
+
+
+def open_view(url: str, place: str) -> Store:
+    """Open a store that may only be read, with a place for what is found of it.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    place : str
+        Local path or object-store URL. Later, ``open_store(place)`` does the same.
+
+    Raises
+    ------
+    StoreError
+        If the place is a store, or belongs to another store, or cannot be written to.
+    """
+    url, place = urls.absolute(url), urls.absolute(place)
+    views.make(url, place, open_store(url).meta)
+    return open_store(place)
 
 
 class Store:
@@ -84,14 +124,17 @@ class Store:
     Attributes
     ----------
     url : str
+        Where what is found of it is kept, and by what it is named.
+    data : str
+        Where its images, contributions and ledger are: another place where ``url`` is a view.
     meta : Metadata
     mode : {"r", "r+"}
     arrays : dict of str to ArraySpec
         The arrays of ``contributions.zarr`` that have an image axis.
     """
 
-    def __init__(self, url: str, meta: Metadata, mode: Mode) -> None:
-        self.url, self.meta, self.mode = url, meta, mode
+    def __init__(self, url: str, meta: Metadata, mode: Mode, data: str | None = None) -> None:
+        self.url, self.meta, self.mode, self.data = url, meta, mode, data or url
         self.arrays = {spec.name: spec for spec in contribution_arrays(meta)}
         self._group: zarr.Group | None = None
 
@@ -105,11 +148,11 @@ class Store:
 
     @cached_property
     def _contributions(self) -> xr.Dataset:
-        return arrays.open_images(urls.join(self.url, CONTRIBUTIONS), self.meta.shard_size)
+        return arrays.open_images(urls.join(self.data, CONTRIBUTIONS), self.meta.shard_size)
 
     @cached_property
     def _model(self) -> xr.Dataset:
-        return arrays.open_dataset(urls.join(self.url, MODEL)).load()
+        return arrays.open_dataset(urls.join(self.data, MODEL)).load()
 
     def contributions(self) -> xr.Dataset:
         """Everything in ``contributions.zarr``, lazy, in dask blocks of one shard; float32."""
@@ -173,7 +216,7 @@ class Store:
         where : str, optional
             The condition that the subset was reduced with; all images unless given.
         """
-        found = find_reductions(self.url, self.meta, where)
+        found = find_reductions(self.url, self.meta, where, self.data)
         if found is None:
             raise StoreError(
                 "no reductions of this subset", Remedy.first("reduce", self.url, where=where)
@@ -199,14 +242,14 @@ class Store:
 
     def images(self, start: int = 0, stop: int | None = None) -> pa.Table:
         """The image table, or its rows ``start … stop-1``."""
-        return images.read_rows(self.url, start, self.meta.images if stop is None else stop)
+        return images.read_rows(self.data, start, self.meta.images if stop is None else stop)
 
     def ledger(self) -> pa.Table:
         """What became of each image of the finished shards."""
-        return ledger.read_ledger(self.url)
+        return ledger.read_ledger(self.data)
 
     def done_shards(self) -> set[int]:
-        return ledger.done_shards(self.url)
+        return ledger.done_shards(self.data)
 
     def validate(self, sources: ReadAgain | None = None) -> list[str]:
         """Every fault of the store, as one line each; empty if it is sound and finished.
@@ -227,7 +270,7 @@ class Store:
                 f"validate(sources={sources!r}): give what reads images again, "
                 "`from pipeline.images.again import digests`"
             )
-        return faults(self.url, self.meta, sources)
+        return faults(self.data, self.meta, sources, kept=self.url)
 
     def size(self) -> dict[str, tuple[int, int]]:
         """Files and bytes of every part, ``{name: (files, bytes)}``."""
@@ -273,6 +316,8 @@ class Store:
         """
         if self.mode != "r+":
             raise StoreError(f"the store at {self.url} was opened read-only")
+        if self.data != self.url:
+            raise StoreError(f"{self.url} is a view: the store is at {self.data}")
         start, stop = self.meta.rows(shard)
         wrong = [
             n for n, v in values.items() if v.shape != (stop - start, *self.arrays[n].shape[1:])

@@ -20,18 +20,24 @@ ReadAgain = Callable[[pa.Table], Sequence[tuple[str | None, str | None]]]
 SHOWN = 3
 
 
-def faults(url: str, meta: Metadata, sources: ReadAgain | None = None) -> list[str]:
-    """Every fault of a store, one line each; empty if it is sound and finished."""
+def faults(
+    url: str, meta: Metadata, sources: ReadAgain | None = None, *, kept: str | None = None
+) -> list[str]:
+    """Every fault of a store, one line each; empty if it is sound and finished.
+
+    ``kept`` is where its neurons are, unless they are in the store itself.
+    """
+    kept = kept or url
     found = [*_group_faults(url, MODEL, model_arrays(meta))]
     found += _group_faults(url, CONTRIBUTIONS, contribution_arrays(meta))
     found += _image_table_faults(url, meta)
     done = ledger.done_shards(url)
     for shard in sorted(done - set(range(meta.shards))):
         found.append(f"ledger: {ledger.part_url(url, shard)} belongs to no shard of this store")
-    for layer in neurons.kept_layers(url):
+    for layer in neurons.kept_layers(kept):
         name = urls.join(CONTRIBUTIONS, neurons.NEURONS, str(layer))
-        specs = neurons.neuron_arrays(meta, layer, neurons.kept(url, layer))
-        found += _group_faults(url, name, list(specs.values()))
+        specs = neurons.neuron_arrays(meta, layer, neurons.kept(kept, layer))
+        found += _group_faults(kept, name, list(specs.values()))
     if found:
         return found  # the shards cannot be read without their frame
     group = urls.open_group(urls.join(url, MODEL), mode="r")
@@ -48,9 +54,9 @@ def faults(url: str, meta: Metadata, sources: ReadAgain | None = None) -> list[s
             found += wrong
         else:
             found.append(f"shard {shard} (images {start}-{stop - 1}): not finished")
-    for layer in neurons.kept_layers(url):
-        for quantity in neurons.kept(url, layer):
-            found += _neuron_faults(url, meta, layer, quantity)
+    for layer in neurons.kept_layers(kept):
+        for quantity in neurons.kept(kept, layer):
+            found += _neuron_faults(kept, meta, layer, quantity)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from . import urls
+from . import urls, views
 
 PLACE = "weights.json"
 
@@ -18,6 +18,8 @@ def remember(url: str, file: str | Path) -> None:
 
 
 def remembered(url: str) -> str | None:
-    """The path that was noted last; None where none was."""
+    """The path that was noted last, in a view or in its store; None where none was."""
     place = urls.join(url, PLACE)
+    if not urls.exists(place) and (store := views.source(url)) is not None:
+        place = urls.join(store, PLACE)
     return str(json.loads(urls.read_bytes(place))["file"]) if urls.exists(place) else None

@@ -148,7 +148,7 @@ def value_states(url: str, where: str | None, attributes: Sequence[str], shard: 
     if not chosen.any():
         return {}
     start, stop = store.meta.rows(shard)
-    data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
+    data = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     ((_, read),) = chosen_rows(data, ["heads"], start, chosen)
     heads = read["heads"]
     scale = image_scales(data, start, stop)[1][chosen]

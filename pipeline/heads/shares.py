@@ -47,7 +47,7 @@ def shares(store: Store) -> Shares:
     mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
     machines.connect()
-    for part in each(shard_shares, sorted(store.done_shards()), store.url, maps):
+    for part in each(shard_shares, sorted(store.done_shards()), store.data, maps):
         heads += part.heads
         mlps += part.mlps
         constants += part.constants

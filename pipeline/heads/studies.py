@@ -194,7 +194,7 @@ def _parts(
     store: Store, shard: int, chosen: np.ndarray, class_token: bool
 ) -> Iterator[ablate.StoredParts]:
     """The chosen images of a shard, a bounded number at a time."""
-    data: Any = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
+    data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     names = ["heads", "mlps", "embedding", "ln_std", *(["tokens"] if class_token else [])]
     step = max(1, READ_BYTES // sum(store.arrays[n].bytes_per_row for n in names))
     for _, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):

@@ -56,8 +56,8 @@ def load_again(store: Store, index: int) -> Image.Image:
     row = store.images(index, index + 1).to_pylist()[0]
     data = read_bytes(row)
     shard, at = divmod(index, store.meta.shard_size)
-    if urls.exists(ledger.part_url(store.url, shard)):
-        was = ledger.read_part(store.url, shard)["sha256"][at].as_py()
+    if urls.exists(ledger.part_url(store.data, shard)):
+        was = ledger.read_part(store.data, shard)["sha256"][at].as_py()
         if was is not None and hashlib.sha256(data).hexdigest() != was:
             raise BadImage(OTHER)
     return to_image(row, data)

@@ -271,7 +271,7 @@ class NeuronStudy:
     def image_number(self, count: int) -> int:
         """The ``count``-th image that is ok, or the last."""
         for shard in sorted(self.store.done_shards()):
-            known = ledger.read_part(self.store.url, shard)
+            known = ledger.read_part(self.store.data, shard)
             numbers = np.asarray(known["index"])[np.asarray(known["ok"])]
             if count <= len(numbers):
                 return int(numbers[count - 1])

@@ -63,8 +63,8 @@ class Rows:
 def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
     """Rows of a finished shard whose coefficients are kept, a bounded number at a time."""
     start, _ = store.meta.rows(shard)
-    ok = np.asarray(ledger.read_part(store.url, shard)["ok"])
-    data: Any = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
+    ok = np.asarray(ledger.read_part(store.data, shard)["ok"])
+    data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
     per_image = 4 * len(neurons.paths_of(store.meta, mlp_layer)) * store.meta.mlp_width
     step = max(1, ROW_BYTES // per_image)

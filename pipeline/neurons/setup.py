@@ -69,13 +69,13 @@ def check_images(store: Store, max_bad: float, top_k: int) -> BadImages:
     if not shards:
         raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
     bad = BadImages()
-    for facts in ledger.read_facts(store.url, shards):
+    for facts in ledger.read_facts(store.data, shards):
         bad.add(facts)
     images = sum(stop - start for start, stop in map(store.meta.rows, shards))
     if bad.total() > max_bad * store.meta.images:
         raise TooManyBadImages(
             f"{bad.total()} of {store.meta.images} images are bad, more than `max_bad` "
-            f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.url} names every one."
+            f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.data} names every one."
         )
     if images - bad.total() < top_k:
         raise FacetError(

@@ -38,7 +38,7 @@ Wanted = tuple[int, tuple[int, ...]]
 def read_shard(task: Task, url: str, mlp_layer: int, shard: int) -> Any:
     """The state of one shard from the coefficients that the store keeps."""
     store = open_store(url, mode="r+")
-    sink = task.open(store, mlp_layer, shard, ledger.read_part(url, shard))
+    sink = task.open(store, mlp_layer, shard, ledger.read_part(store.data, shard))
     for rows in stored_rows(store, mlp_layer, shard):
         sink.add(rows)
     return sink.close()
@@ -92,7 +92,7 @@ class NeuronWorker:
         with self._computing:
             started = time.monotonic()
             shard, layers = wanted
-            known = ledger.read_part(self.store.url, shard)
+            known = ledger.read_part(self.store.data, shard)
             states = self._states(shard, layers, known, batches)
             bad = BadImages.of(map(str, known["index"]), known["error"].to_pylist())
             seconds = time.monotonic() - started
@@ -135,7 +135,8 @@ class NeuronWork(Work[Wanted, States]):
 
     Attributes
     ----------
-    url : str
+    url, data : str
+        Of the store, and of its images.
     meta : Metadata
     model : VisionModel
         On the CPU, float32.
@@ -146,6 +147,7 @@ class NeuronWork(Work[Wanted, States]):
     """
 
     url: str
+    data: str
     meta: Metadata
     model: VisionModel
     task: Task | PictureTask
@@ -165,7 +167,7 @@ class NeuronWork(Work[Wanted, States]):
     def ahead(self, wanted: Wanted) -> list[tuple[Any, ...]]:
         """The shard's pictures, decoded."""
         rows, resize = self.meta.rows(wanted[0]), self.model.preprocess.resize
-        return batch_calls(self.url, *rows, self.workers.batch_size, resize)
+        return batch_calls(self.data, *rows, self.workers.batch_size, resize)
 
     def shard(self, wanted: Wanted) -> int:
         """The first of the two."""
@@ -198,7 +200,7 @@ def from_model(
     report, say : callable
         As ``over_shards`` has them.
     """
-    work = NeuronWork(store.url, store.meta, model, task, workers, memory)
+    work = NeuronWork(store.url, store.data, store.meta, model, task, workers, memory)
     with over_shards(
         work, wanted, workers.actors, in_order=True, report=report, say=say
     ) as finished:

@@ -74,7 +74,7 @@ def reduce_store(
     """
     chosen = available_components(store.meta) if components is None else tuple(components)
     check(store, where, chosen)
-    found = find_reductions(store.url, store.meta, where)
+    found = find_reductions(store.url, store.meta, where, store.data)
     facts = Facts(where, store.meta.digest()) if found is None else found.facts
     states = {} if found is None else _states(found, store.meta)
     done = 0
@@ -128,7 +128,7 @@ def _missing(
 
 def missing_shards(store: Store, where: str | None, components: Sequence[str]) -> int:
     """How many shards ``reduce_store`` would read."""
-    found = find_reductions(store.url, store.meta, where)
+    found = find_reductions(store.url, store.meta, where, store.data)
     facts = Facts(where, store.meta.digest()) if found is None else found.facts
     return sum(map(len, _missing(store, facts, components).values()))
 
@@ -164,7 +164,7 @@ def chosen_states(
     states = {r.name: _no_rows(r, store.meta) for r in wanted}
     if not chosen.any():
         return states
-    data = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r")
+    data = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     norm, scale = image_scales(data, start, stop)
     if (lost := chosen & ~(np.isfinite(scale) & (scale > 0))).any():
         raise NotFinite(
