@@ -33,8 +33,11 @@ from .errors import StoreError
 
 S3 = ("s3", "s3a")
 GOOGLE = ("gs", "gcs")
+WEB = ("http", "https")
+# Schemes whose clients are installed by request: pip install 'facet-interp[EXTRA]'.
+EXTRAS = {**dict.fromkeys(S3, "s3"), **dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(WEB, "http")}
 # Schemes that people write with too few slashes; a local path that begins so is never meant.
-FAR = (*S3, *GOOGLE, "http", "https", "abfs", "az", "hdfs", "hf", "file")
+FAR = (*S3, *GOOGLE, *WEB, "abfs", "az", "hdfs", "hf", "file")
 ATTEMPTS = 8  # about half a minute of pauses that double, where the user has set nothing
 # s3fs wraps botocore's attempts twice more, each of which would multiply them by its own 5. Once
 # again is kept for bodies that break off, which botocore does not see.
@@ -101,6 +104,19 @@ def refuse_unknown(url: str) -> None:
     )
 
 
+def refuse_absent(scheme: str) -> None:
+    """Raise ``NoClient`` if URLs of a scheme need a package that is not installed."""
+    if scheme not in EXTRAS:
+        return
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        raise NoClient(
+            f"{scheme}:// needs packages that are not installed: "
+            f"pip install 'facet-interp[{EXTRAS[scheme]}]', here and on every node"
+        ) from error
+
+
 def refuse_credentials(url: str) -> None:
     """Raise ``StoreError`` if a URL carries credentials: URLs are printed and kept."""
     scheme, there, rest = url.partition("://")
@@ -131,6 +147,7 @@ def object_store(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
     refuse_credentials(url)
     refuse_unknown(url)
     scheme = urlsplit(url).scheme
+    refuse_absent(scheme)
     if scheme in GOOGLE:
         # Every failed try comes with its trace; what fails in the end is said by `naming`.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
@@ -146,8 +163,7 @@ def object_store(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
             fs = kind(**{**kind._get_kwargs_from_urls(url), **options})
             path = fs._strip_protocol(url)
     except (ImportError, ValueError) as error:
-        how = ": pip install 'facet-interp[gcs]', here and on every node" * (scheme in GOOGLE)
-        raise NoClient(f"{scheme}:// needs a client that is not here{how} ({error})") from error
+        raise NoClient(f"{scheme}:// needs a client that is not here ({error})") from error
     if scheme in S3:
         fs.retries = S3FS_ATTEMPTS
     return fs, path

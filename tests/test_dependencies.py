@@ -15,6 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
+EXTRAS = ("s3", "gcs", "http", "words", "cluster")
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -38,19 +39,43 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_named_and_what_is_named_is_imported():
     extras = PROJECT["optional-dependencies"]
-    named = names(PROJECT["dependencies"] + extras["gcs"] + extras["words"])
+    named = names(PROJECT["dependencies"] + [r for extra in EXTRAS for r in extras[extra]])
     assert imported() | BY_OTHERS == named
 
 
-@pytest.mark.parametrize("extra", ["gcs", "words"])
-def test_development_has_every_extra(extra):
-    (own,) = (r for r in PROJECT["optional-dependencies"]["dev"] if r.startswith(PROJECT["name"]))
-    assert extra in own
+def test_development_has_every_extra():
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {*EXTRAS, "all", "dev"}
+    assert extras["all"] == [f"{PROJECT['name']}[{','.join(EXTRAS)}]"]
+    assert f"{PROJECT['name']}[all]" in extras["dev"]
+
+
+def test_an_object_store_and_the_web_are_not_needed_where_nothing_is_read_from_them(tmp_path):
+    """Taking a model apart over pictures of this disk, with nothing but what is always there."""
+    absent = ["s3fs", "botocore", "gcsfs", "aiohttp", "wordfreq"]
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({absent!r}); from jobs import cli; "
+        "sys.argv[1:] = 'extract --images microworld:n=8,seed=1,split=test --model microworld"
+        f" --pretrained microworld --store {tmp_path} --workers here'.split(); cli.main()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
 @pytest.mark.parametrize(
     ("absent", "code", "extra"),
     [
+        ("s3fs", "from storage import open_store; open_store('s3://b/x')", "s3"),
+        ("botocore", "from storage import open_store; open_store('s3://b/x')", "s3"),
+        (
+            "aiohttp",
+            "from pipeline.images.listing import list_images; list_images('http://h/x.tar')",
+            "http",
+        ),
+        (
+            "aiohttp",
+            "from pipeline.images.addresses import Addresses; Addresses().read('http://h/x')",
+            "http",
+        ),
         ("gcsfs", "from storage.objects import object_store; object_store('gs://b/x')", "gcs"),
         ("wordfreq", "from pipeline.texts import load_pool; load_pool('common-words:5')", "words"),
     ],

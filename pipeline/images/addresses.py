@@ -19,13 +19,12 @@ import pyarrow.compute as pc
 import tenacity
 
 from storage.errors import StoreError
-from storage.objects import NoClient, is_local, refuse_credentials
+from storage.objects import WEB, NoClient, is_local, refuse_absent, refuse_credentials
 
 from . import files
 from .errors import BadImage, SourceUnavailable, shortened
 from .files import read_web, read_whole, with_retries
 
-WEB = ("http", "https")
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 LONGEST = 4096  # characters: neither file systems nor web servers take more
 # Pictures written out in a table: base64 of JPEG, PNG, GIF, WebP and TIFF begins so.
@@ -61,9 +60,13 @@ class Addresses:
             Nothing is there, or what is asked answers with an error or, on the web, not at all.
         SourceUnavailable
             An object store does not answer, refuses its user, or fails for ``IN_A_ROW`` images
-            one after the other; a disk fails.
+            one after the other; a disk fails; what reads such addresses is not installed.
         """
         scheme, host = _parts(address)
+        try:
+            refuse_absent(scheme)
+        except NoClient as error:
+            raise SourceUnavailable(str(error)) from error
         if scheme in WEB:
             return self._web(address, host)
         try:
