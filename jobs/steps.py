@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from humanize import naturalsize
 
-from jobs.console import console, progress_bar
+from jobs.console import TELLER, console, progress_bar
 from pipeline.cluster import machines
 from pipeline.stats.reductions import check, missing_shards, reduce_store
 from pipeline.texts.encoding import Encoded, TextEncoder
@@ -34,5 +34,4 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
 
 def embedded(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:
     """Embeddings of texts, read back or made."""
-    with progress_bar(f"texts of {source}", len(texts)) as move:
-        return encoder.encode(source, texts, move)
+    return encoder.encode(source, texts, TELLER)

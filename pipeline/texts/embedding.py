@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.models.text_tower import encode_tokens, last_read
 from storage.errors import NotFinite
@@ -14,6 +15,8 @@ from .classes import PoolError
 
 # What a tokenizer of open_clip is: texts and a length in, (texts, length) token ids out.
 Tokenizer = Callable[..., torch.Tensor]
+# What one pass takes at most: much to multiply at once, and yet seconds on one CPU.
+TEXTS, TOKENS = 256, 4096
 
 
 def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> int:
@@ -25,15 +28,12 @@ def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: i
     return int((longer[:, -1] != pad).sum())
 
 
-@torch.inference_mode()
-def encode_texts(
-    model: torch.nn.Module,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    batch: int = 256,
-    normalize: bool = True,
-) -> np.ndarray:
-    """Embeddings of texts in the joint space.
+class Passes:
+    """Texts through a text tower, a batch at a time; the longest go first, whatever their order.
+
+    In a causal tower a batch is computed no further than its longest text goes. What a text gets
+    is then what it gets alone and at full length, but for the rounding of sums in another order:
+    below 1e-6 in a float32 row of unit length.
 
     Parameters
     ----------
@@ -44,30 +44,71 @@ def encode_texts(
     texts : sequence of str
         Those over the context length are cut off by the tokenizer: see ``count_too_long``.
     batch : int
+        Texts in one pass, at most.
     normalize : bool
         Rows of unit length, as zero-shot classification and the published TextSpan have them.
 
-    Returns
-    -------
-    (M, E) float32
+    Attributes
+    ----------
+    batches : list of (B,) int64
+        Which texts pass together: together each text is there once.
+    tokens_m : (text,) int64
+        Tokens that are computed of each text.
     """
-    if not texts:
-        raise PoolError("no texts to encode: the pool is empty")
-    device = next(model.parameters()).device
-    length: int = model.context_length  # type: ignore[assignment]
-    tokens_mt = tokenizer(list(texts), context_length=length).to(device)
-    last_m = last_read(model, tokens_mt)
-    ends_m = torch.full((len(texts),), length) if last_m is None else last_m.cpu() + 1
-    order_m = ends_m.argsort(stable=True)
-    rows = [
-        encode_tokens(model, tokens_mt[part_b.to(device)], int(ends_m[part_b[-1]]), normalize)
-        for part_b in order_m.split(batch)
-    ]
-    found = torch.cat(rows)[order_m.argsort().to(device)].float().cpu().numpy()
-    if lost := np.flatnonzero(~np.isfinite(found).all(1)).tolist():
-        raise NotFinite(
-            f"the embeddings of {len(lost)} of {len(texts)} texts hold NaN or infinite numbers, "
-            f"the first is that of {texts[lost[0]]!r}: the text tower's weights are finite and "
-            "its numbers are not. Give other weights"
-        )
-    return found
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        batch: int = TEXTS,
+        normalize: bool = True,
+    ) -> None:
+        if not texts:
+            raise PoolError("no texts to encode: the pool is empty")
+        self.model, self.texts, self.normalize = model, texts, normalize
+        self.device = next(model.parameters()).device
+        length: int = model.context_length  # type: ignore[assignment]
+        self._tokens_mt = tokenizer(list(texts), context_length=length)
+        last_m = last_read(model, self._tokens_mt)
+        ends_m = torch.full((len(texts),), length) if last_m is None else last_m + 1
+        self.tokens_m = ends_m.numpy()
+        self.batches = in_batches(self.tokens_m, batch)
+
+    @torch.inference_mode()
+    def embed(self, batch_b: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embeddings of one of the batches, (B, E)."""
+        length = int(self.tokens_m[batch_b].max())
+        tokens_bt = self._tokens_mt[torch.from_numpy(batch_b)].to(self.device)
+        found = encode_tokens(self.model, tokens_bt, length, self.normalize).float().cpu().numpy()
+        if len(lost := np.flatnonzero(~np.isfinite(found).all(1))):
+            raise NotFinite(
+                f"the embeddings of {len(lost)} of {len(batch_b)} texts hold NaN or infinite "
+                f"numbers, the first is that of {self.texts[batch_b[lost[0]]]!r}: the text "
+                "tower's weights are finite and its numbers are not. Give other weights"
+            )
+        return found
+
+
+def in_batches(tokens_m: NDArray[np.int64], most: int = TEXTS) -> list[NDArray[np.int64]]:
+    """Texts that pass the tower together, by falling length over all of them."""
+    order_m = np.argsort(-tokens_m, kind="stable")
+    batches = []
+    while len(order_m):
+        size = min(most, max(1, TOKENS // int(tokens_m[order_m[0]])))
+        batches.append(order_m[:size])
+        order_m = order_m[size:]
+    return batches
+
+
+def encode_texts(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    batch: int = TEXTS,
+    normalize: bool = True,
+) -> NDArray[np.float32]:
+    """Embeddings of texts in the joint space, (M, E), in the texts' order: see ``Passes``."""
+    passes = Passes(model, tokenizer, texts, batch, normalize)
+    rows = np.vstack([passes.embed(batch_b) for batch_b in passes.batches])
+    return rows[np.argsort(np.concatenate(passes.batches))]

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 import xarray as xr
+from humanize import naturaldelta
+from numpy.typing import NDArray
 
 from pipeline.models import ModelError, ModelSpec, VisionModel, load_model, open_clip
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.provenance import revision, versions
+from pipeline.telling import SILENT, Teller
 from storage import urls
 from storage.arrays import refuse_not_finite
 from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.metadata import Metadata
-from storage.results import Result, config_digest, find_result, save_result
+from storage.results import Result, config_digest, find_result, result_url, save_result
 from storage.store import Store
 from storage.weights import remember, remembered
 
 from .classes import texts_digest
-from .embedding import Tokenizer, count_too_long, encode_texts
+from .embedding import Passes, Tokenizer, count_too_long
+from .kept import met_before, read_parts, remove_parts, write_part
 
 JOB = "encode_texts"
-BATCH = 256
+# A part is kept after so much work: what a stop can cost.
+PART_SECONDS = 20.0
+# What is said of the time that work will take is measured for so long, and said of longer work.
+MEASURED_SECONDS, WORTH_SAYING = 2.0, 10.0
 # The table that a result keeps.
 TEXTS = pa.schema({"text": pa.string()})
 
@@ -160,21 +169,21 @@ class TextEncoder:
         self.store, self.pretrained = store, pretrained
         self._model: VisionModel | None = None
 
-    def encode(
-        self,
-        source: str,
-        texts: Sequence[str],
-        report: Callable[[int], None] = lambda done: None,
-    ) -> Encoded:
+    def encode(self, source: str, texts: Sequence[str], teller: Teller = SILENT) -> Encoded:
         """Unit embeddings of texts, from the store's results or, if new, put there.
+
+        What is new is encoded longest first and kept in parts meanwhile: a stop costs the work of
+        ``PART_SECONDS`` at most, and the run that goes on makes the same rows, to the last bit.
+        Texts that finished results of the same model hold are taken from there: what they passed
+        the tower with was another batch, which is below 1e-6.
 
         Parameters
         ----------
         source : str
             What they are, for people.
         texts : sequence of str
-        report : callable
-            Called with the number of texts done so far.
+        teller : Teller
+            Told how much there is to do, how long it will take, and how far it is.
         """
         config = {
             "texts": texts_digest(texts),
@@ -183,30 +192,33 @@ class TextEncoder:
             "normalize": True,
         }
         kept = find_result(self.store.url, JOB, config)
-        result = kept or self._encode(source, texts, config, report)
-        if kept:
-            report(len(texts))
+        result = kept or self._encode(source, texts, config, teller)
         rows = result.arrays("embeddings")["embedding"].values
         refuse_not_finite(f"the embeddings in {result.url}", rows)
         return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
 
     def _encode(
-        self,
-        source: str,
-        texts: Sequence[str],
-        config: dict[str, object],
-        report: Callable[[int], None],
+        self, source: str, texts: Sequence[str], config: dict[str, Any], teller: Teller
     ) -> Result:
-        urls.check_writable(self.store.url)
+        url = self.store.url
+        urls.check_writable(url)
+        place = result_url(url, JOB, config)
         if self._model is None:
-            self._model = store_model(self.store, self.pretrained)
+            with teller.wait(f"loading the model that encodes {source}"):
+                self._model = store_model(self.store, self.pretrained)
         module, tokenizer = self._model.module, tokenizer_of(self._model)
-        rows = []
-        for first in range(0, len(texts), BATCH):
-            rows.append(encode_texts(module, tokenizer, texts[first : first + BATCH], BATCH))
-            report(first + len(rows[-1]))
-        return save_result(
-            self.store.url,
+        rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
+        for at, found in (
+            *met_before(url, JOB, config["weights_digest"], texts),
+            *read_parts(place),
+        ):
+            rows[at] = found
+        left_m = np.flatnonzero(np.isnan(rows[:, 0]))
+        if len(left_m):
+            passes = Passes(module, tokenizer, [texts[i] for i in left_m.tolist()])
+            self._fill(source, rows, left_m, passes, place, teller)
+        result = save_result(
+            url,
             JOB,
             config,
             {
@@ -217,5 +229,47 @@ class TextEncoder:
                 "revision": revision(),
             },
             tables={"texts": pa.table({"text": list(texts)}, TEXTS)},
-            arrays={"embeddings": xr.Dataset({"embedding": (("text", "embed"), np.vstack(rows))})},
+            arrays={"embeddings": xr.Dataset({"embedding": (("text", "embed"), rows)})},
+        )
+        remove_parts(place)
+        return result
+
+    def _fill(
+        self,
+        source: str,
+        rows: NDArray[np.float32],
+        left_m: NDArray[np.int64],
+        passes: Passes,
+        place: str,
+        teller: Teller,
+    ) -> None:
+        """Encode the texts whose rows are left; parts that were kept stay beside the new ones."""
+        total, before = int(passes.tokens_m.sum()), len(rows) - len(left_m)
+        teller.say(
+            f"{source}: {len(left_m):,} texts to encode, {total:,} tokens"
+            + (f"; {before:,} texts were encoded before" if before else "")
+        )
+        started = kept_at = time.monotonic()
+        done, told, part = 0, False, []
+        with teller.bar(f"tokens of {source}", total, "finished parts are kept") as move:
+            for batch_b in passes.batches:
+                at = left_m[batch_b]
+                rows[at] = passes.embed(batch_b)
+                part.append(at)
+                done += int(passes.tokens_m[batch_b].sum())
+                move(done)
+                now = time.monotonic()
+                if not told and now - started >= MEASURED_SECONDS:
+                    told = True
+                    _say_estimate((now - started) * (total - done) / done, teller)
+                if now - kept_at >= PART_SECONDS:
+                    write_part(place, np.concatenate(part), rows[np.concatenate(part)])
+                    kept_at, part = now, []
+
+
+def _say_estimate(seconds: float, teller: Teller) -> None:
+    if seconds >= WORTH_SAYING:
+        teller.say(
+            f"this takes about {naturaldelta(seconds)} more; what is done is kept every "
+            f"{PART_SECONDS:.0f} s, and the same command goes on from it"
         )

@@ -100,7 +100,8 @@ def test_texts_are_the_models_own_and_read_back(store):
     words = ["a red star", "two moons", "snow"]
     encoder = TextEncoder(store)
     first = encoder.encode("words", words)
-    np.testing.assert_array_equal(first.embeddings, embed(model.module, tokenizer_of(model), words))
+    passed = embed(model.module, tokenizer_of(model), words)  # "snow" was met in another pool
+    np.testing.assert_allclose(first.embeddings, passed, rtol=0, atol=1e-6)
     assert first.result.table("texts")["text"].to_pylist() == words
     again = TextEncoder(store)
     np.testing.assert_array_equal(again.encode("words", words).embeddings, first.embeddings)
