@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -208,10 +209,9 @@ class TextEncoder:
                 self._model = store_model(self.store, self.pretrained)
         module, tokenizer = self._model.module, tokenizer_of(self._model)
         rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
-        for at, found in (
-            *met_before(url, JOB, config["weights_digest"], texts),
-            *read_parts(place),
-        ):
+        weights = config["weights_digest"]
+        before = [met_before(of, JOB, weights, texts) for of in {url, self.store.data}]
+        for at, found in chain(*before, read_parts(place)):
             rows[at] = found
         left_m = np.flatnonzero(np.isnan(rows[:, 0]))
         if len(left_m):
