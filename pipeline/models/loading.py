@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained
+from torch.overrides import TorchFunctionMode
 
 from .errors import ModelError
 from .families import FAMILIES
@@ -77,11 +78,16 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
     architecture = check_supported(spec)
-    state = None if architecture.checkpoint is None else _read(architecture)
-    module = _build(architecture, spec.seed)
-    if state is not None:
+    if architecture.checkpoint is None:
+        module = _build(architecture, spec.seed)
+    else:
+        file = _fetch(architecture)
+        held = read_state(file)
+        with _NotDrawn():  # the file has all
+            module = _build(architecture, spec.seed)
+        of = f"weights file {file} does not fit model {architecture.name}"
         try:
-            module.load_state_dict(state, strict=True)
+            module.load_state_dict(fitted(held, module.state_dict(), of), strict=True)
         except RuntimeError as error:  # names and shapes agree: sparse or quantised values
             raise ModelError(
                 f"weights {spec.pretrained} of model {architecture.name} are not plain numbers: "
@@ -111,9 +117,26 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def count_parameters(architecture: Architecture) -> int:
-    """Parameters of both towers; no memory is taken for them."""
-    with torch.device("meta"):
+    """Parameters of both towers; hardly any memory is taken for them."""
+    with _NotDrawn():
         return sum(p.numel() for p in _build(architecture, 0).parameters())
+
+
+class _NotDrawn(TorchFunctionMode):
+    """Within it random weights keep what their memory held, which is not even touched.
+
+    On the device ``meta`` there would be no memory at all, but torch brings in its compiler to
+    multiply there: three seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        if func in (torch.randn, torch.rand):
+            func = torch.empty
+        return func(*args, **(kwargs or {}))
 
 
 def _build(architecture: Architecture, seed: int) -> Any:
@@ -128,8 +151,8 @@ def _build(architecture: Architecture, seed: int) -> Any:
             ) from error
 
 
-def _read(architecture: Architecture) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors under the model's names, before anything is built."""
+def _fetch(architecture: Architecture) -> Path:
+    """The file of the checkpoint, before anything is built."""
     path = architecture.checkpoint
     try:
         if isinstance(path, dict):
@@ -139,11 +162,7 @@ def _read(architecture: Architecture) -> dict[str, torch.Tensor]:
             f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
             "weights file instead of a tag."
         ) from error
-    file = Path(str(path))
-    with torch.device("meta"):
-        wanted = _build(architecture, 0).state_dict()
-    of = f"weights file {file} does not fit model {architecture.name}"
-    return fitted(read_state(file), wanted, of)
+    return Path(str(path))
 
 
 def _brief(error: Exception) -> str:
