@@ -21,11 +21,12 @@ import tyro
 
 from benchmarks.extract_job import PeakMemory
 from jobs import extract, second_order
+from jobs.recipes import second_order as recipe
 from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.neurons.choices import Keep
 from pipeline.neurons.directions import directions_of, top_chunk, top_combine
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import published_scale, second_order_maps
-from pipeline.neurons.phases import Keep
 from pipeline.neurons.plan import NeuronProjection
 from storage.store import Store
 
@@ -159,13 +160,13 @@ def memory(
             )
         )  # fmt: skip
         projected: list[int] = []
-        check = second_order.refuse_bytes
+        check = recipe.refuse_bytes
 
         def noted(store: Store, projection: NeuronProjection) -> None:
             projected.append(projection.worker)
             check(store, projection)
 
-        second_order.refuse_bytes = noted
+        recipe.refuse_bytes = noted
         try:
             with PeakMemory("_NeuronActor") as peak:
                 second_order.main(
@@ -175,7 +176,7 @@ def memory(
                     )
                 )  # fmt: skip
         finally:
-            second_order.refuse_bytes = check
+            recipe.refuse_bytes = check
     print(f"\n{model}, MLP layers {mlp_layers}, {images} images, batches of {batch_size}\n")
     print("| keep | actor's peak, MB | projected, MB |\n|---|---|---|")
     print(f"| {keep} | {peak.bytes / 1e6:.0f} | {projected[0] / 1e6:.0f} |")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-import typing
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -64,7 +63,8 @@ def job_module(name: str) -> ModuleType:
 
 def config_of(name: str) -> type[Any]:
     """What a job's ``main`` takes."""
-    config: type[Any] = typing.get_type_hints(job_module(name).main)["config"]
+    module = job_module(name)
+    config: type[Any] = getattr(module, module.main.__annotations__["config"])
     return config
 
 

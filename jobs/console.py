@@ -122,6 +122,11 @@ def say(line: str) -> None:
 TELLER = Teller(say, progress_bar, console.status)
 
 
+def say_loading() -> None:
+    """What a job does first, once it is known that it can work: seconds of imports."""
+    console.print("loading libraries")
+
+
 def say_found(url: str) -> None:
     """Say, to people and in the log, that there was nothing to do: what was asked for is there."""
     console.print("all is done: this very run was finished before")

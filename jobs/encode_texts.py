@@ -5,18 +5,18 @@ facet encode-texts --store out/ --pool general
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.console import run_job, say_found, show_next, show_table
-from jobs.settings import command
-from jobs.steps import embedded
+from jobs.console import run_job, say_loading
 from pipeline.texts import load_pool
-from pipeline.texts.encoding import Encoded, TextEncoder
-from storage import open_store
-from storage.store import Store
+from pipeline.texts.encoding import Encoded
+from storage import views
+
+if TYPE_CHECKING:
+    from pipeline.texts.encoding import Encoded
 
 
 @dataclass(frozen=True)
@@ -33,38 +33,13 @@ class EncodeTextsConfig:
 
 
 def main(config: EncodeTextsConfig) -> Encoded:
-    """Read the pool, embed it, say what was left out."""
-    started = time.monotonic()
+    """Check what can be told at once, then embed."""
     pool = load_pool(config.pool)
-    store = open_store(config.store)
-    encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
-    if not encoded.new:
-        say_found(encoded.result.url)
-    show_table(
-        "done",
-        {
-            "pool": pool.source,
-            "texts": f"{len(pool.texts):,}, {encoded.embeddings.shape[1]} numbers each",
-            "left out": f"{pool.duplicates:,} duplicates, {pool.blank:,} blank",
-            "cut off": f"{encoded.too_long:,} longer than the model reads",
-            "activation": f"{store.meta.activation}, as in the image tower",
-            "this run": f"{time.monotonic() - started:.0f} s",
-            "kept in": encoded.result.url,
-        },
-    )
-    show_next(next_command(config, store))
-    return encoded
+    views.find(config.store)
+    say_loading()
+    from jobs.recipes.encode_texts import run
 
-
-def next_command(config: EncodeTextsConfig, store: Store) -> str:
-    """What the embeddings are for."""
-    return command(
-        "textspan",
-        store=config.store,
-        pool=config.pool,
-        layers=None if store.meta.layers >= 4 else "all",
-        pretrained=config.pretrained,
-    )
+    return run(config, pool)
 
 
 if __name__ == "__main__":

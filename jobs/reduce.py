@@ -7,22 +7,19 @@ The same command again only adds shards that were extracted since.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jobs.console import run_job, say_found, show_next, show_table
-from jobs.settings import ELIDED, choose_place, command
-from jobs.steps import reduced
+from jobs.console import run_job, say_loading
+from jobs.settings import choose_place
 from pipeline.cluster.machines import Where
-from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.stats.reductions import available_components, check, missing_shards
-from storage import open_store
-from storage.reductions import TABLE, Reductions, subset_url
-from storage.store import Store
-from storage.weights import remembered
+from storage import views
+from storage.reductions import Reductions
+
+if TYPE_CHECKING:
+    from storage.reductions import Reductions
 
 
 @dataclass(frozen=True)
@@ -40,43 +37,13 @@ class ReduceConfig:
 
 
 def main(config: ReduceConfig) -> Reductions:
-    """Reduce, say what was counted."""
-    started = time.monotonic()
+    """Check what can be told of the store at once, then reduce."""
     choose_place(config)
-    store = open_store(config.store)
-    components = config.components or available_components(store.meta)
-    check(store, config.where, components)
-    if not missing_shards(store, config.where, components):
-        say_found(subset_url(store.url, config.where))
-    found = reduced(store, config.where, components)
-    unfinished = store.meta.shards - len(store.done_shards())
-    counts = {r.name: found.count(r.name) for r in TABLE if f"{r.name}_count" in found.data}
-    show_table(
-        "done",
-        {
-            "subset": config.where or "all images that are ok",
-            **{f"  {name}": f"{n:,}" for name, n in counts.items()},
-            "shards": f"{store.meta.shards - unfinished:,} finished"
-            + (f", {unfinished:,} not extracted yet and not counted" if unfinished else ""),
-            "this run": f"{time.monotonic() - started:.0f} s",
-            "kept in": subset_url(store.url, config.where),
-        },
-    )
-    show_next(next_command(config, store))
-    return found
+    views.find(config.store)
+    say_loading()
+    from jobs.recipes.reduce import run
 
-
-def next_command(config: ReduceConfig, store: Store) -> str:
-    """What the moments of the subset are for."""
-    file = store.meta.weights.endswith(WEIGHT_SUFFIXES) and remembered(store.url) is None
-    return command(
-        "textspan",
-        store=config.store,
-        pool="general",
-        layers=None if store.meta.layers >= 4 else "all",
-        where=config.where,
-        pretrained=ELIDED if file else None,
-    )
+    return run(config)
 
 
 if __name__ == "__main__":

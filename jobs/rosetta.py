@@ -5,36 +5,25 @@
 
 With ``--generator G --seeds 1600`` the images are made by a generator, whose own units are then
 compared, too. The same command again goes on where a stopped run ended; more models may be named
-later. The job is long for what it says of every model: in its plan, and when it is done.
+later.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
-from humanize import naturalsize
 
-from jobs.console import TELLER, console, progress_bar, run_job, show_table
-from jobs.scaffold import actors, of_workers, save, show_done
-from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
+from jobs.console import run_job, say_loading
+from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
-from pipeline.cluster.work import Workers
-from pipeline.images.bad import BadImages
-from pipeline.images.rows import ListingReport
-from pipeline.models.arithmetic import NO_TF32
-from pipeline.rosetta import plan, run
-from pipeline.rosetta.concepts import SharedUnits, match
-from pipeline.rosetta.models import UnitModel, left_out_words
-from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create
-from pipeline.rosetta.tables import SHARED
 from storage import urls
 from storage.errors import FacetError
-from storage.results import Result
-from storage.rosetta import Card, Setup, Tile
+
+if TYPE_CHECKING:
+    from jobs.recipes.rosetta import RosettaRun
 
 
 @dataclass(frozen=True)
@@ -72,67 +61,17 @@ class RosettaConfig:
     """Use only the first images of the list."""
 
 
-@dataclass(frozen=True, eq=False)
-class RosettaRun(SharedUnits):
-    """What was found, and where it is kept."""
-
-    result: Result
-
-
 def main(config: RosettaConfig) -> RosettaRun:
-    """Check all that can be checked, sum what is lacking, correlate, match, sum up."""
-    started = time.monotonic()
+    """Check all that needs no model, then mine."""
     choose_place(config)
-    url = urls.absolute(config.out)
-    check(config, url)
-    with console.status("loading models"):
-        models = load_all(config.models, config.generator)
-    cards = {slug: model.card for slug, model in models.items()}
-    hub = hub_of(config, cards)
-    machines.connect()
-    setup, report = open_or_create(url, spec_of(config), cards, TELLER)
-    wanted = plan.wanted_tiles(cards.values(), hub)
-    workers, hold = choose(setup, models, wanted, config.device, actors(config))
-    work = plan.items(run.left_over(url, wanted), setup, cards, hold)
-    show_plan(url, setup, models, wanted, work, workers, run.need_bytes(models, workers, hold))
-    total = sum(stop - start for item in work for start, stop in [setup.rows(item.shard)])
-    with progress_bar("images", total, "finished sums are kept") as move:
-        bad = run.mine(
-            url, setup, models, wanted, workers, hold,
-            max_bad=config.max_bad, report=move, say=TELLER.say,
-        )  # fmt: skip
-    with progress_bar("correlations: tiles", len(wanted), "finished tiles are kept") as move:
-        run.correlate(url, cards, wanted, move)
-    shared = match(url, cards, hub, config.neighbours, TELLER)
-    facts = {
-        "images": setup.images,
-        "hub": hub.name,
-        "layers_left_out": {m.card.name: m.left_out for m in models.values() if m.left_out},
-        "tf32": NO_TF32,
-    }
-    result = save(url, "rosetta", config, facts, tables=vars(shared), schemas=SHARED)
-    show_done(
-        summary(shared, models, hub, setup, report, bad),
-        time.monotonic() - started,
-        result,
-        command("show", "rosetta", store=url),
-    )
-    return RosettaRun(**vars(shared), result=result)
+    check(config)
+    say_loading()
+    from jobs.recipes.rosetta import run
+
+    return run(config)
 
 
-def spec_of(config: RosettaConfig) -> MiningSpec:
-    """Which images are meant."""
-    return MiningSpec(
-        images=config.images,
-        generator=config.generator,
-        seeds=config.seeds,
-        limit=config.limit,
-        shard_size=config.shard_size,
-        batch_size=config.batch_size,
-    )
-
-
-def check(config: RosettaConfig, url: str) -> None:
+def check(config: RosettaConfig) -> None:
     """Refuse what cannot work before a model is loaded."""
     if (config.images is None) == (config.generator is None):
         raise FacetError("give either --images SOURCE or --generator MODEL (with --seeds N)")
@@ -152,87 +91,7 @@ def check(config: RosettaConfig, url: str) -> None:
     if config.hub is not None and config.hub not in names:
         raise FacetError(f"--hub {config.hub} is none of the models: {', '.join(names)}")
     machines.check_device(config.device)
-    urls.check_writable(url, "out")
-
-
-def hub_of(config: RosettaConfig, cards: dict[str, Card]) -> Card:
-    """The model that matches are merged through."""
-    name = config.hub or config.generator or config.models[0]
-    return next(card for card in cards.values() if card.name == name)
-
-
-def show_plan(
-    url: str,
-    setup: Setup,
-    models: dict[str, UnitModel],
-    wanted: list[Tile],
-    work: list[plan.Item],
-    workers: Workers,
-    need: int,
-) -> None:
-    """Models, bytes and workers, before anything long starts."""
-    cards = {slug: model.card for slug, model in models.items()}
-    size = plan.pass_bytes(wanted, cards)
-    pairs = {(t.a, t.b) for t in wanted}
-    kept = sum(3 * 4 * cards[a].units * cards[b].units for a, b in pairs)
-    passes = max((sum(i.shard == w.shard for i in work) for w in work), default=0)
-    show_table(
-        f"{len(cards)} models over {setup.source}",
-        {
-            **{
-                card.name: f"{card.units:,} units in {len(card.layers)} layers, maps "
-                + ", ".join(f"{h}×{w}" for h, w in card.sizes)
-                for card in cards.values()
-            },
-            **{
-                f"  left out of {model.card.name}": "; ".join(left_out_words(model.left_out))
-                for model in models.values()
-                if model.left_out
-            },
-            "images": f"{setup.images:,} in {setup.shards:,} shards of {setup.shard_size:,}",
-            "pairs": f"{len(pairs):,} in {len(wanted):,} tiles",
-            "left to do": f"{len({item.shard for item in work}):,} shards, every image up to "
-            f"{passes} time(s) through the models",
-            "will write": f"{naturalsize(kept)} of correlations, and {naturalsize(size)} of sums "
-            "a shard, merged as they come",
-            "workers": of_workers(workers),
-            "memory": f"{naturalsize(need)} an actor",
-            "out": url,
-        },
-    )
-
-
-def summary(
-    shared: SharedUnits,
-    models: dict[str, UnitModel],
-    hub: Card,
-    setup: Setup,
-    report: ListingReport,
-    bad: BadImages,
-) -> dict[str, object]:
-    """Concepts, units that say nothing, layers and images left out."""
-    concepts, buddies, units = shared.concepts, shared.buddies, shared.units
-    lost = units[units["state"] != "alive"].groupby("model")["state"].value_counts()
-    pairs = buddies[buddies["model_a"] != buddies["model_b"]]
-    facts: dict[str, object] = {
-        "images": f"{setup.images - bad.total():,} ok, {bad.total():,} bad",
-        **bad.rows(),
-        **report.facts(),
-        "best buddies": f"{len(pairs):,} over all pairs of models, "
-        f"{int(pairs['replicates'].sum()):,} of them in both halves, too",
-        "concepts": f"{concepts['concept'].nunique():,} shared by all {len(models)} models "
-        f"(through {hub.name}), {shared.replicated():,} of them in both halves",
-    }
-    for model in models.values():
-        card = model.card
-        kinds = {k: int(lost.get((card.name, k), 0)) for k in ("dead", "constant")}
-        facts[f"  {card.name}"] = "; ".join(
-            [
-                f"{card.units:,} units, " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.items()),
-                *left_out_words(model.left_out),
-            ]
-        )
-    return facts
+    urls.check_writable(urls.absolute(config.out), "out")
 
 
 if __name__ == "__main__":

@@ -9,34 +9,16 @@ stage is finished, 1 if one failed, 2 for a mistake in the run file.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections import deque
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass, fields
 
-import ray
 import tyro
 
 from jobs import cli
-from jobs.console import console, run_job, show_table
+from jobs.console import run_job, say_loading
 from jobs.settings import arguments
 from pipeline.cluster import machines
-from pipeline.run_file import RunFile, Stage, read_run
-from pipeline.status import RUNS
+from pipeline.run_file import RunFile, read_run
 from storage import urls
-from storage.layout import RESULTS
-
-LINES_KEPT = 12
-# The event of a job that finds that it was done before: see `jobs.console.say_found`.
-FOUND = "found"
 
 
 @dataclass(frozen=True)
@@ -47,153 +29,30 @@ class RunConfig:
     """The run file (YAML): store, images, model, and the stages."""
 
 
-@dataclass
-class Outcome:
-    """What became of a stage.
-
-    ``status`` is done, skipped, failed or not run; ``result`` is where what it found is kept.
-    """
-
-    stage: str
-    job: str
-    status: str
-    seconds: float = 0.0
-    message: str = ""
-    result: str = ""
-
-
 def main(config: RunConfig) -> None:
     """Check every stage, run what is not finished, sum up for people and for machines."""
-    started = time.monotonic()
-    run = read_run(config.file, cli.stages(), settings_of)
-    for stage in run.stages:  # a mistake in the last stage must not show after hours
+    run_file = check(config)
+    say_loading()
+    from jobs.recipes.run import run
+
+    run(run_file)
+
+
+def check(config: RunConfig) -> RunFile:
+    """Refuse a mistake in any stage: one in the last must not show after hours."""
+    run_file = read_run(config.file, cli.stages(), settings_of)
+    for stage in run_file.stages:
         job = cli.config_of(stage.job)
         settings = tyro.cli(job, prog=f"facet {stage.job}", args=arguments(stage.settings))
         # Not left to the stage: it joins the whole run's cluster, and would wait for that to grow.
         machines.check_device(getattr(settings, "device", "auto"))
-    urls.check_writable(urls.absolute(run.store))
-    machines.connect()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that children end too
-    outcomes = Runner(run).run()
-    failed = [o for o in outcomes if o.status in ("failed", "not run")]
-    summary = {
-        "run": run.name,
-        "store": run.store,
-        "ok": not failed,
-        "finished": datetime.now(UTC).isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
-        "stages": [asdict(o) for o in outcomes],
-    }
-    place = urls.join(urls.absolute(run.store), RESULTS, RUNS, f"{run.name}.json")
-    urls.put_bytes(place, json.dumps(summary, indent=2).encode())
-    show_table(
-        f"run {run.name}",
-        {
-            **{o.stage: f"{o.status}, {o.seconds:.0f} s" for o in outcomes},
-            "summary": place,
-        },
-    )
-    if failed:
-        for outcome in failed:
-            print(f"error: {outcome.stage}: {outcome.message}", file=sys.stderr)
-        console.print("the same command again goes on with what is not finished")
-        raise SystemExit(1)
+    urls.check_writable(urls.absolute(run_file.store))
+    return run_file
 
 
 def settings_of(job: str) -> set[str]:
     """Names of a job's settings."""
     return {f.name for f in fields(cli.config_of(job))}
-
-
-class Runner:
-    """Runs stages as their own processes on one Ray cluster.
-
-    Parameters
-    ----------
-    run : RunFile
-    """
-
-    def __init__(self, run: RunFile) -> None:
-        self.run_file, self.url = run, urls.absolute(run.store)
-        self._children: list[subprocess.Popen[str]] = []
-        self._printing = threading.Lock()
-        address = ray.get_runtime_context().gcs_address
-        self._environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONUNBUFFERED": "1"}
-
-    def run(self) -> list[Outcome]:
-        """Every stage's outcome, in the run file's order."""
-        outcomes: dict[str, Outcome] = {}
-        waiting = {stage.name: stage for stage in self.run_file.stages}
-        under_way: dict[Future[Outcome], str] = {}
-        with ThreadPoolExecutor(max_workers=len(waiting)) as pool:
-            try:
-                while waiting or under_way:
-                    for stage in list(waiting.values()):
-                        if all(name in outcomes for name in stage.after):
-                            del waiting[stage.name]
-                            before = {name: outcomes[name] for name in stage.after}
-                            under_way[pool.submit(self._stage, stage, before)] = stage.name
-                    ready, _ = wait(under_way, return_when=FIRST_COMPLETED)
-                    for future in ready:
-                        outcomes[under_way.pop(future)] = future.result()
-            finally:
-                for child in self._children:
-                    child.terminate()
-        return [outcomes[stage.name] for stage in self.run_file.stages]
-
-    def _stage(self, stage: Stage, before: dict[str, Outcome]) -> Outcome:
-        started = time.monotonic()
-        missing = [n for n, o in before.items() if o.status in ("failed", "not run")]
-        if missing:
-            message = f"it needs {', '.join(missing)}"
-            return Outcome(stage.name, stage.job, "not run", message=message)
-        status, events, tail = self._process(stage)
-        seconds = round(time.monotonic() - started, 1)
-        if status:
-            message = f"exit status {status}: " + "\n".join(tail)
-            return Outcome(stage.name, stage.job, "failed", seconds, message)
-        return Outcome(
-            stage.name,
-            stage.job,
-            "skipped" if FOUND in events else "done",
-            seconds,
-            result=events.get("finished", {}).get("result", ""),
-        )
-
-    def _process(self, stage: Stage) -> tuple[int, dict[str, Any], list[str]]:
-        """Run one stage; its lines go on, with the stage's name before them.
-
-        Returns its exit status, the events of its log by name, and its last lines.
-        """
-        command = [sys.executable, "-m", "jobs.cli", stage.job, *arguments(stage.settings)]
-        child = subprocess.Popen(
-            command,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        self._children.append(child)
-        tail: deque[str] = deque(maxlen=LINES_KEPT)
-        events: dict[str, Any] = {}
-        assert child.stdout is not None  # it is a pipe
-        for line in child.stdout:
-            tail.append(line.rstrip())
-            if (entry := logged(line)) is not None:
-                events[entry["event"]] = entry
-            with self._printing:
-                print(f"[{stage.name}] {line}", end="", flush=True)
-        return child.wait(), events, list(tail)
-
-
-def logged(line: str) -> dict[str, Any] | None:
-    """A line of a job's log; None of what it says to people."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and "event" in entry else None
 
 
 if __name__ == "__main__":

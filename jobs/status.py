@@ -8,17 +8,15 @@ It asks no cluster and changes nothing, so it may be run from anywhere, at any t
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
-from humanize import naturaldelta
 
-from jobs.console import run_job, show_next, show_table
-from pipeline.images.bad import BadImages
-from pipeline.pages.plain import to_json
-from pipeline.status import ExtractionStatus, Status, status
-from storage import open_store
+from jobs.console import run_job
+
+if TYPE_CHECKING:
+    from pipeline.status import Status
 
 
 @dataclass(frozen=True)
@@ -33,52 +31,9 @@ class StatusConfig:
 
 def main(config: StatusConfig) -> Status:
     """Read the ledgers and print what they say."""
-    found = status(open_store(config.store))
-    if config.json:
-        print(to_json(found))
-        return found
-    show_table(f"{found.model} over {found.source}", extraction_rows(found.extraction))
-    tables = {
-        "neurons": {
-            f"layer {n['layer']} {n['quantity']}": f"{n['shards_done']:,} shards"
-            for n in found.neurons
-        },
-        "reductions": {
-            r["where"] or "all": ", ".join(f"{n:,} {name}" for name, n in r["counts"].items())
-            for r in found.reductions
-        },
-        "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "finished"
-                    for r in found.results},
-        "runs of run files": {
-            r["run"]: f"{'ok' if r['ok'] else 'failed'}, {r['finished']}" for r in found.runs
-        },
-        "never finished": {u["url"]: u["what"] for u in found.unfinished},
-    }  # fmt: skip
-    for title, rows in tables.items():
-        if rows:
-            show_table(title, rows)
-    if found.extraction.state == "stopped":
-        show_next("the same `facet extract` command goes on from the finished shards")
-    return found
+    from jobs.recipes.status import run
 
-
-def extraction_rows(of: ExtractionStatus) -> dict[str, object]:
-    """The ledger's facts, for people."""
-    rows: dict[str, object] = {
-        "state": of.state,
-        "shards": f"{of.shards_done:,} of {of.shards:,} finished",
-        "images": f"{of.images_ok:,} ok, {of.images_bad:,} bad, of {of.images:,}",
-        **BadImages(Counter(of.bad), of.bad_named).rows(),
-    }
-    if of.residual is not None and of.rounding is not None:
-        rows["exactness"] = f"residual at most {of.residual:.1e}, rounding {of.rounding:.1e}"
-    if of.last_shard is not None:
-        rows["last shard"] = of.last_shard
-    if of.images_per_second is not None:
-        rows["rate"] = f"{of.images_per_second:,.1f} images/s over the last shards"
-    if of.seconds_left is not None:
-        rows["time left"] = naturaldelta(of.seconds_left)
-    return rows
+    return run(config)
 
 
 if __name__ == "__main__":

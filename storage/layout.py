@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .metadata import Metadata
 from .tail import TAIL
+
+if TYPE_CHECKING:
+    from .metadata import Metadata
 
 CONTRIBUTIONS = "contributions.zarr"
 MODEL = "model.zarr"

@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from . import urls
 from .errors import StoreError, StoreMismatch
+from .layout import CONTRIBUTIONS
 from .records import of_json, refuse_fields
 
 SCHEMA_VERSION = 2
@@ -137,6 +139,23 @@ def parse(raw: Any) -> Metadata:
         refuse_fields(raw, {f.name for f in fields(Metadata)} - {*_SINCE_2}, what)
         raw = {**raw, **_of_version_1(raw)}
     return of_json(Metadata, raw, what)
+
+
+def own_metadata(url: str) -> Metadata | None:
+    """The metadata of the store at a URL; None where none was ever finished being created.
+
+    Read as the JSON it is: zarr takes longer to import than all else that is asked of a store
+    before work begins.
+    """
+    place = urls.join(url, CONTRIBUTIONS, "zarr.json")
+    if not urls.exists(place):
+        return None
+    data = urls.read_bytes(place)
+    try:
+        raw = json.loads(data).get("attributes", {}).get("facet")
+    except (ValueError, AttributeError) as error:
+        raise StoreError(f"{place} is damaged: {error}. Put it back from a copy") from error
+    return None if raw is None else parse(raw)
 
 
 def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,6 +33,11 @@ def of_json(kind: type[Record], raw: Any, what: str) -> Record:
     refuse_fields(raw, {f.name for f in fields(kind)}, what)  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     return kind(**{name: _of(hints[name], value, what) for name, value in raw.items()})
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the sha256 of a JSON-able configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def refuse_fields(raw: Any, known: Collection[str], what: str) -> None:

@@ -21,8 +21,7 @@ from . import arrays, urls
 from .errors import Remedy, StoreError
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
-from .records import of_json
-from .results import config_digest
+from .records import config_digest, of_json
 
 SCALE = (
     "published: contributions divided by the norm of the image's embedding, so heads and mlps "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from . import urls
 from .arrays import open_dataset, refuse_not_finite, write_dataset
 from .errors import Remedy, StoreError
 from .layout import RESULTS
+from .records import config_digest
 
 # Of a table's column: a figure that may be unknown (null, or NaN when read as floats). No other
 # may, and none infinite.
@@ -70,11 +70,6 @@ class Result:
     def arrays(self, name: str) -> xr.Dataset:
         """One of its zarr groups, lazy."""
         return open_dataset(urls.join(self.url, f"{name}.zarr"))
-
-
-def config_digest(config: Mapping[str, Any]) -> str:
-    """First 16 hex digits of the sha256 of a JSON-able configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def result_url(url: str, job: str, identity: Mapping[str, Any]) -> str:

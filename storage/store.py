@@ -14,40 +14,11 @@ from numpy.typing import NDArray
 from . import arrays, images, ledger, neurons, urls, views
 from .errors import Remedy, StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
-from .metadata import Metadata, parse, require_same
+from .metadata import Metadata, require_same
 from .reductions import Reductions, find_reductions
 from .validate import ReadAgain, faults
 
 Mode = Literal["r", "r+"]
-
-
-def find_metadata(url: str) -> Metadata | None:
-    """The metadata of the store at a URL, or of that which a view there is of.
-
-    None where no store was ever finished being created.
-    """
-    return _find(url)[1]
-
-
-def _find(url: str) -> tuple[str, Metadata | None]:
-    """Where the data are of the store that is opened by a URL, and its metadata."""
-    meta = _metadata(url)
-    if meta is not None or (data := views.source(url)) is None:
-        return url, meta
-    meta = _metadata(data)
-    if meta is None:
-        raise StoreError(
-            f"{url} holds what was found of the store at {data}, and that is gone: put it back"
-        )
-    return data, meta
-
-
-def _metadata(url: str) -> Metadata | None:
-    if not urls.exists(urls.join(url, CONTRIBUTIONS, "zarr.json")):
-        return None
-    group = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
-    raw = group.attrs.get("facet")
-    return None if raw is None else parse(raw)
 
 
 def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> Store:
@@ -58,7 +29,7 @@ def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> St
     driver has created meanwhile is taken if it is the same.
     """
     done = ledger.done_shards(url)
-    existing = find_metadata(url)
+    existing = views.find_metadata(url)
     if existing is not None:
         require_same(existing, meta, url)
         return open_store(url, mode="r+")
@@ -92,9 +63,7 @@ def open_store(url: str, mode: Mode = "r") -> Store:
         If there is no store, or one whose creation was never finished.
     """
     url = urls.absolute(url)
-    data, meta = _find(url)
-    if meta is None:
-        raise StoreError(f"no store at {url}", Remedy.first("extract", url))
+    data, meta = views.find(url)
     return Store(url, meta, mode, data)
 
 

@@ -9,18 +9,14 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import zarr
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
-from zarr.abc.store import Store as ZarrStore
-from zarr.storage import LocalStore
 
 from .errors import StoreError
 from .objects import (
     ObjectError,
-    ObjectStore,
     is_local,
     is_pattern,
     naming,
@@ -29,6 +25,10 @@ from .objects import (
     refuse_unknown,
     remedy,
 )
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store as ZarrStore
 
 
 def absolute(url: str) -> str:
@@ -192,13 +192,20 @@ def sweep_partial(url: str) -> int:
 
 def zarr_store(url: str, *, read_only: bool) -> ZarrStore:
     """A zarr store over the URL."""
+    # zarr takes a third of a second to import, which whoever reads no array is spared.
     if is_local(url):
+        from zarr.storage import LocalStore
+
         return LocalStore(absolute(url), read_only=read_only)
+    from .zarr_objects import ObjectStore
+
     return ObjectStore.at(url, read_only=read_only)
 
 
 def open_group(url: str, *, mode: str) -> zarr.Group:
     """Open a zarr group; ``StoreError`` where there is none."""
+    import zarr
+
     try:
         store = zarr_store(url, read_only=mode == "r")
         # The version is said, or three objects of version 2 are looked for as well.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ledger, urls
-from .errors import StoreError
+from .errors import Remedy, StoreError
 from .layout import CONTRIBUTIONS
-from .metadata import Metadata
+from .metadata import Metadata, own_metadata
 from .records import of_json
 
 PLACE = "store.json"
@@ -53,6 +53,41 @@ def source(place: str) -> str | None:
     """The store that a place is a view of; None where it is none."""
     view = find_view(place)
     return None if view is None else view.store
+
+
+def find_metadata(url: str) -> Metadata | None:
+    """The metadata of the store at a URL, or of that which a view there is of.
+
+    None where no store was ever finished being created.
+    """
+    return _find(url)[1]
+
+
+def find(url: str) -> tuple[str, Metadata]:
+    """Where the data are of the store that is opened by a URL, and its metadata.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or one whose creation was never finished.
+    """
+    url = urls.absolute(url)
+    data, meta = _find(url)
+    if meta is None:
+        raise StoreError(f"no store at {url}", Remedy.first("extract", url))
+    return data, meta
+
+
+def _find(url: str) -> tuple[str, Metadata | None]:
+    meta = own_metadata(url)
+    if meta is not None or (data := source(url)) is None:
+        return url, meta
+    meta = own_metadata(data)
+    if meta is None:
+        raise StoreError(
+            f"{url} holds what was found of the store at {data}, and that is gone: put it back"
+        )
+    return data, meta
 
 
 def note(url: str, place: str, meta: Metadata) -> None:

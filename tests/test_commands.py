@@ -8,6 +8,12 @@ import pytest
 
 from jobs import cli, encode_texts, extract, omp, plan, reduce, rosetta, second_order, textspan
 from jobs.console import told
+from jobs.recipes import encode_texts as encode_texts_recipe
+from jobs.recipes import extract as extract_recipe
+from jobs.recipes import omp as omp_recipe
+from jobs.recipes import reduce as reduce_recipe
+from jobs.recipes import second_order as second_order_recipe
+from jobs.recipes import textspan as textspan_recipe
 from pipeline.models import ModelSpec, check_supported
 from storage.errors import FacetError, StoreError
 from storage.results import latest_result
@@ -38,7 +44,7 @@ def test_commands_are_understood_and_their_settings_go_together(place, tmp_path,
         if isinstance(config, plan.PlanConfig):
             plan.check(config)
         elif isinstance(config, rosetta.RosettaConfig):
-            rosetta.check(config, str(tmp_path / "out"))
+            rosetta.check(dataclasses.replace(config, out=str(tmp_path / "out")))
         elif isinstance(config, extract.ExtractConfig):
             check_supported(ModelSpec(config.model, config.pretrained))
         elif command.name not in ("run", "demo"):  # these need nothing but their settings
@@ -94,14 +100,14 @@ WHERE = "label in ('a b', \"it's\") and count > 1"
 
 def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     store = new_store(str(tmp_path / "s"))
-    found = kit.understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
+    found = kit.understood(reduce_recipe.next_command(reduce.ReduceConfig(ODD, WHERE), store))
     assert (found.store, found.where, found.pretrained) == (ODD, WHERE, None)
     assert (store.meta.layers, found.layers) == (2, "all")  # there are no last four
     store.meta = dataclasses.replace(store.meta, layers=12)
-    found = kit.understood(reduce.next_command(reduce.ReduceConfig(ODD, WHERE), store))
+    found = kit.understood(reduce_recipe.next_command(reduce.ReduceConfig(ODD, WHERE), store))
     assert found.layers == "last:4"
     found = kit.understood(
-        encode_texts.next_command(
+        encode_texts_recipe.next_command(
             encode_texts.EncodeTextsConfig(ODD, "my pool.txt", "w x.pt"), store
         )
     )
@@ -109,17 +115,17 @@ def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     spans = textspan.TextSpanConfig(
         ODD, "my pool.txt", layers="0,2", where=WHERE, pretrained="w.pt"
     )
-    found = kit.understood(textspan.next_command(spans, ("shape",)))
+    found = kit.understood(textspan_recipe.next_command(spans, ("shape",)))
     assert (found.store, found.pool, found.layers) == (ODD, "my pool.txt", "0,2")
     assert (found.reference, found.pretrained, found.study) == (WHERE, "w.pt", ("textspan",))
     assert found.classes == "microworld:shape"
-    assert "--classes …" in textspan.next_command(spans, ())
+    assert "--classes …" in textspan_recipe.next_command(spans, ())
     effects = second_order.SecondOrderConfig(ODD, pretrained="w.pt", mlp_layers="0,2")
-    found = kit.understood(second_order.next_command(effects))
+    found = kit.understood(second_order_recipe.next_command(effects))
     # Whoever gave the weights file need not give it again: the store remembers it.
     assert (found.store, found.mlp_layers, found.pretrained) == (ODD, "0,2", None)
     codes = omp.OmpConfig(ODD, "0,2", "p", pretrained="w.pt")
-    found = kit.understood(omp.next_command(codes, 2, 17))
+    found = kit.understood(omp_recipe.next_command(codes, 2, 17))
     assert (found.what, found.store, found.layer, found.neuron) == ("neuron", ODD, 2, 17)
     assert found.pretrained == "w.pt"
 
@@ -137,13 +143,13 @@ def test_what_is_missing_is_made_by_a_command_that_names_the_place():
 def test_a_store_of_a_weights_file_asks_for_the_file(tmp_path):
     store = new_store(str(tmp_path / "s"))
     store.meta = dataclasses.replace(store.meta, weights="mine.safetensors")
-    assert "--pretrained …" in reduce.next_command(reduce.ReduceConfig("s"), store)
+    assert "--pretrained …" in reduce_recipe.next_command(reduce.ReduceConfig("s"), store)
 
 
 def test_the_store_opens_as_extract_says(tmp_path):
     url = str(tmp_path / "it's [1] é😀")
     new_store(url)
-    python, option, code = shlex.split(extract.next_command(url))
+    python, option, code = shlex.split(extract_recipe.next_command(url))
     assert (python, option) == ("python", "-c")
     said: list[object] = []
     exec(code, {"print": said.append})

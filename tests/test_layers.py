@@ -91,12 +91,13 @@ def test_jobs_alone_know_flags_and_commands():
 
 
 def test_jobs_share_steps_and_not_each_others_parts():
-    recipes = {name.replace("-", "_") for name in cli.JOBS} | {"demo"}
+    jobs = "|".join([*(name.replace("-", "_") for name in cli.JOBS), "demo"])
+    part = re.compile(rf"jobs\.(?:recipes\.)?({jobs})\.\w+")
     parts = {
         f"{f.relative_to(ROOT)}: {name}"
-        for f in (ROOT / "jobs").glob("*.py")
+        for f in (ROOT / "jobs").rglob("*.py")
         for name in imported(f)
-        if name.split(".")[0] == "jobs" and name.count(".") > 1 and name.split(".")[1] in recipes
+        if (found := part.fullmatch(name)) and found[1] != f.stem
     }
     assert not parts, "what two jobs do is a step, or the pipeline's"
 

@@ -15,27 +15,14 @@ from storage.errors import FacetError
 from storage.reductions import Reductions
 from storage.store import Store
 
-from .textspan import Objective, TextSpanResult, textspan
-
-Head = tuple[int, int]
+from .choices import Head, Objective
+from .textspan import TextSpanResult, textspan
 
 
 def heads_of(layers: str, store: Store) -> list[Head]:
     """All heads of the layers that a text such as ``last:4`` names."""
     chosen = parse_layers(layers, store.meta.layers)
     return [(layer, head) for layer in chosen for head in range(store.meta.heads)]
-
-
-def parse_head(text: str, layers: int, heads: int) -> Head:
-    """``3.0``, a layer and a head of a model that has so many, as two numbers."""
-    layer, _, number = text.partition(".")
-    if not (layer.isdecimal() and number.isdecimal()):
-        raise FacetError(f"`heads` {text!r}: write layer.head, such as 3.0")
-    if int(layer) >= layers or int(number) >= heads:
-        raise FacetError(
-            f"`heads` {text}: the model has layers 0-{layers - 1}, heads 0-{heads - 1}"
-        )
-    return int(layer), int(number)
 
 
 def refuse_one_image(reductions: Reductions) -> None:

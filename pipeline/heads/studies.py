@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,12 @@ from storage.reductions import Reductions
 from storage.store import Store, open_store
 
 from . import ablation as ablate
+from .choices import DirectStudy
 
 if TYPE_CHECKING:
     from pipeline.models import ModelMaps
 
 # Of contributions to the output; those of neurons stand in their wing.
-DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
-Study = DirectStudy | Literal["neurons", "effects"]
 RANDOM_TRIALS = 5
 
 

@@ -17,14 +17,14 @@ and R itself is never touched.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from pipeline.stats.pca import factored_pca
 from storage.errors import NotFinite
 
-Objective = Literal["projection", "explained-variance"]
+from .choices import Objective
 
 # Directions with less than this share of a head's largest variance are rounding noise of a
 # covariance kept in float64: they are not part of the head's span.

@@ -21,8 +21,9 @@ from storage.results import Result
 from storage.store import Store
 
 from .answers import CodeText, codes_of, terms
+from .choices import parse_mlp_layers
 from .forward import NeuronPass
-from .results import latest_effects, parse_mlp_layers
+from .results import latest_effects
 
 IMAGES, BINS = 8, 40
 # A histogram is known well enough from these: rows of a store hold all neurons of an image, and to

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,10 @@ from pipeline.cluster import machines
 from pipeline.cluster.tasks import each
 from pipeline.cluster.work import LIBRARIES, Needs
 
+from .choices import Method
 from .omp import build_dictionary, omp
 from .omp_variants import lasso, nonneg_omp
 
-Method = Literal["omp", "lasso", "nonneg-omp"]
 Neuron = tuple[int, int]
 
 # Sizes of code that Gandelsman 2025, Figure 3.4, compares.

@@ -23,7 +23,8 @@ from storage.results import Result
 from storage.store import Store
 
 from . import code_accuracy, truth
-from .codes import Method, Neuron, NeuronCodes, code_neurons, sizes_up_to
+from .choices import Method
+from .codes import Neuron, NeuronCodes, code_neurons, sizes_up_to
 from .maps import SecondOrderMaps, second_order_maps
 from .omp import build_dictionary
 from .rows import pack

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from storage import neurons
 from storage.neurons import State
 from storage.store import Store
 
+from .choices import Keep
 from .directions import TopImages, directions_of, explained_variance
 from .maps import SecondOrderMaps, second_order_maps
 from .plan import groups
@@ -33,7 +34,6 @@ from .rows import pack
 from .sinks import GatherMoments, GatherTop, KeepRows, Task, Top
 from .workers import States, Wanted, from_model, from_store
 
-Keep = Literal["coefficients", "norms", "moments"]
 # A bar: what it counts, and how many of it; gives a function that takes the number done.
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 # States are written after so much work at the least: what a kill can cost.

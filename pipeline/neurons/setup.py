@@ -17,7 +17,8 @@ from storage import ledger, neurons
 from storage.errors import FacetError, Remedy, StoreError
 from storage.store import Store
 
-from .phases import Effects, Keep, kept_quantities, lacking, passed_layers
+from .choices import Keep
+from .phases import Effects, kept_quantities, lacking, passed_layers
 from .plan import COVARIANCE_BYTES, NeuronProjection, covariance_bytes, groups, project
 
 

@@ -15,7 +15,8 @@ from pipeline.cluster import machines
 from pipeline.heads import ablation
 from pipeline.heads import studies as direct
 from pipeline.heads.ablation import Head
-from pipeline.heads.studies import DirectStudy, NamedStep, Step, Study
+from pipeline.heads.choices import DirectStudy, Study
+from pipeline.heads.studies import NamedStep, Step
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
 from pipeline.subsets import check_where
 from pipeline.telling import SILENT, Teller
@@ -27,8 +28,6 @@ from storage.store import Store
 from . import comparison
 from .ablation import Classify, NeuronStudy, steps
 from .results import second_order_result
-
-OF_NEURONS = frozenset({"neurons", "effects"})
 
 
 @dataclass(frozen=True, eq=False)

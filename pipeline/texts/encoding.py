@@ -25,7 +25,8 @@ from storage import urls
 from storage.arrays import refuse_not_finite
 from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.metadata import Metadata
-from storage.results import Result, config_digest, find_result, result_url, save_result
+from storage.records import config_digest
+from storage.results import Result, find_result, result_url, save_result
 from storage.store import Store
 from storage.weights import remember, remembered
 

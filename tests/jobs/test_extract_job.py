@@ -251,7 +251,7 @@ def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path):
 )
 def test_mistakes_are_refused_before_anything_starts(model, tmp_path, changes, message):
     with refused(FacetError, message):
-        extract.check(config(model, tmp_path / "s", **changes), str(tmp_path / "s"))
+        extract.check(config(model, tmp_path / "s", **changes))
 
 
 def test_a_missing_source_leaves_no_store(model, tmp_path):

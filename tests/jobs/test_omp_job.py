@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from jobs import omp, show
+from jobs.recipes import omp as recipe
 from pipeline.microworld.words import microworld_values
 from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodeStudy, layer_means
@@ -227,14 +228,14 @@ def test_what_cannot_be_coded_is_refused(store, monkeypatch, changes, error, mes
     def encode(*_: object) -> None:
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr(omp, "embedded", encode)
+    monkeypatch.setattr(recipe, "embedded", encode)
     config = omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here")
     with refused(error, message):
         omp.main(replace(config, **changes))
 
 
 def test_a_pool_that_no_node_can_hold_is_refused(store, monkeypatch):
-    monkeypatch.setattr(omp.machines, "node_memory", lambda: 1 << 20)
+    monkeypatch.setattr(recipe.machines, "node_memory", lambda: 1 << 20)
     with pytest.raises(FacetError, match="largest node has 1.0 MB: give a smaller pool"):
         omp.main(
             omp.OmpConfig(store.url, str(KEPT), "microworld", terms=5, workers="here")

@@ -9,6 +9,7 @@ import tyro
 
 from jobs import plan as job
 from jobs.plan import PlanConfig
+from jobs.recipes import plan as recipe
 from storage.errors import FacetError
 from tests.tiny import tiny, write_config
 
@@ -40,7 +41,7 @@ def test_the_document_quotes_both_data_sets():
 
 def test_measured_throughput_takes_the_place_of_assumed(capsys):
     config = PlanConfig(images=1_000_000, model=("microworld",), images_per_second=500.0)
-    found = job.project_model(config, "microworld")
+    found = recipe.project_model(config, "microworld")
     assert found.images_per_second == pytest.approx(500)
     assert found.gpu_hours == pytest.approx(1_000_000 / 500 / 3600)
     job.main(config)
@@ -49,7 +50,7 @@ def test_measured_throughput_takes_the_place_of_assumed(capsys):
 
 def test_a_dearer_gpu_changes_the_dollars_and_nothing_else():
     cheap, dear = (
-        job.project_model(PlanConfig(images=10**6, dollars_gpu_hour=price), "ViT-L-14")
+        recipe.project_model(PlanConfig(images=10**6, dollars_gpu_hour=price), "ViT-L-14")
         for price in (1.0, 3.0)
     )
     assert dear.gpu_dollars == pytest.approx(3 * cheap.gpu_dollars)
@@ -78,5 +79,5 @@ def test_a_config_may_leave_the_size_of_its_patches_to_open_clip(tmp_path):
     left = tiny()
     del left["vision_cfg"]["patch_size"]
     models = [write_config(tmp_path, c, f"{n}.json") for n, c in (("said", said), ("left", left))]
-    for cells in job.rows(PlanConfig(images=1000, model=tuple(models))).values():
+    for cells in recipe.rows(PlanConfig(images=1000, model=tuple(models))).values():
         assert cells[0] == cells[1]

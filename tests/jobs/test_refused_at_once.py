@@ -19,6 +19,9 @@ from jobs import (
     second_order,
     textspan,
 )
+from jobs.recipes import ablate as ablate_recipe
+from jobs.recipes import extract as extract_recipe
+from jobs.recipes import omp as omp_recipe
 from pipeline.cluster import machines
 from pipeline.rosetta import inversions, setup
 from pipeline.texts import encoding
@@ -39,7 +42,7 @@ def store(tmp_path, monkeypatch) -> str:
     def started(*args, **kwargs):
         raise AssertionError("work was begun")
 
-    for module in (extract, encoding):
+    for module in (extract_recipe, encoding):
         monkeypatch.setattr(module, "load_model", started)
     for module in (setup, inversions):
         monkeypatch.setattr(module, "load_units", started)
@@ -66,7 +69,7 @@ def test_every_job_that_writes_tries_it_first(job, store, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system", url)
 
     monkeypatch.setattr(urls, "put_bytes", full)
-    monkeypatch.setattr(omp, "second_order_result", lambda *_: SimpleNamespace(name="x"))
+    monkeypatch.setattr(omp_recipe, "second_order_result", lambda *_: SimpleNamespace(name="x"))
     with pytest.raises(StoreError, match=f"cannot write to {store}: .*Read-only file system"):
         WRITERS[job](store)
 
@@ -102,5 +105,5 @@ def test_words_to_compare_with_need_a_library_and_can_be_done_without(monkeypatc
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     asked = ablate.AblateConfig("s", "microworld:shape", study=("textspan",), pool="microworld")
     with refused(FacetError, r"pip install .*; or do without these words: --baselines random"):
-        ablate.pools_of(asked)
-    assert len(ablate.pools_of(replace(asked, baselines=("random",)))) == 1
+        ablate_recipe.pools_of(asked)
+    assert len(ablate_recipe.pools_of(replace(asked, baselines=("random",)))) == 1

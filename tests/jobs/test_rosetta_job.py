@@ -14,6 +14,7 @@ import zarr
 from PIL import Image
 
 from jobs import rosetta
+from jobs.recipes import rosetta as recipe
 from jobs.rosetta import RosettaConfig
 from pipeline.images.errors import SourceError
 from pipeline.images.resize import Resize
@@ -174,18 +175,18 @@ def test_a_model_added_over_changed_pictures_is_refused(tmp_path, here):
     for i in range(8):
         draw(4, i)
     settings = config(tmp_path / "out", images=str(folder), models=(PLAIN, OTHER))
-    first, _ = setup.open_or_create(out, rosetta.spec_of(settings), {})
+    first, _ = setup.open_or_create(out, recipe.spec_of(settings), {})
     rows = load_pictures(out, 0, 8, (Resize(8, 8, "bilinear", "squash", 0),)).rows.drop_columns(
         "key"
     )
     write_part(out, 0, rows, {"bad": {}})
     draw(5, 3)
     with pytest.raises(StoreMismatch, match=r"1 of 8 that were read again .* \(3.bmp\)"):
-        setup.open_or_create(out, rosetta.spec_of(settings), {})
+        setup.open_or_create(out, recipe.spec_of(settings), {})
     draw(4, 3)
     folder.rename(tmp_path / "moved")
     moved = replace(settings, images=str(tmp_path / "moved"))
-    assert setup.open_or_create(out, rosetta.spec_of(moved), {})[0] == first
+    assert setup.open_or_create(out, recipe.spec_of(moved), {})[0] == first
     assert read_rows(out, 7, 8)["uri"].to_pylist() == [str(tmp_path / "moved" / "7.bmp")]
 
 

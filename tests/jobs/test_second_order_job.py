@@ -13,6 +13,7 @@ import ray
 from PIL import Image
 
 from jobs import ablate, extract, second_order
+from jobs.recipes import second_order as recipe
 from jobs.second_order import SecondOrderConfig
 from pipeline.images.bad import TooManyBadImages
 from pipeline.neurons.results import second_order_result
@@ -179,7 +180,7 @@ def test_studies_of_neurons_and_their_effects(found):
 def test_mistakes_are_refused_before_the_model_runs(
     extracted, changes, error, message, monkeypatch
 ):
-    monkeypatch.setattr(second_order, "cpu_model", None)  # calling it would be another error
+    monkeypatch.setattr(recipe, "cpu_model", None)  # calling it would be another error
     with refused(error, message):
         second_order.main(config(extracted, **changes))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs import ablate, cli, extract, omp, rosetta, second_order, show, textspan
-from pipeline.models import load_model
+from jobs.recipes import extract as recipe
+from pipeline.models import check_supported, load_model
 from storage.errors import FacetError
 from storage.images import ListDigest
 from tests.jobs.neuron_store import KEPT, TINY
@@ -145,9 +146,9 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
 
     def identity(**changes):
         config = replace(plain, **changes)
-        architecture, spec = extract.check(config, config.store), extract.spec_of(config)
+        spec = recipe.spec_of(config)
         return spec.metadata(
-            architecture,
+            check_supported(spec.model),
             images=images.rows,
             image_list_digest=images.hexdigest(),
             weights_digest=load_model(spec.model).weights_digest,
@@ -198,12 +199,12 @@ def test_settings_that_would_change_nothing_are_refused(
     if hasattr(config, "store") and not isinstance(config, extract.ExtractConfig):
         config = replace(config, store=neurons_kept.url)
     run = {
-        extract.ExtractConfig: lambda: extract.check(config, str(tmp_path)),
-        ablate.AblateConfig: lambda: ablate.check_settings(config),
-        omp.OmpConfig: lambda: omp.main(config),
-        second_order.SecondOrderConfig: lambda: second_order.check(config, neurons_kept.url),
-        rosetta.RosettaConfig: lambda: rosetta.check(config, str(tmp_path)),
-        show.ShowConfig: lambda: show.main(config),
+        extract.ExtractConfig: lambda: extract.check(config),
+        ablate.AblateConfig: lambda: ablate.check(config),
+        omp.OmpConfig: lambda: omp.check(config),
+        second_order.SecondOrderConfig: lambda: second_order.check(config),
+        rosetta.RosettaConfig: lambda: rosetta.check(config),
+        show.ShowConfig: lambda: show.check(config),
     }[type(config)]
     with pytest.raises(FacetError, match=words):
         run()
@@ -284,7 +285,8 @@ def test_settings_of_codes(neurons_kept):
 
 
 def test_settings_of_plans():
-    from jobs.plan import PlanConfig, assumptions, check, rows
+    from jobs.plan import PlanConfig, check
+    from jobs.recipes.plan import assumptions, rows
 
     plain = PlanConfig(images=10_000, model=("microworld",))
 

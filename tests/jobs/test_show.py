@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from jobs import show, status
+from jobs.recipes import show as recipe
 from jobs.show import ShowConfig
 from pipeline.cluster import machines
 from pipeline.extraction.run import Workers
@@ -99,13 +100,13 @@ def keep(store, job, known, tables, config=None, **arrays):
 
 def told(config, capsys, monkeypatch) -> dict:
     """The document; whatever finds the answer may say what it likes."""
-    opened = show.open_store
+    opened = recipe.open_store
 
     def loud(url):
         print("on the way")
         return opened(url)
 
-    monkeypatch.setattr(show, "open_store", loud)
+    monkeypatch.setattr(recipe, "open_store", loud)
     show.main(config)
     return strict(capsys.readouterr().out)
 
@@ -216,7 +217,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_drawn(s
 
     monkeypatch.setattr(about, "about_neuron", begin)
     monkeypatch.setattr(page, "find_dictionary", begin)
-    monkeypatch.setattr(show, "find_setup", lambda url: url)
+    monkeypatch.setattr(recipe, "find_setup", lambda url: url)
     monkeypatch.setattr(urls, "put_bytes", refuse)
     asked = (
         ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import status as job
+from jobs.recipes import status as recipe
 from jobs.status import StatusConfig
 from pipeline.images.bad import BadImages
 from pipeline.status import SECONDS_QUIET, extraction
@@ -48,7 +49,7 @@ def test_what_is_done_and_what_failed(store):
     assert (found.images_ok, found.images_bad, found.bad) == (6, 2, {"cut": 1, "empty": 1})
     assert (found.residual, found.rounding) == (2e-7, 1e-4)
     assert found.bad_named == {"empty": ["4"], "cut": ["6: at byte 9"]}
-    assert job.extraction_rows(found)["  bad: cut"] == "1 (6: at byte 9)"
+    assert recipe.extraction_rows(found)["  bad: cut"] == "1 (6: at byte 9)"
 
 
 def test_running_stopped_and_the_time_left(store):

@@ -16,9 +16,11 @@ from moto.s3.models import s3_backends
 from storage import arrays, ledger, open_store, urls
 from storage.errors import StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS, LEDGER, contribution_arrays
-from storage.objects import S3FS_ATTEMPTS, ObjectError, ObjectStore, naming
+from storage.objects import S3FS_ATTEMPTS, ObjectError, naming
 from storage.results import latest_result, save_result
-from storage.store import create_store, find_metadata
+from storage.store import create_store
+from storage.views import find_metadata
+from storage.zarr_objects import ObjectStore
 from tests import s3_kit
 from tests.s3_kit import Fault, Proxy
 from tests.storage import stores

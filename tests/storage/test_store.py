@@ -13,7 +13,8 @@ from storage import arrays, ledger, open_store, urls
 from storage.errors import NotFinite, StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS, MODEL, model_arrays
 from storage.metadata import parse, require_same
-from storage.store import create_store, find_metadata
+from storage.store import create_store
+from storage.views import find_metadata
 from tests.storage import stores
 
 

@@ -12,7 +12,8 @@ from storage.growth import follow, grow
 from storage.neurons import State
 from storage.reductions import Facts, find_reductions, write_reductions
 from storage.results import latest_result, save_result
-from storage.store import find_metadata, open_view
+from storage.store import open_view
+from storage.views import find_metadata
 from storage.weights import remember, remembered
 from tests.refusals import refused
 from tests.storage import stores

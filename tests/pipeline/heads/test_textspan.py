@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.heads.textspan import Objective, TextSpanResult, textspan
+from pipeline.heads.choices import Objective
+from pipeline.heads.textspan import TextSpanResult, textspan
 from pipeline.stats.moments import chunk, finalize
 from tests.pipeline.heads.direct import direct_textspan
 

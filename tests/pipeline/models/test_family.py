@@ -10,7 +10,8 @@ from pipeline.cluster.work import Workers
 from pipeline.extraction.decompose import Decomposer
 from pipeline.extraction.finite import first_place
 from pipeline.extraction.run import run
-from pipeline.extraction.store import StoreSpec, open_or_create
+from pipeline.extraction.spec import StoreSpec
+from pipeline.extraction.store import open_or_create
 from pipeline.heads import ablation as ablate
 from pipeline.heads.studies import maps_of, reduced_means
 from pipeline.models import ModelSpec, UnsupportedModel, check_supported, load_model, model_maps

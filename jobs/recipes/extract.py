@@ -1,0 +1,129 @@
+"""The recipe of ``facet extract``: images to a store."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import replace
+
+from humanize import naturalsize
+
+from jobs.console import TELLER, progress_bar, show_next, show_table
+from jobs.extract import ExtractConfig
+from jobs.scaffold import actors, of_workers, save
+from pipeline.cluster import machines
+from pipeline.cluster.room import refuse_memory
+from pipeline.cluster.work import Workers
+from pipeline.extraction import plan
+from pipeline.extraction import run as extraction
+from pipeline.extraction.spec import StoreSpec
+from pipeline.extraction.store import images_left, open_or_create
+from pipeline.images.rows import ListingReport
+from pipeline.models import ModelSpec, check_supported, load_model
+from pipeline.models.arithmetic import TF32
+from pipeline.stats.reductions import forget_redone
+from pipeline.texts.encoding import model_spec
+from storage import urls
+from storage.layout import CONTRIBUTIONS
+from storage.metadata import Metadata
+from storage.store import Store
+
+
+def run(config: ExtractConfig) -> Store:
+    """List the images, extract what the ledger lacks, sum up."""
+    started = time.monotonic()
+    url = urls.absolute(config.store)
+    machines.connect()
+    spec = spec_of(config)
+    model = load_model(spec.model)
+    store, report = open_or_create(url, spec, check_supported(spec.model), model, TELLER)
+    forget_redone(store)
+    workers, projection = extraction.choose(
+        store.meta, model, config.device, actors(config), config.batch_size
+    )
+    show_plan(store, workers, projection)
+    refuse_memory(
+        projection.actor, "lower --shard-size or --batch-size, or keep fewer --components"
+    )
+    with progress_bar("images", images_left(store), "finished shards are kept") as move:
+        progress = extraction.run(store, model, workers, max_bad=config.max_bad, report=move)
+    save(url, "extract", config, {"tf32": TF32})
+    show_summary(store, report, progress, time.monotonic() - started)
+    return store
+
+
+def spec_of(config: ExtractConfig) -> StoreSpec:
+    """What decides the store."""
+    return StoreSpec(
+        images=config.images,
+        model=ModelSpec(config.model, config.pretrained, config.seed),
+        components=config.components,
+        layers=config.layers,
+        precision=config.precision,
+        store_dtype=config.store_dtype,
+        shard_size=config.shard_size,
+        limit=config.limit,
+    )
+
+
+def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:
+    """The extraction that goes on with a store as it was begun, whatever it is asked to keep."""
+    given = config.pretrained if config.pretrained not in ("", "none") else None
+    begun = model_spec(urls.absolute(config.store), existing, given)
+    return replace(
+        config,
+        model=config.model or begun.model,
+        pretrained=begun.pretrained,
+        seed=begun.seed,
+        components=existing.components,  # type: ignore[arg-type]
+        layers=",".join(map(str, existing.token_layers)) or config.layers,
+        precision=existing.precision,  # type: ignore[arg-type]
+        store_dtype=existing.store_dtype,  # type: ignore[arg-type]
+        shard_size=existing.shard_size,
+    )
+
+
+def show_plan(store: Store, workers: Workers, projection: plan.Projection) -> None:
+    """Bytes and workers, before anything long starts."""
+    meta = store.meta
+    done = len(store.done_shards())
+    show_table(
+        f"{meta.architecture} ({meta.weights}) over {meta.source}",
+        {
+            "images": f"{meta.images:,} in {meta.shards:,} shards of {meta.shard_size:,}",
+            "already done": f"{done:,} shards",
+            "will write": f"{naturalsize(projection.store)} before compression, "
+            f"{naturalsize(projection.per_image)} an image",
+            "workers": of_workers(workers),
+            "memory": f"{naturalsize(projection.actor)} an actor, and "
+            f"{naturalsize(projection.decoded)} of decoded pictures",
+            "store": store.url,
+        },
+    )
+
+
+def show_summary(
+    store: Store, report: ListingReport, progress: extraction.Progress, seconds: float
+) -> None:
+    """What was done, what was not, how exact it is, and what to type next."""
+    files, size = map(sum, zip(*store.size().values(), strict=True))
+    bad = progress.bad.total()
+    facts: dict[str, object] = {
+        "images": f"{store.meta.images - bad:,} ok, {bad:,} bad",
+        **progress.bad.rows(),
+        **report.facts(),
+        "this run": f"{progress.images:,} images in {seconds:.0f} s",
+    }
+    for name, largest in sorted(progress.largest.items()):
+        mean = progress.sums[name] / (store.meta.images - bad)
+        facts[name] = f"mean {mean:.1e}, max {largest:.1e}"
+    facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
+    show_table("done", facts)
+    show_next(next_command(store.url))
+
+
+def next_command(url: str) -> str:
+    """The store opened without any code of ours."""
+    opened = json.dumps(urls.join(url, CONTRIBUTIONS), ensure_ascii=False)
+    return shlex.join(["python", "-c", f"import xarray; print(xarray.open_zarr({opened}))"])

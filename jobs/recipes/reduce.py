@@ -1,0 +1,55 @@
+"""The recipe of ``facet reduce``: means, covariances and principal components of a store."""
+
+from __future__ import annotations
+
+import time
+
+from jobs.console import say_found, show_next, show_table
+from jobs.reduce import ReduceConfig
+from jobs.settings import ELIDED, command
+from jobs.steps import reduced
+from pipeline.models.spec import WEIGHT_SUFFIXES
+from pipeline.stats.reductions import available_components, check, missing_shards
+from storage import open_store
+from storage.reductions import TABLE, Reductions, subset_url
+from storage.store import Store
+from storage.weights import remembered
+
+
+def run(config: ReduceConfig) -> Reductions:
+    """Reduce, say what was counted."""
+    started = time.monotonic()
+    store = open_store(config.store)
+    components = config.components or available_components(store.meta)
+    check(store, config.where, components)
+    if not missing_shards(store, config.where, components):
+        say_found(subset_url(store.url, config.where))
+    found = reduced(store, config.where, components)
+    unfinished = store.meta.shards - len(store.done_shards())
+    counts = {r.name: found.count(r.name) for r in TABLE if f"{r.name}_count" in found.data}
+    show_table(
+        "done",
+        {
+            "subset": config.where or "all images that are ok",
+            **{f"  {name}": f"{n:,}" for name, n in counts.items()},
+            "shards": f"{store.meta.shards - unfinished:,} finished"
+            + (f", {unfinished:,} not extracted yet and not counted" if unfinished else ""),
+            "this run": f"{time.monotonic() - started:.0f} s",
+            "kept in": subset_url(store.url, config.where),
+        },
+    )
+    show_next(next_command(config, store))
+    return found
+
+
+def next_command(config: ReduceConfig, store: Store) -> str:
+    """What the moments of the subset are for."""
+    file = store.meta.weights.endswith(WEIGHT_SUFFIXES) and remembered(store.url) is None
+    return command(
+        "textspan",
+        store=config.store,
+        pool="general",
+        layers=None if store.meta.layers >= 4 else "all",
+        where=config.where,
+        pretrained=ELIDED if file else None,
+    )

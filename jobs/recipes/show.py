@@ -1,0 +1,235 @@
+"""The recipe of ``facet show``: what is read of a kind of result, and which table shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.table import Table
+
+from jobs.console import console, show_table
+from jobs.settings import ELIDED, command
+from jobs.show import ShowConfig
+from pipeline.heads.answers import ablated, described_heads
+from pipeline.identity import over
+from pipeline.neurons.answers import coded, strongest
+from pipeline.pages import tables
+from pipeline.pages.figures import png
+from pipeline.pages.plain import to_json
+from pipeline.rosetta.answers import inverted
+from storage import open_store, urls
+from storage.results import Result, latest_result
+from storage.rosetta import find_setup
+from storage.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was asked for, as data.
+
+    Attributes
+    ----------
+    result : str
+        URL of the result that it is from.
+    older : bool
+        Whether the store holds other images now than those that the result is over.
+    found : object
+        By kind: what the functions of ``KINDS`` return.
+    """
+
+    result: str
+    older: bool
+    found: Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What finds one kind of answer, and what shows it to people."""
+
+    find: Callable[[ShowConfig], Answer]
+    show: Callable[[ShowConfig, Answer], None]
+
+
+def run(config: ShowConfig) -> Answer:
+    """Find the latest result; print it, as tables or as JSON."""
+    kind = KINDS[config.what]
+    if not config.json:
+        answer = kind.find(config)
+        kind.show(config, answer)
+        return answer
+    with redirect_stdout(sys.stderr):  # whatever is said on the way is no part of the document
+        answer = kind.find(config)
+    print(to_json(answer))
+    return answer
+
+
+def refuse_unwritable(config: ShowConfig, place: str) -> None:
+    """Refuse a place that pictures cannot be written to, before any is made.
+
+    Parameters
+    ----------
+    place : str
+        Where they go unless the configuration says otherwise.
+    """
+    if not config.json:
+        urls.check_writable(place if config.out is None else urls.absolute(config.out), "out")
+
+
+# -- what a store's results say ------------------------------------------------------------
+
+
+def of_store(find: Callable[[Store, Result, int], Any]) -> Callable[[ShowConfig], Answer]:
+    """The answer of a job's latest result in a store."""
+
+    def answer(config: ShowConfig) -> Answer:
+        store = open_store(config.store)
+        result = latest_result(store.url, config.what.replace("-", "_"))
+        return Answer(result.url, is_older(store, result), find(store, result, config.top))
+
+    return answer
+
+
+def is_older(store: Store, result: Result) -> bool:
+    """Whether the store holds other images now than those that a result is over."""
+    then = result.provenance.get("identity", {}).get("over")
+    return then is not None and then != over(store)
+
+
+def table_of(table: Callable[[ShowConfig, Any], Table]) -> Callable[[ShowConfig, Answer], None]:
+    """Shows an answer as a table."""
+
+    def show(config: ShowConfig, answer: Answer) -> None:
+        console.print(table(config, answer.found))
+        say_older(config, answer, config.what)
+        console.print(answer.result)
+
+    return show
+
+
+def say_older(config: ShowConfig, answer: Answer, job: str) -> None:
+    """Say so where the store holds other images now than those that a result is over."""
+    if answer.older:
+        console.print(
+            "NOTE: this was found over other images than those that are finished now; the same "
+            f"facet {job} again counts them in"
+        )
+
+
+def codes_table(config: ShowConfig, found: Any) -> Table:
+    """Texts of the strongest neurons; before them accuracies and truth, where kept."""
+    if found.accuracy is not None:
+        console.print(tables.accuracies(found.accuracy))
+    for layer, facts in found.truth.items():
+        show_table(f"layer {layer}", facts)
+    return tables.codes(found.neurons, config.top)
+
+
+# -- one neuron ----------------------------------------------------------------------------
+
+
+def find_neuron(config: ShowConfig) -> Answer:
+    """What one neuron means."""
+    from pipeline.neurons.about import about_neuron  # models take seconds to import
+
+    assert config.layer is not None  # checked
+    assert config.neuron is not None
+    store = open_store(config.store)
+    refuse_unwritable(config, store.url)
+    found, effects = about_neuron(store, config.layer, config.neuron, config.pretrained)
+    if config.json:
+        found = replace(found, texts=found.texts[: config.top])
+    return Answer(effects.url, is_older(store, effects), found)
+
+
+def show_neuron(config: ShowConfig, answer: Answer) -> None:
+    """Draw one neuron and print its texts."""
+    from pipeline.pages.neuron_figure import neuron_figure
+
+    found = answer.found
+    folder = answer.result if config.out is None else urls.absolute(config.out)
+    place = urls.join(folder, f"neuron-{found.layer:02d}-{found.neuron:05d}.png")
+    urls.put_bytes(place, png(neuron_figure(found)))
+    console.print(tables.neuron(found, config.top))
+    images = ", ".join(str(image.image) for image in found.images)
+    facts = {"top images": images, "histogram over": found.norms.over}
+    for image in found.images:
+        if image.unreadable is not None:
+            facts[f"image {image.image}"] = (
+                f"is not to be had as it was, drawn grey: {image.unreadable}"
+            )
+    say_older(config, answer, "second-order")
+    if not found.coded:
+        first = command("omp", store=config.store, mlp_layers=config.layer, pool=ELIDED)
+        facts["texts"] = f"none: run `{first}`"
+    elif not found.texts:
+        facts["texts"] = "none: the neuron has no effect"
+    show_table("done", facts)
+    console.print(place)
+
+
+# -- shared concepts -----------------------------------------------------------------------
+
+
+def find_concepts(config: ShowConfig) -> Answer:
+    """Concepts that all models share."""
+    from pipeline.rosetta.page import find_dictionary  # imports models
+
+    url = urls.absolute(config.store)
+    if config.out is not None or find_setup(url) is not None:  # no folder is made for nothing
+        refuse_unwritable(config, url)
+    found = find_dictionary(url)
+    return Answer(found.result, False, found)
+
+
+def show_concepts(config: ShowConfig, answer: Answer) -> None:
+    """Write the dictionary of shared concepts and print its list."""
+    from pipeline.rosetta.page import write_dictionary
+
+    folder = answer.result if config.out is None else urls.absolute(config.out)
+    page = write_dictionary(answer.found, folder)
+    console.print(concepts_table(answer.found.concepts))
+    show_table("done", answer.found.facts)
+    console.print(page)
+
+
+def find_inversions(config: ShowConfig) -> Answer:
+    """What inversions through shared units found."""
+    result = latest_result(urls.absolute(config.store), "invert")
+    return Answer(result.url, False, inverted(result))
+
+
+def concepts_table(concepts: Sequence[Any]) -> Table:
+    """The hub's unit of every concept, and how well the others go with it."""
+    columns = ["concept", "hub's unit", "correlation", "in both halves"]
+    table = tables.titled("Concepts that all models share", *columns)
+    for concept in concepts:
+        hub = concept.members[0]
+        halves = "yes" if concept.replicates else "no"
+        cells = [str(concept.number), f"{hub.layer} {hub.unit}", f"{concept.strength:.3f}", halves]
+        table.add_row(*cells)
+    return table
+
+
+KINDS = {
+    "textspan": Kind(
+        of_store(lambda store, result, top: described_heads(result, top)),
+        table_of(lambda config, found: tables.heads(found, config.top)),
+    ),
+    "ablate": Kind(
+        of_store(lambda store, result, top: ablated(result)),
+        table_of(lambda config, found: tables.accuracies(found.accuracy)),
+    ),
+    "second-order": Kind(
+        of_store(lambda store, result, top: strongest(result.table("neurons").to_pandas())),
+        table_of(lambda config, found: tables.effects(found)),
+    ),
+    "omp": Kind(of_store(coded), table_of(codes_table)),
+    "neuron": Kind(find_neuron, show_neuron),
+    "rosetta": Kind(find_concepts, show_concepts),
+    "invert": Kind(
+        find_inversions, table_of(lambda config, found: tables.inversions(found.figures))
+    ),
+}

@@ -1,0 +1,108 @@
+"""What decides a store, told from what the user asked for: no weights, no images, no arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.models.spec import WEIGHT_SUFFIXES, Architecture, ModelSpec, check_supported
+from pipeline.provenance import revision, versions
+from storage.metadata import Metadata, require_same
+from storage.records import config_digest
+
+from .plan import parse_layers
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What the user asked a store to hold.
+
+    Attributes
+    ----------
+    images : str
+        Where they are: see ``pipeline.images.sources``.
+    model : ModelSpec
+    components : tuple of str
+        Of ``heads``, ``mlps`` and ``tokens``.
+    layers : str
+        Layers that tokens are summed over.
+    precision, store_dtype : str
+        Of the forward pass; of heads, mlps and tokens as they are kept.
+    shard_size : int
+        Images in one shard.
+    limit : int or None
+        Only so many images of the list.
+    """
+
+    images: str
+    model: ModelSpec
+    components: tuple[str, ...]
+    layers: str
+    precision: str
+    store_dtype: str
+    shard_size: int
+    limit: int | None = None
+
+    def metadata(
+        self,
+        architecture: Architecture,
+        *,
+        images: int,
+        image_list_digest: str = "",
+        weights_digest: str = "",
+    ) -> Metadata:
+        """The identity of the store; without digests, of one that is only planned."""
+        name, pretrained = self.model.model, self.model.pretrained
+        tokens = "tokens" in self.components
+        return Metadata(
+            architecture=name,
+            architecture_digest=config_digest(architecture.config),
+            weights=f"none:{self.model.seed}"
+            if pretrained == "none"
+            else pretrained.rsplit("/", 1)[-1],
+            weights_digest=weights_digest,
+            activation=architecture.activation,
+            preprocessing=architecture.preprocess.identity(),
+            precision=self.precision,
+            store_dtype=self.store_dtype,
+            components=tuple(sorted(set(self.components))),
+            token_layers=parse_layers(self.layers, architecture.layers) if tokens else (),
+            image_list_digest=image_list_digest,
+            images=images,
+            shard_size=self.shard_size,
+            layers=architecture.layers,
+            heads=architecture.heads,
+            head_dim=architecture.head_dim,
+            width=architecture.width,
+            mlp_width=architecture.mlp_width,
+            embed=architecture.embed_dim,
+            tokens=architecture.tokens,
+            grid=architecture.grid,
+            prefix=architecture.prefix,
+            source=self.images,
+            versions=versions(),
+            revision=revision(),
+        )
+
+
+def refuse_other_model(
+    url: str, existing: Metadata, model: str | None, pretrained: str | None
+) -> None:
+    """Refuse a store of another model than the one asked for, before anything is loaded.
+
+    Parameters
+    ----------
+    url : str
+    existing : Metadata
+        Of the store.
+    model, pretrained : str or None
+        As asked for; None: whatever the store has. A file says only once it is loaded whether it
+        holds the store's weights.
+    """
+    asked = existing
+    if model is not None:
+        found = check_supported(ModelSpec(model, pretrained or "none"))
+        asked = replace(asked, architecture=model, architecture_digest=config_digest(found.config))
+    if pretrained is not None and not pretrained.endswith(WEIGHT_SUFFIXES):
+        same = pretrained == "none" and existing.weights.startswith("none:")
+        asked = replace(asked, weights=existing.weights if same else pretrained)
+    require_same(existing, asked, url)

@@ -1,0 +1,26 @@
+"""What may be chosen of heads, by name; light, as it is read before any work."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from storage.errors import FacetError
+
+# What a text is scored by.
+Objective = Literal["projection", "explained-variance"]
+# Of contributions to the output; those of neurons stand in their wing.
+DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
+Study = DirectStudy | Literal["neurons", "effects"]
+Head = tuple[int, int]
+
+
+def parse_head(text: str, layers: int, heads: int) -> Head:
+    """``3.0``, a layer and a head of a model that has so many, as two numbers."""
+    layer, _, number = text.partition(".")
+    if not (layer.isdecimal() and number.isdecimal()):
+        raise FacetError(f"`heads` {text!r}: write layer.head, such as 3.0")
+    if int(layer) >= layers or int(number) >= heads:
+        raise FacetError(
+            f"`heads` {text}: the model has layers 0-{layers - 1}, heads 0-{heads - 1}"
+        )
+    return int(layer), int(number)
