@@ -1,6 +1,7 @@
-"""Code blocks marked ``<!-- run -->`` in the README and docs are run, in order, as a user would."""
+"""Blocks marked ``<!-- run -->`` of pages, and the notebook, are run as by a user."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -71,3 +72,25 @@ def test_blocks_run(page, tmp_path):
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
+
+
+# Runs cells in one name space, each under its own name, and says how many figures there are.
+RUN = """import json, sys
+space = {"__name__": "__main__"}
+for number, cell in enumerate(json.load(open(sys.argv[1]))["cells"]):
+    if cell["cell_type"] == "code":
+        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), space)
+print(len(space["plt"].get_fignums()))"""
+
+
+def test_the_notebook_runs(tmp_path):
+    notebook = ROOT / "docs" / "tour.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    assert len(cells) <= 20
+    assert not any(cell.get("outputs") for cell in cells), "it is kept without outputs"
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, notebook], cwd=tmp_path, timeout=600, capture_output=True,
+        text=True, env={**os.environ, "MPLBACKEND": "agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert int(done.stdout.splitlines()[-1]) >= 5
