@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,15 +15,15 @@ from storage.layout import REDUCTIONS, RESULTS
 from storage.metadata import Metadata
 from storage.reductions import TABLE, all_reductions
 from storage.results import finished_results
-from storage.store import Store
+from storage.rosetta import find_setup, read_cards
+from storage.store import open_store
+from storage.views import find_metadata
 
 from .images.bad import BadImages
 
 # Where the summaries of run files stand, below the results.
 RUNS = "run"
-# The rate is that of the last so many parts.
-RECENT = 100
-# A run counts as under way this long after its last part, or so many times a part's usual time.
+# A run counts as under way this long after its last part, or so many times what that took.
 SECONDS_QUIET = 300.0
 TIMES_QUIET = 3.0
 
@@ -32,8 +34,9 @@ class ExtractionStatus:
 
     Attributes
     ----------
-    state : {"not started", "running", "stopped", "finished"}
-        ``running``: a shard was finished lately.
+    state : {"not started", "running", "stopped", "unfinished", "finished"}
+        ``running``: a shard was finished lately; ``unfinished``: some lack, and it is not known
+        when the others were finished.
     shards, shards_done, images, images_ok, images_bad : int
     bad : dict of str to int
         Bad images by kind.
@@ -42,9 +45,10 @@ class ExtractionStatus:
     residual, rounding : float or None
         The largest of any image.
     last_shard : str or None
-        When the last shard was finished, ISO 8601.
+        When the last shard was finished, ISO 8601; unknown of stores of before this was kept.
     images_per_second, seconds_left : float or None
-        Over the last parts; the time left only while it runs.
+        Over the time that work went on since it was last taken up, as far as it is known; the
+        time left only while it runs.
     """
 
     state: str
@@ -64,12 +68,14 @@ class ExtractionStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All that is known of a store.
+    """All that is known of a store, or of another place of results.
 
     Attributes
     ----------
     url, model, source : str
-    extraction : ExtractionStatus
+        Of units that models share, the models; empty where only results are.
+    extraction : ExtractionStatus or None
+        Of a store.
     neurons : list of dict
         ``layer``, ``quantity``, ``shards_done``.
     reductions : list of dict
@@ -86,7 +92,7 @@ class Status:
     url: str
     model: str
     source: str
-    extraction: ExtractionStatus
+    extraction: ExtractionStatus | None
     neurons: list[dict[str, Any]]
     reductions: list[dict[str, Any]]
     results: list[dict[str, Any]]
@@ -94,23 +100,33 @@ class Status:
     runs: list[dict[str, Any]]
 
 
-def status(store: Store) -> Status:
-    """Read what a store's ledgers and result folders say; one short read a finished shard."""
-    url, meta = store.url, store.meta
+def status(url: str) -> Status:
+    """Read what ledgers and result folders say; one short read a finished shard.
+
+    Parameters
+    ----------
+    url : str
+        A store, a place of units that models share, or a place that only holds results.
+
+    Raises
+    ------
+    StoreError
+        If none of them is there.
+    """
+    url = urls.absolute(url)
+    setup = find_setup(url)
+    if setup is not None or (find_metadata(url) is None and _folders(urls.join(url, RESULTS))):
+        models = ", ".join(card.name for card in read_cards(url).values())
+        source = "" if setup is None else setup.source or str(setup.generator)
+        return Status(url, models, source, None, [], [], *results(url), runs(url))
+    store = open_store(url)
+    meta = store.meta
     reductions = all_reductions(url, meta)
     kept = {r.facts.where for r in reductions}
-    unfinished = []
+    found, unfinished = results(url)
     if len(kept) < len(groups := _folders(urls.join(url, REDUCTIONS))):
         what = f"{len(groups) - len(kept)} subsets, or they are of an earlier state of the store"
-        unfinished.append({"what": what, "url": urls.join(url, REDUCTIONS)})
-    results = []
-    for job in _folders(urls.join(url, RESULTS)):
-        found = finished_results(url, job)
-        results += [
-            {"job": job, "url": r.url, "finished": r.provenance.get("finished")} for r in found
-        ]
-        places = {urls.join(url, RESULTS, job, n) for n in _folders(urls.join(url, RESULTS, job))}
-        unfinished += [{"what": job, "url": p} for p in sorted(places - {r.url for r in found})]
+        unfinished.insert(0, {"what": what, "url": urls.join(url, REDUCTIONS)})
     return Status(
         url=url,
         model=f"{meta.architecture} ({meta.weights})",
@@ -133,10 +149,23 @@ def status(store: Store) -> Status:
             }
             for r in reductions
         ],
-        results=sorted(results, key=lambda r: r["finished"] or ""),
+        results=found,
         unfinished=unfinished,
         runs=runs(url),
     )
+
+
+def results(url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Finished results of all jobs, in the order they finished; those never finished."""
+    finished, unfinished = [], []
+    for job in _folders(urls.join(url, RESULTS)):
+        found = finished_results(url, job)
+        finished += [
+            {"job": job, "url": r.url, "finished": r.provenance.get("finished")} for r in found
+        ]
+        places = {urls.join(url, RESULTS, job, n) for n in _folders(urls.join(url, RESULTS, job))}
+        unfinished += [{"what": job, "url": p} for p in sorted(places - {r.url for r in found})]
+    return sorted(finished, key=lambda r: r["finished"] or ""), unfinished
 
 
 def runs(url: str) -> list[dict[str, Any]]:
@@ -149,30 +178,31 @@ def runs(url: str) -> list[dict[str, Any]]:
 
 def extraction(url: str, meta: Metadata, now: float) -> ExtractionStatus:
     """What the ledger says, at a moment in seconds since 1970."""
-    finished = {s: t for s, t in ledger.finished_at(url).items() if s < meta.shards}
+    finished = sorted(s for s in ledger.done_shards(url) if s < meta.shards)
     bad = BadImages()
     largest: dict[str, float] = {}
-    for facts in ledger.read_facts(url, sorted(finished)):
+    work = []
+    for shard, (facts, span) in zip(finished, ledger.read_work(url, finished), strict=True):
         bad.add(facts)
         for name in ("residual", "rounding"):
             if name in facts:
                 largest[name] = max(largest.get(name, 0.0), facts[name]["max"])
+        if span is not None:
+            work.append((*span, _images(meta, shard)))
     done = sum(_images(meta, shard) for shard in finished)
-    recent = sorted(finished, key=finished.__getitem__)[-RECENT:]
-    rate = left = last = None
-    state = "not started"
-    if finished:
-        last = finished[recent[-1]]
-        span = last - finished[recent[0]]
-        if span > 0:
-            rate = sum(_images(meta, s) for s in recent[1:]) / span
-        usual = span / max(1, len(recent) - 1)
+    rate, left = images_per_second(work), None
+    began, last, _ = max(work, key=lambda part: part[1], default=(None, None, 0))
+    if not finished:
+        state = "not started"
+    elif len(finished) == meta.shards:
+        state = "finished"
+    elif began is None or last is None:
+        state = "unfinished"
+    elif now - last <= max(SECONDS_QUIET, TIMES_QUIET * (last - began)):
+        state = "running"
+        left = (meta.images - done) / rate if rate else None
+    else:
         state = "stopped"
-        if len(finished) == meta.shards:
-            state = "finished"
-        elif now - last <= max(SECONDS_QUIET, TIMES_QUIET * usual):
-            state = "running"
-            left = (meta.images - done) / rate if rate else None
     return ExtractionStatus(
         state=state,
         shards=meta.shards,
@@ -188,6 +218,29 @@ def extraction(url: str, meta: Metadata, now: float) -> ExtractionStatus:
         images_per_second=rate,
         seconds_left=left,
     )
+
+
+def images_per_second(work: Iterable[tuple[float, float, int]]) -> float | None:
+    """Images a second, over the time that work went on since it was last taken up.
+
+    Time in which no shard was under way does not count, so that neither what a worker's start
+    takes nor a stop is in it; what stands before a longer silence is another run, and left out.
+
+    Parameters
+    ----------
+    work : iterable of (float, float, int)
+        When work on a shard began, when it ended, and its images.
+    """
+    images, seconds, earliest = 0, 0.0, math.inf
+    for began, ended, count in sorted(work, key=lambda part: part[1], reverse=True):
+        if images and earliest - ended > SECONDS_QUIET:
+            break
+        # Those before this one ended later: between its end and the earliest of their beginnings
+        # nothing was under way.
+        seconds += max(0.0, min(ended, earliest) - began)
+        earliest = min(earliest, began)
+        images += count
+    return images / seconds if seconds > 0 else None
 
 
 def _images(meta: Metadata, shard: int) -> int:

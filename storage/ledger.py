@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ _PART = re.compile(r"part-(\d{8})\.parquet")
 # Holds the footer of a part, unless its facts are long; parts that are read together.
 TAIL = 16_384
 AT_ONCE = 1000
+Span = tuple[float, float]
 
 
 def part_url(url: str, shard: int, folder: str = LEDGER) -> str:
@@ -41,7 +43,12 @@ def part_url(url: str, shard: int, folder: str = LEDGER) -> str:
 
 
 def write_part(
-    url: str, shard: int, rows: pa.Table, facts: dict[str, Any], folder: str = LEDGER
+    url: str,
+    shard: int,
+    rows: pa.Table,
+    facts: dict[str, Any],
+    folder: str = LEDGER,
+    started: float | None = None,
 ) -> None:
     """Declare a shard finished.
 
@@ -56,8 +63,14 @@ def write_part(
         JSON-able facts about the shard, kept in the part's own metadata.
     folder : str
         Which of the store's ledgers: its own, or one of neurons.
+    started : float, optional
+        When work on it began, seconds since 1970: kept with the moment of this call. They are no
+        facts about the shard, by which results know it.
     """
     metadata = {b"facet": json.dumps(facts, sort_keys=True).encode()}
+    if started is not None:
+        span = {"started": started, "finished": time.time()}
+        metadata[b"facet_work"] = json.dumps(span).encode()
     buffer = io.BytesIO()
     pq.write_table(rows.cast(SCHEMA).replace_schema_metadata(metadata), buffer)
     urls.put_bytes(part_url(url, shard, folder), buffer.getvalue())
@@ -71,6 +84,14 @@ def done_shards(url: str, folder: str = LEDGER) -> set[int]:
 
 def read_facts(url: str, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
     """The facts kept with finished shards, in order: only the end of each part is read."""
+    return (facts for facts, _ in read_work(url, shards))
+
+
+def read_work(url: str, shards: Iterable[int]) -> Iterator[tuple[dict[str, Any], Span | None]]:
+    """The facts kept with finished shards, and when work on each began and ended.
+
+    The second, in seconds since 1970, is None of parts that were written before it was kept.
+    """
     places = [part_url(url, shard) for shard in shards]
     for first in range(0, len(places), AT_ONCE):
         some = places[first : first + AT_ONCE]
@@ -83,7 +104,9 @@ def read_facts(url: str, shards: Iterable[int]) -> Iterator[dict[str, Any]]:
                 metadata = pq.read_metadata(io.BytesIO(tail)).metadata or {}
             except pa.ArrowInvalid as error:
                 raise damaged(place, error) from error
-            yield json.loads(metadata.get(b"facet", b"{}"))
+            span = json.loads(metadata.get(b"facet_work", b"null"))
+            facts = json.loads(metadata.get(b"facet", b"{}"))
+            yield facts, None if span is None else (span["started"], span["finished"])
 
 
 def finished_at(url: str) -> dict[int, float]:

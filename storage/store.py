@@ -257,7 +257,12 @@ class Store:
         }
 
     def write_shard(
-        self, shard: int, values: dict[str, NDArray], rows: pa.Table, facts: dict
+        self,
+        shard: int,
+        values: dict[str, NDArray],
+        rows: pa.Table,
+        facts: dict,
+        started: float | None = None,
     ) -> dict[str, int]:
         """Write one shard whole, verify it, and declare it finished.
 
@@ -270,6 +275,8 @@ class Store:
             The ledger's rows, see ``ledger.SCHEMA``.
         facts : dict
             Facts to keep with the ledger part.
+        started : float, optional
+            When work on it began, seconds since 1970.
 
         Returns
         -------
@@ -299,7 +306,7 @@ class Store:
         try:
             for name, data in values.items():
                 arrays.write_rows(self._group, name, start, data, ok)
-            ledger.write_part(self.url, shard, rows, facts)
+            ledger.write_part(self.url, shard, rows, facts, started=started)
         except OSError as error:
             raise StoreError(
                 f"shard {shard} cannot be written to {self.url}: {error}. Finished shards are "

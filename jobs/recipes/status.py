@@ -11,16 +11,17 @@ from jobs.status import StatusConfig
 from pipeline.images.bad import BadImages
 from pipeline.pages.plain import to_json
 from pipeline.status import ExtractionStatus, Status, status
-from storage import open_store
 
 
 def run(config: StatusConfig) -> Status:
     """Read the ledgers and print what they say."""
-    found = status(open_store(config.store))
+    found = status(config.store)
     if config.json:
         print(to_json(found))
         return found
-    show_table(f"{found.model} over {found.source}", extraction_rows(found.extraction))
+    of = found.extraction
+    what = f"{found.model} over {found.source}" if found.model else "results"
+    show_table(what, {"state": "finished results alone"} if of is None else extraction_rows(of))
     tables = {
         "neurons": {
             f"layer {n['layer']} {n['quantity']}": f"{n['shards_done']:,} shards"
@@ -40,7 +41,7 @@ def run(config: StatusConfig) -> Status:
     for title, rows in tables.items():
         if rows:
             show_table(title, rows)
-    if found.extraction.state == "stopped":
+    if of is not None and of.state in ("stopped", "unfinished"):
         show_next("the same `facet extract` command goes on from the finished shards")
     return found
 
@@ -58,7 +59,7 @@ def extraction_rows(of: ExtractionStatus) -> dict[str, object]:
     if of.last_shard is not None:
         rows["last shard"] = of.last_shard
     if of.images_per_second is not None:
-        rows["rate"] = f"{of.images_per_second:,.1f} images/s over the last shards"
+        rows["rate"] = f"{of.images_per_second:,.1f} images/s while it worked"
     if of.seconds_left is not None:
         rows["time left"] = naturaldelta(of.seconds_left)
     return rows

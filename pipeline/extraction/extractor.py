@@ -74,11 +74,11 @@ class Extractor:
     def do(self, shard: int, batches: Iterable[Batch]) -> Report[None]:
         """Compute, write, verify and declare one shard finished."""
         with self._computing:
-            started = time.monotonic()
+            began, started = time.time(), time.monotonic()
             values, rows = self._compute(shard, batches)
         computed = time.monotonic()
         facts = shard_facts(values, rows)
-        written = self.store.write_shard(shard, values, rows, facts)
+        written = self.store.write_shard(shard, values, rows, facts, began)
         return Report(
             shard,
             rows.num_rows,

@@ -11,6 +11,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from storage import open_store
+from tests.contents import contents
 from tests.processes import wait_for
 from tests.tiny import tiny, write_config
 
@@ -56,14 +57,6 @@ def finish(process: subprocess.Popen) -> str:
 
 def parts(store: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (store / "ledger").glob("part-*.parquet")}
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(store).as_posix(): p.read_bytes()
-        for p in store.rglob("*")
-        if p.is_file() and "results" not in p.relative_to(store).parts
-    }
 
 
 def node_with_an_actor(cluster: Cluster) -> object | None:

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from storage import open_store
+from tests.contents import contents
 from tests.processes import ACTOR, DECODER, kill_in_mid_run, wait_for, workers
 from tests.tiny import tiny, write_config
 
@@ -42,14 +43,6 @@ def finish(process: subprocess.Popen) -> None:
 
 def parts(store: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (store / "ledger").glob("part-*.parquet")}
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(store).as_posix(): p.read_bytes()
-        for p in store.rglob("*")
-        if p.is_file() and "results" not in p.relative_to(store).parts
-    }
 
 
 @pytest.fixture(scope="module")

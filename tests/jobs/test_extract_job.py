@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from storage import growth, neurons, open_store
 from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
 from tests import tiny
+from tests.contents import contents, stored_files
 from tests.refusals import refused
 from tests.storage import stores
 
@@ -74,16 +74,8 @@ def test_it_says_when_it_was_finished(finished):
 
 
 def stamps(root) -> dict[str, int]:
-    """When each file of a store was last written; results say when runs ended and are left out."""
-    return {
-        p.relative_to(root).as_posix(): p.stat().st_mtime_ns
-        for p in Path(root).rglob("*")
-        if p.is_file() and "results" not in p.relative_to(root).parts
-    }
-
-
-def contents(root) -> dict[str, bytes]:
-    return {name: (Path(root) / name).read_bytes() for name in stamps(root)}
+    """When each file of a store was last written."""
+    return {name: place.stat().st_mtime_ns for name, place in stored_files(root).items()}
 
 
 def test_the_same_command_again_writes_nothing(finished, model):
