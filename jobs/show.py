@@ -28,7 +28,7 @@ class ShowConfig:
     what: tyro.conf.Positional[
         Literal["textspan", "ablate", "second-order", "omp", "neuron", "rosetta", "invert"]
     ]
-    """Which job's results, or one neuron's picture."""
+    """Which job's results, or one neuron on a page."""
     store: str
     """The store: a local path or an object-store URL. For rosetta and invert: where
     these jobs wrote."""
@@ -39,8 +39,8 @@ class ShowConfig:
     neuron: int | None = None
     """For neuron: its number in the layer."""
     out: str | None = None
-    """For neuron: the folder for the picture; by default that of the second-order result. For
-    rosetta: the folder for page and pictures; by default that of its result."""
+    """For neuron: the folder for its page; by default that of the second-order result. For
+    rosetta: the folder for dictionary.html; by default that of its result."""
     pretrained: str | None = None
     """For neuron: the weights file of the store, if it is no longer where it was."""
     json: bool = False
@@ -59,7 +59,7 @@ def check(config: ShowConfig) -> None:
     """Refuse settings that mean nothing here."""
     refuse_bounds(config, top=1)
     if config.json:
-        refuse_unused(config, ["out"], "pictures, which are not drawn with --json")
+        refuse_unused(config, ["out"], "pages, which are not written with --json")
     if config.what == "neuron":
         if config.layer is None or config.neuron is None:
             raise FacetError("`facet show neuron …` needs --layer and --neuron")

@@ -29,7 +29,9 @@ from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
 from pipeline.neurons.studies import Question, studied
 from pipeline.neurons.tables import EFFECTS
 from pipeline.pages import tables
-from pipeline.pages.figures import ablation_figures, png
+from pipeline.pages.figures import ablation_figures
+from pipeline.pages.heads import TITLES
+from pipeline.pages.html import as_file
 from pipeline.texts import load_pool
 from pipeline.texts.classes import Classes, PoolError, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
@@ -157,7 +159,8 @@ def find(config: AblateConfig, identity: dict[str, Any], store: Store, ask: Ques
     kept = {"accuracy": found.accuracy}
     if found.explained is not None:
         kept["effects"] = found.explained
-    pictures = {f"{n}.png": png(f) for n, f in ablation_figures(found.accuracy).items()}
+    figures = ablation_figures(found.accuracy)
+    pictures = {f"{study}.html": as_file(TITLES[study], f) for study, f in figures.items()}
     return save(
         store.url, JOB, config, facts,
         identity=identity, tables=kept, schemas=ABLATIONS | EFFECTS, files=pictures,

@@ -31,7 +31,8 @@ from pipeline.neurons.results import second_order_result
 from pipeline.neurons.tables import CODES
 from pipeline.neurons.truth import truth_facts
 from pipeline.pages import tables
-from pipeline.pages.figures import png
+from pipeline.pages.html import as_file
+from pipeline.pages.neuron_figure import codes_figure
 from pipeline.stats.accuracy import ChanceWarning
 from pipeline.texts import Pool
 from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
@@ -115,8 +116,9 @@ def find(
                 )  # fmt: skip
             warned = sorted({str(warning.message) for warning in raised})
             for layer in sorted(kept["codes"]["layer"].unique()):
-                figure = code_accuracy.codes_figure(kept["accuracy"], layer)
-                files[f"accuracy-layer-{layer:02d}.png"] = png(figure)
+                figure = codes_figure(kept["accuracy"], layer)
+                title = f"Accuracy with codes in place of the neurons of MLP layer {layer}"
+                files[f"accuracy-layer-{layer:02d}.html"] = as_file(title, figure)
         truths = coding.truths(store, model, directions, kept["codes"], pool.texts, TELLER)
         if truths:
             kept["truth"] = pd.concat([t.table for t in truths.values()], ignore_index=True)

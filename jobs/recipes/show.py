@@ -14,10 +14,10 @@ from jobs.console import console, show_table
 from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
 from pipeline.heads.answers import ablated, described_heads
+from pipeline.heads.names import neuron_name
 from pipeline.identity import over
 from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import tables
-from pipeline.pages.figures import png
 from pipeline.pages.plain import to_json
 from pipeline.rosetta.answers import inverted
 from storage import open_store, urls
@@ -145,13 +145,15 @@ def find_neuron(config: ShowConfig) -> Answer:
 
 
 def show_neuron(config: ShowConfig, answer: Answer) -> None:
-    """Draw one neuron and print its texts."""
+    """Write one neuron's page and print its texts."""
+    from pipeline.pages.html import as_file
     from pipeline.pages.neuron_figure import neuron_figure
 
     found = answer.found
     folder = answer.result if config.out is None else urls.absolute(config.out)
-    place = urls.join(folder, f"neuron-{found.layer:02d}-{found.neuron:05d}.png")
-    urls.put_bytes(place, png(neuron_figure(found)))
+    place = urls.join(folder, f"neuron-{found.layer:02d}-{found.neuron:05d}.html")
+    shown = as_file(neuron_name(found.layer, found.neuron), neuron_figure(found))
+    urls.put_bytes(place, shown)
     console.print(tables.neuron(found, config.top))
     images = ", ".join(str(image.image) for image in found.images)
     facts = {"top images": images, "histogram over": found.norms.over}

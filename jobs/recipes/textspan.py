@@ -27,7 +27,9 @@ from pipeline.heads.roles import KnownRoles, known_roles
 from pipeline.heads.tables import DESCRIPTIONS
 from pipeline.identity import over, settings
 from pipeline.pages import tables
-from pipeline.pages.figures import png, roles_figure, textspan_figure
+from pipeline.pages.figures import roles_figure, textspan_figure
+from pipeline.pages.heads import ROLES, layer_title
+from pipeline.pages.html import as_file
 from pipeline.texts import Pool
 from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
@@ -109,7 +111,7 @@ def describe(
     reductions: Reductions,
     pool: Pool,
 ) -> Result:
-    """Describe the heads, and keep tables and a picture a layer."""
+    """Describe the heads, and keep tables and a page a layer."""
     urls.check_writable(store.url)
     encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
     machines.connect()
@@ -121,13 +123,17 @@ def describe(
     descriptions = description_table(found, heads, pool.texts)
     layers = sorted({int(layer) for layer in descriptions["layer"]})
     tables, arrays = {"descriptions": descriptions}, {}
-    files = {f"layer-{i:02d}.png": png(textspan_figure(descriptions, i)) for i in layers}
+    files = {
+        f"layer-{i:02d}.html": as_file(layer_title(i), textspan_figure(descriptions, i))
+        for i in layers
+    }
     known = known_roles(store, reductions, descriptions, TELLER)
     if known is not None:
         tables["roles"] = known.table
         arrays["shares"] = known.arrays()
         described = known.table[["layer", "head"]].itertuples(index=False, name=None)
-        files["roles.png"] = png(roles_figure(known.shares, known.attributes, list(described)))
+        figure = roles_figure(known.shares, known.attributes, list(described))
+        files["roles.html"] = as_file(ROLES, figure)
     facts = {
         "images": reductions.count(),
         "heads": len(heads),

@@ -20,6 +20,8 @@ from pipeline.stats.accuracy import predicted_classes
 from storage.errors import NotFinite
 from storage.reductions import as_spans
 
+from .names import head_name
+
 if TYPE_CHECKING:  # workers that only predict start without torch
     from pipeline.models import ModelMaps
 
@@ -115,7 +117,7 @@ class Ablation:
         twice = [head for head in self.spans if self.heads[head]]
         if twice:
             raise ValueError(
-                f"ablation {self.name!r} replaces head {twice[0]} both by its mean and by a "
+                f"ablation {self.name!r} replaces {head_name(*twice[0])} both by its mean and by a "
                 "projection: choose one"
             )
         if self.class_token and (self.heads.any() or self.spans):
@@ -175,7 +177,8 @@ def single_layers(size: ModelSize) -> list[Ablation]:
 def single_heads(size: ModelSize) -> list[Ablation]:
     """One head at a time."""
     return [
-        size.ablation(f"head {head}", heads=[head]) for head in np.ndindex(size.layers, size.heads)
+        size.ablation(head_name(*head), heads=[head])
+        for head in np.ndindex(size.layers, size.heads)
     ]
 
 

@@ -23,6 +23,7 @@ from storage.store import Store, open_store
 
 from . import ablation as ablate
 from .choices import DirectStudy
+from .names import heads_name
 
 if TYPE_CHECKING:
     from pipeline.models import ModelMaps
@@ -110,8 +111,7 @@ def steps(
         for series, directions in (spans or {}).items():
             add("textspan", series, counts, ablate.spans(size, directions, counts, series))
     if "chosen" in studies:
-        name = f"heads {' '.join(f'{layer}.{head}' for layer, head in chosen)}"
-        add("chosen", "chosen", [""], [size.ablation(name, heads=chosen)])
+        add("chosen", "chosen", [""], [size.ablation(heads_name(chosen), heads=chosen)])
         baseline = ablate.random_heads(size, len(chosen), RANDOM_TRIALS)
         add("chosen", "random heads", range(RANDOM_TRIALS), baseline)
     return found

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.heads.studies import NamedStep
@@ -126,26 +124,3 @@ def layer_means(store: Store, layer: int) -> NDArray[np.float32]:
     if moments is None:
         raise StoreError(f"no moments of MLP layer {layer} over all finished shards in {store.url}")
     return np.ascontiguousarray(moments.mean.T, np.float32)
-
-
-def codes_figure(accuracy: pd.DataFrame, layer: int) -> Figure:
-    """Accuracy against a code's texts, between its two bounds (Gandelsman 2025, Figure 3.4)."""
-    whole = accuracy[accuracy["scope"] == "all"].set_index("series")
-    name = f"layer {layer}"
-    codes = whole.loc[[name]]
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axis = figure.subplots()
-    at = codes["at"].astype(int).to_numpy()
-    ends = codes["accuracy"] - codes["low"], codes["high"] - codes["accuracy"]
-    errors = np.maximum(np.array(ends, float), 0.0)
-    axis.errorbar(at, codes["accuracy"], errors, marker="o", capsize=2, label="code of m texts")
-    bounds = {"": "nothing replaced", f"{name}, {DIRECTION}": DIRECTION, f"{name}, {MEANS}": MEANS}
-    for (series, label), style in zip(bounds.items(), ("-", "--", ":"), strict=True):
-        axis.axhline(float(whole["accuracy"][series]), color="#9aa5b5", ls=style, label=label)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(at, [str(m) for m in at])
-    axis.set(xlabel="texts in the code of each neuron, m", ylabel="accuracy")
-    axis.set_title(f"MLP layer {layer}", size=10)
-    axis.yaxis.set_major_formatter("{x:.0%}")
-    axis.legend(fontsize=8)
-    return figure

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipeline.heads.names import head_name
 from pipeline.heads.roles import KnownRoles
 from pipeline.neurons.answers import CodeText
 
 from .figures import ablation_figures, roles_figure, textspan_figure
-from .html import Section, data_url, section
+from .html import Section, section
 
 TITLES = {
     "mlps": "All MLPs replaced by their means",
@@ -19,7 +20,14 @@ TITLES = {
     "class-token": "The class token's own contribution replaced by its mean",
     "textspan": "All but the span of a head's first texts replaced by means",
     "chosen": "Chosen heads replaced by their means",
+    "neurons": "Neurons' second-order effects replaced by their means",
+    "effects": "Effects of neurons replaced by their means: first-order, second-order, indirect",
 }
+ROLES = "Heads against the truth"
+
+
+def layer_title(layer: int) -> str:
+    return f"What the heads of layer {layer} write, in words"
 
 
 def signed(texts: Sequence[CodeText]) -> str:
@@ -38,10 +46,9 @@ def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = Non
     """
     sections = [
         section(
-            f"What the heads of layer {layer} write, in words",
-            "TextSpan's first five texts of every head; bars show the share of the head's variance "
-            "that each text adds.",
-            plot=data_url(textspan_figure(descriptions, layer)),
+            layer_title(layer),
+            "TextSpan's first five texts of every head.",
+            plot=textspan_figure(descriptions, layer),
         )
         for layer in sorted(descriptions["layer"].unique(), reverse=True)
     ]
@@ -49,15 +56,16 @@ def textspan_sections(descriptions: pd.DataFrame, known: KnownRoles | None = Non
         roles = known.table
         heads = [(int(a), int(b)) for a, b in zip(roles["layer"], roles["head"], strict=True)]
         rows = [
-            (f"{r.layer}.{r.head}", r.attribute, f"{r.share:.0%}", f"{r.texts_about} of 5")
-            for r in roles.sort_values("share", ascending=False).itertuples()
-        ]
+            (head_name(r["layer"], r["head"]), r["attribute"], f"{r['share']:.0%}",
+             f"{r['texts_about']} of 5")
+            for r in roles.sort_values("share", ascending=False).to_dict("records")
+        ]  # fmt: skip
         sections.append(
             section(
-                "Heads against the truth",
+                ROLES,
                 "How much of each head's variance every attribute of the pictures explains, and "
                 "how many of its first five texts are about the attribute that explains most.",
-                plot=data_url(roles_figure(known.shares, known.attributes, heads)),
+                plot=roles_figure(known.shares, known.attributes, heads),
                 header=("head", "attribute", "explains", "texts about it"),
                 rows=rows,
             )
@@ -80,7 +88,7 @@ def ablation_sections(table: pd.DataFrame) -> list[Section]:
                 TITLES[study],
                 f"Zero-shot accuracy over {baseline['n']:,} images; {baseline['accuracy']:.1%} "
                 "with nothing ablated. Intervals are 95%, by bootstrap.",
-                plot=data_url(figure),
+                plot=figure,
                 header=("ablated", "accuracy", "change", "interval"),
                 rows=rows if len(rows) <= 24 else [],
             )

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from humanize import naturalsize
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.heads.shares import Shares
@@ -23,9 +17,9 @@ from pipeline.images.again import load_again
 from pipeline.images.errors import BadImage, SourceUnavailable
 from storage.store import Store
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
-)
+from .figures import residual_figure, share_figures
+from .fragments import render
+from .pictures import data_url
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Section:
     text : str
         How picture and table are read.
     plots : sequence of str
-        Data URLs, or SVG.
+        HTML, as the functions of ``figures`` make it.
     pictures : sequence of (str, str)
         Data URLs with what stands below.
     header : sequence of str
@@ -112,19 +106,12 @@ def anchor(text: str, name: str) -> str:
 
 def page(title: str, lead: str, sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
     """The whole page as HTML: lead, notes, contents list, sections."""
-    return TEMPLATES.get_template("page.html").render(
-        title=title, lead=lead, sections=sections, notes=notes
-    )
+    return str(render("page.html", title=title, lead=lead, sections=sections, notes=notes))
 
 
-def data_url(image: Image.Image | Figure) -> str:
-    """A picture or a plot as a PNG inside the page."""
-    buffer = io.BytesIO()
-    if isinstance(image, Figure):
-        image.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    else:
-        image.save(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def as_file(title: str, figure: str) -> bytes:
+    """One figure as a page of its own, as results keep it."""
+    return page(title, "", [section("", plot=[figure])]).encode()
 
 
 def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list[Section]:
@@ -144,7 +131,7 @@ def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list
             "Share of the embedding that each component wrote, mean over "
             f"{found.images:,} images. All shares, with {found.constants:.1%} for the constants, "
             f"sum to {found.heads.sum() + found.mlps.sum() + found.constants:.6f}.",
-            plot=data_url(share_plot(found)),
+            plot=share_figures(found),
         ),
         section(
             "How exact",
@@ -153,7 +140,7 @@ def extraction_sections(store: Store, found: Shares, pictures: int = 24) -> list
             f"{np.nanmedian(residual):.1e}, largest {np.nanmax(residual):.1e}. As stored "
             f"({store.meta.store_dtype}): median {np.nanmedian(rounding):.1e}, largest "
             f"{np.nanmax(rounding):.1e}.",
-            plot=data_url(residual_plot(residual, rounding)),
+            plot=residual_figure(residual, rounding),
         ),
         section("The store", store.url, header=("part", "files", "size"), rows=tree),
     ]
@@ -167,38 +154,3 @@ def thumbnail(store: Store, index: int) -> Image.Image:
         return Image.new("RGB", (64, 64), "lightgrey")
     image.thumbnail((128, 128))
     return image
-
-
-def share_plot(found: Shares) -> Figure:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    top = float(np.abs(found.heads).max()) or 1.0
-    image = left.imshow(found.heads, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-    left.set(xlabel="head", ylabel="layer", title="attention heads")
-    left.set_xticks(range(found.heads.shape[1]))
-    left.set_yticks(range(found.heads.shape[0]))
-    if found.heads.size <= 64:
-        for (layer, head), value in np.ndenumerate(found.heads):
-            colour = "white" if abs(value) > 0.6 * top else "black"
-            left.text(head, layer, f"{value:.1%}", ha="center", va="center", color=colour, size=9)
-    figure.colorbar(image, ax=left, format="{x:.0%}")
-    names = ["start", *(f"MLP {layer}" for layer in range(len(found.mlps) - 1))]
-    right.barh(names, found.mlps, color="#4a6fa5")
-    right.axvline(0, color="black", lw=0.8)
-    right.invert_yaxis()
-    right.xaxis.set_major_formatter("{x:.0%}")
-    right.set_title("start and MLPs")
-    return figure
-
-
-def residual_plot(residual: NDArray, rounding: NDArray) -> Figure:
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
-    axis = figure.subplots()
-    for values, name in ((residual, "as computed"), (rounding, "as stored")):
-        kept = values[np.isfinite(values) & (values > 0)]
-        if len(kept):
-            bins = np.geomspace(kept.min() / 1.1, kept.max() * 1.1, 40)
-            axis.hist(kept, bins=bins.tolist(), label=name, alpha=0.8)
-    axis.set(xscale="log", xlabel="relative distance to the model's own output", ylabel="images")
-    axis.legend()
-    return figure

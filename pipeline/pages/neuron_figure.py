@@ -1,73 +1,99 @@
-"""A picture of a neuron: its top images with where it fires on them, its texts, its strength."""
+"""Pictures of neurons: top images with where they fire on them, texts, strength, truth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import NullFormatter
 
 from pipeline.neurons.about import Histogram, NeuronAnswer
 from pipeline.neurons.answers import CodeText
+from pipeline.neurons.code_accuracy import DIRECTION, MEANS
+from pipeline.neurons.truth import NeuronTruth
+
+from .figures import accuracy_axis, below, errors
+from .fragments import Bar, bars, render
+from .pictures import data_url, heat, small
+from .plots import BLUE, GREY, INK, ORANGE, plot
 
 TEXTS = 8
-BLUE, RED = "#4a6fa5", "#b5523b"
 
 
-def neuron_figure(found: NeuronAnswer) -> Figure:
-    """The picture of one neuron."""
-    figure = Figure(figsize=(10.5, 6.4), layout="constrained")
-    # Two figures in one: long texts beside the bars do not push the images aside.
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2.2))[:, 0]
-    axes = upper.subplots(2, 8)
-    strongest = max((float(np.abs(i.activations).max()) for i in found.images), default=1.0)
-    for place, image in enumerate(found.images):
-        line, column = divmod(place, 4)
-        left, right = axes[line, 2 * column], axes[line, 2 * column + 1]
-        _pair(left, right, image.pixels, image.activations, strongest or 1.0)
-        left.set_title(f"image {image.image}", size=8)
-        right.set_title(f"{image.score:+.3f}", size=8)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    bars, histogram = lower.subplots(1, 2, width_ratios=(5, 3))
-    _text_bars(bars, found.texts[:TEXTS])
-    _histogram(histogram, found.norms)
-    figure.suptitle(f"MLP layer {found.layer}, neuron {found.neuron}", size=11)
-    return figure
-
-
-def _pair(left: Axes, right: Axes, picture: NDArray, fires: NDArray, strongest: float) -> None:
-    """The image, and the image under the map of where the neuron fires."""
-    extent = (0, picture.shape[1], picture.shape[0], 0)
-    left.imshow(picture)
-    right.imshow(picture.mean(-1), cmap="gray", extent=extent)
-    right.imshow(
-        fires, cmap="RdBu_r", vmin=-strongest, vmax=strongest, alpha=0.6, extent=extent,
-        interpolation="nearest",
+def neuron_figure(found: NeuronAnswer) -> Markup:
+    """One neuron: its top images, and beside each where it fires; its texts; its strength."""
+    strongest = max((float(np.abs(i.activations).max()) for i in found.images), default=0.0)
+    pictures = [
+        (
+            data_url(small(image.pixels)),
+            data_url(heat(image.pixels, image.activations / (strongest or 1.0))),
+            f"image {image.image}, score {image.score:+.3f}",
+        )
+        for image in found.images
+    ]
+    return render(
+        "neuron.html", pictures=pictures, strongest=f"{strongest:.2f}",
+        texts=found.texts and text_bars(found.texts[:TEXTS]), coded=found.coded,
+        over=found.norms.over, strength=histogram(found.norms),
     )  # fmt: skip
 
 
-def _text_bars(axis: Axes, texts: Sequence[CodeText]) -> None:
-    """Signed bars, the text beside each."""
-    if not texts:
-        axis.text(0.5, 0.5, "not coded", ha="center", va="center", color="#5b6575")
-        axis.set_axis_off()
-        return
-    values = np.array([term.coefficient for term in texts])
-    axis.barh(range(len(texts)), values, color=[BLUE if v > 0 else RED for v in values])
-    names = [t.text if len(t.text) <= 48 else t.text[:47] + "…" for t in texts]
-    axis.set_yticks(range(len(texts)), names, size=8, parse_math=False)
-    axis.invert_yaxis()
-    axis.axvline(0, color="black", lw=0.8)
-    axis.tick_params(axis="x", labelsize=7)
-    axis.set_title("texts of its code, by coefficient", size=8)
+def text_bars(texts: Sequence[CodeText]) -> Markup:
+    """Texts of a code with their coefficients."""
+    return bars([Bar(t.text, f"{t.coefficient:+.3f}", t.coefficient) for t in texts])
 
 
-def _histogram(axis: Axes, norms: Histogram) -> None:
-    axis.hist(norms.edges[:-1], norms.edges.tolist(), weights=norms.counts, color=BLUE, log=True)
-    axis.set_xlabel("length of its effect, mean removed", size=8)
-    axis.set_ylabel("images", size=8)
-    axis.set_title(f"over {norms.over}", size=8)
-    axis.tick_params(labelsize=7)
+def histogram(norms: Histogram) -> Markup:
+    """How long the neuron's effects are over images."""
+
+    def draw(axis: Axes) -> None:
+        axis.hist(
+            norms.edges[:-1], norms.edges.tolist(), weights=norms.counts, color=BLUE, log=True
+        )
+        axis.set(xlabel="length of its effect, mean removed", ylabel="images")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+    return plot(draw, f"Histogram of the neuron's effect over {norms.over}", 2.0)
+
+
+def truth_figure(truth: NeuronTruth) -> Markup:
+    """Areas of the neurons' own texts beside those of random ones."""
+    own, random = truth.table["auc"], truth.table["auc_random"]
+
+    def draw(axis: Axes) -> None:
+        axis.hist(own, bins=40, range=(0, 1), color=BLUE, label="its own text")
+        axis.hist(
+            random, bins=40, range=(0, 1), color=ORANGE, histtype="step", lw=1.5,
+            label=f"random texts, mean of {len(truth.draws)}",
+        )  # fmt: skip
+        axis.axvline(0.5, color=INK, ls=":", lw=1, label="chance, 0.5")
+        axis.set(xlabel="area under the ROC curve", ylabel="neurons")
+        below(axis, 2)
+
+    return plot(draw, "Histogram of the areas of neurons' texts, beside random texts", 2.7)
+
+
+def codes_figure(accuracy: pd.DataFrame, layer: int) -> Markup:
+    """Accuracy against a code's texts, between its two bounds (Gandelsman 2025, Figure 3.4)."""
+    whole = accuracy[accuracy["scope"] == "all"].set_index("series")
+    name = f"layer {layer}"
+    codes = whole.loc[[name]]
+    bounds = {"": "nothing replaced", f"{name}, {DIRECTION}": DIRECTION, f"{name}, {MEANS}": MEANS}
+
+    def draw(axis: Axes) -> None:
+        at = codes["at"].astype(int).to_numpy()
+        axis.errorbar(at, codes["accuracy"], errors(codes), marker="o", color=BLUE,
+                      label="code of m texts")  # fmt: skip
+        for (series, label), style in zip(bounds.items(), ("-", "--", ":"), strict=True):
+            axis.axhline(float(whole["accuracy"][series]), color=GREY, ls=style, label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(at, [str(m) for m in at])
+        axis.set_xlabel("texts in the code of each neuron, m")
+        accuracy_axis(axis.yaxis)
+        below(axis, 2)
+
+    return plot(draw, f"Accuracy by the number of texts, MLP layer {layer}", 3.2)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from pipeline.neurons.about import NeuronAnswer
 from pipeline.neurons.truth import NeuronTruth, truth_facts
 
 from .heads import signed
-from .html import Section, data_url, section
-from .neuron_figure import BLUE, neuron_figure
+from .html import Section, section
+from .neuron_figure import neuron_figure, truth_figure
 
 
 def neuron_sections(neurons: Sequence[NeuronAnswer], truth: NeuronTruth | None) -> list[Section]:
@@ -34,7 +32,7 @@ def neuron_sections(neurons: Sequence[NeuronAnswer], truth: NeuronTruth | None) 
                 "the largest positive coefficient of the neuron's sparse code. "
                 + ". ".join(f"{name.strip()}: {said}" for name, said in facts.items())
                 + ".",
-                plot=data_url(truth_figure(truth)),
+                plot=truth_figure(truth),
             )
         )
     for found in neurons:
@@ -45,25 +43,9 @@ def neuron_sections(neurons: Sequence[NeuronAnswer], truth: NeuronTruth | None) 
                 f"{signed(found.texts[:4]) or 'not coded'}. On its top images its effect is "
                 f"{figures['norm_large'] / figures['norm_mean']:.1f} times its mean length or "
                 f"longer; {figures['explained_top']:.0%} of it there lies along one direction. "
-                "Beside each image is where the neuron fires on it (red), and the score of its "
+                "Beside each image is where the neuron fires on it (blue), and the score of its "
                 "effect.",
-                plot=data_url(neuron_figure(found)),
+                plot=neuron_figure(found),
             )
         )
     return sections
-
-
-def truth_figure(truth: NeuronTruth) -> Figure:
-    """Areas of the neurons' own texts beside those of random ones."""
-    figure = Figure(figsize=(7, 2.8), layout="constrained")
-    axis = figure.subplots()
-    own, random = truth.table["auc"], truth.table["auc_random"]
-    axis.hist(own, bins=40, range=(0, 1), color=BLUE, label="its own text")
-    axis.hist(
-        random, bins=40, range=(0, 1), color="#9aa5b5", alpha=0.7,
-        label=f"random texts, mean of {len(truth.draws)}",
-    )  # fmt: skip
-    axis.axvline(0.5, color="black", lw=0.8)
-    axis.set(xlabel="area under the ROC curve", ylabel="neurons")
-    axis.legend(fontsize=8)
-    return figure

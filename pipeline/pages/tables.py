@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from pipeline.heads.answers import HeadAnswer
+from pipeline.heads.names import head_name, neuron_name
 from pipeline.neurons.answers import STRONGEST, CodedNeuron
 
 from .heads import signed
@@ -26,9 +27,10 @@ def titled(title: str, *columns: str) -> Table:
 
 def heads(found: Sequence[HeadAnswer], top: int) -> Table:
     """The first texts of every head, a row a head."""
-    table = titled(f"TextSpan, the first {top} texts of every head", "layer.head", "texts")
+    table = titled(f"TextSpan, the first {top} texts of every head", "head", "texts")
     for head in found:
-        table.add_row(f"{head.layer}.{head.head}", " · ".join(t.text for t in head.texts[:top]))
+        texts = " · ".join(t.text for t in head.texts[:top])
+        table.add_row(head_name(head.layer, head.head), texts)
     return table
 
 
@@ -52,7 +54,15 @@ def accuracies(accuracy: pd.DataFrame) -> Table:
 def effects(neurons: pd.DataFrame) -> Table:
     """How strong neurons are, and how far one direction holds what they write."""
     title = f"Second-order effects, the strongest {STRONGEST} neurons of every layer"
-    columns = ["layer.neuron", "mean", "large from", "largest", "explained, top images", "all"]
+    columns = [
+        "MLP layer",
+        "neuron",
+        "mean",
+        "large from",
+        "largest",
+        "explained, top images",
+        "all",
+    ]
     table = titled(title, *columns)
     for row in neurons.to_dict("records"):
         lengths = (f"{row[n]:.4f}" for n in ("norm_mean", "norm_large", "norm_max"))
@@ -60,22 +70,22 @@ def effects(neurons: pd.DataFrame) -> Table:
         shares = (
             "–" if np.isnan(row[n]) else f"{row[n]:.0%}" for n in ("explained_top", "explained")
         )
-        table.add_row(f"{row['layer']}.{row['neuron']}", *lengths, *shares)
+        table.add_row(str(row["layer"]), str(row["neuron"]), *lengths, *shares)
     return table
 
 
 def codes(neurons: Sequence[CodedNeuron], top: int) -> Table:
     """The first texts of neurons, with signs."""
     title = f"Sparse codes, the first {top} texts of the strongest neurons"
-    table = titled(title, "layer.neuron", "texts")
+    table = titled(title, "MLP layer", "neuron", "texts")
     for found in neurons:
-        table.add_row(f"{found.layer}.{found.neuron}", signed(found.texts[:top]))
+        table.add_row(str(found.layer), str(found.neuron), signed(found.texts[:top]))
     return table
 
 
 def neuron(found: NeuronAnswer, top: int) -> Table:
     """The first texts of one neuron."""
-    table = titled(f"MLP layer {found.layer}, neuron {found.neuron}", "coefficient", "text")
+    table = titled(neuron_name(found.layer, found.neuron), "coefficient", "text")
     for term in found.texts[:top]:
         table.add_row(f"{term.coefficient:+.4f}", term.text)
     return table

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.figure import Figure
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.pages.figures import png
-from pipeline.pages.html import Section, data_url, section
+from pipeline.pages.fragments import render
+from pipeline.pages.html import Section, section
+from pipeline.pages.pictures import heat, picture, small
 from storage.rosetta import Card
 
 from .models import unit_maps
 from .replay import Mined, replay
 
 CONCEPTS, EXAMPLES, IMAGES = 20, 6, 256
-TILE = 96  # pixels of a picture in a figure
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,21 @@ class Member:
     unit: int
     correlation: float
     replicates: bool
+
+    @property
+    def name(self) -> str:
+        """The model's, without what its weights are."""
+        return self.model.partition("@")[0]
+
+    @property
+    def place(self) -> str:
+        return f"unit {self.unit} of {self.layer}"
+
+    def said(self, hub: bool) -> str:
+        """Where it stands, and how well it goes with the hub's."""
+        halves = "in both halves" if self.replicates else "not in both halves"
+        how = "the hub" if hub else f"correlation {self.correlation:.2f}, {halves}"
+        return f"{self.name}, {self.place}: {how}"
 
 
 @dataclass(frozen=True)
@@ -157,55 +170,59 @@ def unit_range(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     return (maps - low) / (high - low) if high > low else np.zeros_like(maps)
 
 
-def figure(entry: Entry) -> Figure:
-    """Examples in columns; the pictures, then every model's maps over them."""
-    pictures = [np.asarray(Image.fromarray(p).resize((TILE, TILE))) for p in entry.pixels]
-    rows = [np.concatenate(pictures, 1) / 255.0]
-    for maps in entry.maps:
-        tiles = []
-        for picture, plane in zip(pictures, maps, strict=True):
-            wide = Image.fromarray(plane).resize((TILE, TILE), Image.Resampling.BILINEAR)
-            heat = colormaps["inferno"](np.asarray(wide))[..., :3]
-            tiles.append(0.3 * picture.mean(-1, keepdims=True) / 255 + 0.7 * heat)
-        rows.append(np.concatenate(tiles, 1))
-    drawn = Figure(figsize=(2.6 + 1.1 * len(pictures), 1.1 * len(rows) + 0.4), layout="constrained")
-    axis = drawn.subplots()
-    axis.imshow(np.concatenate(rows))
-    names = [
-        f"{m.model.partition('@')[0]}\n{m.layer}\nunit {m.unit}" for m in entry.concept.members
-    ]
-    axis.set_yticks(
-        TILE * (np.arange(len(rows)) + 0.5), ["image", *names], size=7, parse_math=False
-    )
-    axis.set_xticks([])
-    axis.tick_params(length=0)
-    axis.set_frame_on(False)
-    axis.set_title(_title(entry.concept), size=10)
-    return drawn
+def figure(entry: Entry) -> Markup:
+    """The examples, and below them every model's maps over them."""
+    strips = [("images where the hub's unit is strongest", [
+        picture(small(pixels), key) for pixels, key in zip(entry.pixels, entry.keys, strict=True)
+    ])]  # fmt: skip
+    for member, maps in zip(entry.concept.members, entry.maps, strict=True):
+        tiles = [
+            picture(heat(pixels, plane, Image.Resampling.BILINEAR), f"{key}: where the unit fires")
+            for pixels, plane, key in zip(entry.pixels, maps, entry.keys, strict=True)
+        ]
+        strips.append((member.said(hub=not strips[1:]), tiles))
+    return render("concept.html", strips=strips)
 
 
-def _title(concept: Concept) -> str:
-    said = "in both halves" if concept.replicates else "not in both halves"
-    return f"Concept {concept.number}: correlation {concept.strength:.2f}, {said}"
+def about(concept: Concept, truth: pd.DataFrame | None) -> tuple[str, str]:
+    """A title that says what a concept is, as far as that is known, and the sentence below it.
+
+    Parameters
+    ----------
+    truth : DataFrame or None
+        As ``tables.TRUTH`` has it.
+    """
+    halves = "in both halves of the images" if concept.replicates else "but not in both halves"
+    found = f"Correlation of the weakest match: {concept.strength:.2f}, {halves}."
+    name = f"Concept {concept.number}"
+    if truth is not None:
+        rows = truth[(truth["pairing"] == "shared") & (truth["concept"] == concept.number)]
+        for row in rows.to_dict("records"):
+            value = f"{row['attribute']} {row['value']}"
+            chance = truth.loc[truth["pairing"] == "random", "auc"].mean()
+            agree = "all models agree" if row["agrees"] else "not every model's unit tells it best"
+            told = (
+                f"Its units tell {value} with a mean AUC of {row['auc']:.2f} (random units what "
+                f"they tell best: {chance:.2f}; 0.5 tells nothing); {agree}. "
+            )
+            return f"{name}: {'' if row['agrees'] else 'nearest to '}{value}", told + found
+    hub = concept.members[0]
+    return f"{name}: {hub.place} in {hub.name}", found
 
 
-def pictures_of(found: Sequence[Entry]) -> dict[str, bytes]:
-    """A PNG of every entry, by file name."""
-    return {f"concept-{e.concept.number:05d}.png": png(figure(e)) for e in found}
+def best_and_worst(concepts: Sequence[Concept], count: int) -> list[Concept]:
+    """So many concepts, in their order: the first of them, one in five of them from the end."""
+    if len(concepts) <= count:
+        return list(concepts)
+    last = max(count // 5, 1)
+    return [*concepts[: count - last], *concepts[-last:]]
 
 
-def dictionary_sections(found: Sequence[Entry], pictures: dict[str, bytes]) -> list[Section]:
+def dictionary_sections(found: Sequence[Entry], truth: pd.DataFrame | None) -> list[Section]:
     """A section each, in the order given; pictures lie inside the page."""
-    return [
-        section(
-            _title(entry.concept),
-            plot=data_url(Image.open(io.BytesIO(pictures[name]))),
-            header=("model", "layer", "unit", "correlation", "in both halves"),
-            rows=[
-                (m.model, m.layer, m.unit, f"{m.correlation:.3f}" if i else "hub",
-                 ("yes" if m.replicates else "no") if i else "")
-                for i, m in enumerate(entry.concept.members)
-            ],
-        )
-        for entry, name in zip(found, pictures, strict=True)
-    ]  # fmt: skip
+    sections = []
+    for entry in found:
+        title, said = about(entry.concept, truth)
+        name = f"concept-{entry.concept.number}"
+        sections.append(section(title, name=name, found=said, plot=[figure(entry)]))
+    return sections

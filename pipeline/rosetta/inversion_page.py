@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from pipeline.pages.html import Section, data_url, page, section
+from pipeline.pages.html import Section, page, section
+from pipeline.pages.pictures import picture
 
 from .inversions import Inversions
 from .models import pictures
@@ -27,7 +28,7 @@ def inversion_files(found: Inversions, lead: str) -> dict[str, bytes]:
             buffer = io.BytesIO()
             strip.save(buffer, format="png")
             files[f"{name.replace(' ', '-')}.png"] = buffer.getvalue()
-            sections.append(section(f"{title}: {name}", plot=data_url(strip)))
+            sections.append(section(f"{title}: {name}", plot=[picture(strip, name)]))
     whole = page("Inversions through shared units", lead, sections)
     return files | {"index.html": whole.encode()}
 

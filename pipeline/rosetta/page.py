@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.pages.html import Section, page, section
+from pipeline.pages.html import Section, link, page, section
 from pipeline.provenance import revision, versions
 from storage import urls
 from storage.errors import FacetError
@@ -18,10 +18,10 @@ from .dictionary import (
     IMAGES,
     Concept,
     Entry,
+    best_and_worst,
     concepts_of,
     dictionary_sections,
     entries,
-    pictures_of,
 )
 from .replay import open_mined
 from .tables import TRUTH
@@ -83,10 +83,12 @@ def find_dictionary(
             f"the models of {found.result.url} share no concept: mine them over more "
             "images, or with larger `neighbours`"
         )
-    shown = entries(found, every[:concepts], images)
+    listed = best_and_worst(every, concepts)
+    shown = entries(found, listed, images)
     facts = {
         "concepts": f"{len(every):,} shared by {len(found.models)} models, "
-        f"{sum(c.replicates for c in every):,} of them in both halves; {len(shown):,} shown",
+        f"{sum(c.replicates for c in every):,} of them in both halves; {len(shown):,} shown"
+        + (", the weakest among them" if len(listed) < len(every) else ""),
         "examples from": f"{min(images, found.setup.images):,} of {found.setup.images:,} images",
     }
     if found.changed:
@@ -107,7 +109,7 @@ def find_dictionary(
         list(found.models),
         found.hub,
         found.setup.source,
-        every[:concepts],
+        listed,
         shown,
         table,
         facts,
@@ -115,34 +117,38 @@ def find_dictionary(
 
 
 def write_dictionary(found: Dictionary, folder: str) -> str:
-    """Write ``dictionary.html`` and its pictures at a URL; returns the page's."""
-    pictures = pictures_of(found.entries)
-    for name, content in pictures.items():
-        urls.put_bytes(urls.join(folder, name), content)
+    """Write ``dictionary.html``, with its pictures inside, at a URL; returns the page's."""
     lead = (
         f"{', '.join(found.models)} over {found.source}, through {found.hub}. "
         f"{found.facts['concepts']}."
     )
-    sections = [*truth_sections(found.truth), *dictionary_sections(found.entries, pictures)]
+    sections = [
+        *truth_section(found.truth),
+        *dictionary_sections(found.entries, found.truth),
+        *values_section(found.truth, {e.concept.number for e in found.entries}),
+    ]
     place = urls.join(folder, "dictionary.html")
     urls.put_bytes(place, page("Units that models share", lead, sections).encode())
     return place
 
 
-def truth_sections(table: pd.DataFrame | None) -> list[Section]:
-    """What the concepts are about, and how true that is; nothing where the truth is not known."""
+def truth_section(table: pd.DataFrame | None) -> list[Section]:
+    """How true concepts are, beside random units; nothing where the truth is not known."""
     if table is None:
         return []
     text = "Which attribute value each concept tells best, and whether it lies on objects."
-    return [
-        section("Against the truth", text, rows=list(truth.truth_facts(table).items())),
-        section(
-            "What each concept is about",
-            header=("concept", "value", "AUC", "all models agree", "AUC inside objects"),
-            rows=[
-                (r.concept, f"{r.attribute} {r.value}", f"{r.auc:.2f}",
-                 "yes" if r.agrees else "no", f"{r.inside:.2f}")
-                for r in table[table["pairing"] == "shared"].itertuples()
-            ],
-        ),
+    return [section("Against the truth", text, rows=list(truth.truth_facts(table).items()))]
+
+
+def values_section(table: pd.DataFrame | None, shown: set[int]) -> list[Section]:
+    """What each concept is about; those that the page shows are linked."""
+    if table is None:
+        return []
+    rows = [
+        (link(str(r["concept"]), f"#concept-{r['concept']}") if r["concept"] in shown
+         else r["concept"], f"{r['attribute']} {r['value']}", f"{r['auc']:.2f}",
+         "yes" if r["agrees"] else "no", f"{r['inside']:.2f}")
+        for r in table[table["pairing"] == "shared"].to_dict("records")
     ]  # fmt: skip
+    header = ("concept", "value", "AUC", "all models agree", "AUC inside objects")
+    return [section("What each concept is about", header=header, rows=rows)]

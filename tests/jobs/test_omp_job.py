@@ -126,7 +126,7 @@ def test_accuracy_is_that_of_effects_written_out(store, coded, dictionary, effec
     assert whole["series"].tolist()[1:3] == [f"layer {KEPT}, {MEANS}", f"layer {KEPT}, {DIRECTION}"]
     np.testing.assert_allclose(whole["accuracy"], expected, atol=1.01 / 60)  # one near-tie
     assert whole["n"].eq(60).all()
-    assert (Path(coded.result.url) / f"accuracy-layer-{KEPT:02d}.png").stat().st_size > 5000
+    assert (Path(coded.result.url) / f"accuracy-layer-{KEPT:02d}.html").stat().st_size > 5000
     kept = coded.result.table("accuracy").to_pandas()
     assert kept["accuracy"].equals(coded.accuracy["accuracy"].astype(float))
 

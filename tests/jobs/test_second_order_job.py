@@ -153,7 +153,7 @@ def test_studies_of_neurons_and_their_effects(found):
     }  # fmt: skip
     assert whole[whole["study"] == "neurons"]["at"].tolist() == ["0"] * 4 + ["2"] * 4
     files = {path.name for path in Path(run.result.url).iterdir()}
-    assert {"neurons.png", "effects.png", "effects.parquet", "accuracy.parquet"} <= files
+    assert {"neurons.html", "effects.html", "effects.parquet", "accuracy.parquet"} <= files
     assert run.result.table("effects").to_pandas()["neurons"].eq(16).all()
     with pytest.raises(StoreError, match="second-order effects of MLP layers 1 "):
         ablate.main(

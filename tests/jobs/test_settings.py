@@ -252,7 +252,9 @@ def test_settings_of_ablations(neurons_kept):
         heads: run(study=("chosen",), heads=heads)["ablation"].iloc[1]
         for heads in (("3.0",), ("2.1", "3.2"))
     }
-    assert chosen == {("3.0",): "heads 3.0", ("2.1", "3.2"): "heads 2.1 3.2"}
+    assert chosen == {
+        ("3.0",): "layer 3, head 0", ("2.1", "3.2"): "layer 2, head 1; layer 3, head 2",
+    }  # fmt: skip
     spans = {"study": ("textspan",), "pool": "microworld", "layers": "last:1"}
     found = run(**spans, texts_per_head=(2, 3), baselines=("random",))
     assert found["at"].tolist() == ["", "2", "3", "2", "3"]

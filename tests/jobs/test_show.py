@@ -170,7 +170,7 @@ def test_one_neuron(store, model, capsys, monkeypatch):
     assert "pixels" not in first
     assert sum(found["norms"]["counts"]) == IMAGES
     assert len(found["norms"]["edges"]) == 41
-    assert not [n for n in urls.list_names(store.url) if n.endswith(".png")]
+    assert not [n for n in urls.list_names(store.url) if n.endswith(".html")]
 
 
 def test_concepts(tmp_path, capsys, monkeypatch):
@@ -201,7 +201,7 @@ def test_a_store(store, capsys):
 
 
 def test_pictures_are_not_asked_for_in_json(store):
-    with pytest.raises(FacetError, match="--out belongs to pictures"):
+    with pytest.raises(FacetError, match="--out belongs to pages"):
         show.main(ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, out="x", json=True))
 
 

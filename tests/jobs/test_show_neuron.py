@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from jobs import omp, show
 from pipeline.images.decode import read_bytes, to_image
@@ -82,9 +81,12 @@ def test_a_neuron_is_drawn_and_its_texts_printed(store, coded, tmp_path, capsys)
     for text, coefficient in zip(rows["text"], rows["coefficient"], strict=True):
         assert f"{coefficient:+.4f}" in said
         assert text in said
-    path = tmp_path / f"neuron-{KEPT:02d}-00007.png"
+    path = tmp_path / f"neuron-{KEPT:02d}-00007.html"
     assert str(path) in said
-    assert Image.open(path).size[0] > 800
+    page = path.read_text()
+    assert f"<h1>MLP layer {KEPT}, neuron 7</h1>" in page
+    assert page.count("<img ") == 16
+    assert all(text in page for text in rows["text"])
     show.main(show.ShowConfig("neuron", store.url, layer=KEPT, neuron=7))
     assert (Path(second_order_result(store, [KEPT]).url) / path.name).exists()
 
@@ -115,8 +117,8 @@ def test_the_page_shows_selective_neurons_and_the_truth(store, coded, reader):
     assert (np.diff(ratio[chosen]) <= 0).all()
     sections = neuron_sections([reader.about(chosen[0])], coded.truths[KEPT])
     assert len(sections) == 2
-    assert "AUC: mean" in sections[0]
-    assert f"Neuron {chosen[0]} of MLP layer {KEPT}" in sections[1]
+    assert "AUC: mean" in sections[0].text
+    assert f"Neuron {chosen[0]} of MLP layer {KEPT}" in sections[1].title
     assert neuron_sections([], None) == []
 
 
@@ -125,9 +127,10 @@ def test_second_order_effects_are_printed(store, coded, capsys):
     neurons = second_order_result(store, [KEPT]).table("neurons").to_pandas()
     strongest = neurons.loc[neurons["norm_large"].idxmax()]
     said = capsys.readouterr().out
-    line = next(x for x in said.splitlines() if x.strip().startswith(f"{KEPT}."))
-    assert line.split()[:2] == [
-        f"{KEPT}.{strongest['neuron']:.0f}",
+    line = next(x for x in said.splitlines() if x.strip().startswith(f"{KEPT} "))
+    assert line.split()[:3] == [
+        f"{KEPT}",
+        f"{strongest['neuron']:.0f}",
         f"{strongest['norm_mean']:.4f}",
     ]
 

@@ -76,12 +76,12 @@ def test_known_truth_is_reported_and_all_is_kept(store, described):
     assert set(described.known.table["attribute"]) <= set(described.known.attributes)
     kept = described.result.table("descriptions").to_pandas()
     assert kept.equals(described.descriptions.astype(kept.dtypes))
-    names = {"layer-01.png", "layer-02.png", "roles.png", "config.json", "provenance.json"}
+    names = {"layer-01.html", "layer-02.html", "roles.html", "config.json", "provenance.json"}
     assert names <= {path.name for path in Path(described.result.url).iterdir()}
     assert described.result.provenance["images"] == 60
     page = textspan_sections(described.descriptions, described.known)
     assert len(page) == 3
-    assert "Heads against the truth" in page[-1]
+    assert page[-1].title == "Heads against the truth"
 
 
 def test_show_prints_the_first_texts_of_every_head(store, described, capsys):

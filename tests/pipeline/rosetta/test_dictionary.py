@@ -41,8 +41,9 @@ def test_the_page_shows_each_concept_once_and_the_truth(tmp_path):
     place = write_dictionary(shown, str(tmp_path / "page"))
     page = (tmp_path / "page" / "dictionary.html").read_text()
     assert place.endswith("page/dictionary.html")
-    assert re.findall(r"<h2>Concept (\d+)", page) == ["2", "1", "0"]
-    assert len(list((tmp_path / "page").glob("concept-*.png"))) == 3
+    assert re.findall(r"<h2><a [^>]*>Concept (\d+)", page) == ["2", "1", "0"]
+    assert page.count("<img ") == 3 * 6 * 3
+    assert [path.name for path in (tmp_path / "page").iterdir()] == ["dictionary.html"]
     assert shown.facts["concepts"] == "3 shared by 2 models, 2 of them in both halves; 3 shown"
     truth = latest_result(url, "rosetta_truth").table("truth").to_pandas()
     assert truth["pairing"].value_counts().to_dict() == {"shared": 3, "random": 6}

@@ -1,0 +1,29 @@
+"""How heads and neurons are written, in texts, tables and pictures alike.
+
+Commands take the short form ``3.0``, a layer and a head; see ``describe.parse_head``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+
+def head_name(layer: int, head: int) -> str:
+    """``layer 3, head 0``."""
+    return f"layer {layer}, head {head}"
+
+
+def heads_name(heads: Sequence[tuple[int, int]]) -> str:
+    """``layer 2, head 1; layer 3, heads 0 and 2``."""
+    parts = []
+    for layer, of_layer in groupby(sorted(heads), key=lambda at: at[0]):
+        *first, last = [str(head) for _, head in of_layer]
+        listed = f"heads {', '.join(first)} and {last}" if first else f"head {last}"
+        parts.append(f"layer {layer}, {listed}")
+    return "; ".join(parts)
+
+
+def neuron_name(layer: int, neuron: int) -> str:
+    """``MLP layer 2, neuron 17``."""
+    return f"MLP layer {layer}, neuron {neuron}"
