@@ -3,8 +3,9 @@
     facet extract --images photos/ --model ViT-B-32-quickgelu --pretrained openai \\
         --store out/
 
-The same command again goes on where a stopped run ended: only shards that the ledger
-lacks are done.
+The same command again goes on where a stopped run ended: only shards that are not finished are
+done. The parts are those of "Interpreting CLIP's Image Representation via Text-Based Decomposition"
+(Gandelsman et al. 2024), Eq. 4 to 6, exact to rounding.
 """
 
 from __future__ import annotations

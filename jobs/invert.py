@@ -4,7 +4,8 @@
 
 The units are those that `facet rosetta --generator …` found the generator to share with another
 model. Compares inversion by a perceptual loss alone with the same plus guidance, and with guidance
-alone, and edits the generator's own maps (Gandelsman 2025, 4.4 and Table 4.1).
+alone, and edits the generator's own maps, as "Rosetta Neurons: Mining the Common Units in a Model
+Zoo" (Dravid et al. 2023) does with StyleGAN.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     facet omp --store out/ --mlp-layers 9 --pool common-words:10000
 
 Starts from the directions that `facet second-order` found. Text embeddings that are missing are
-made first.
+made first. The codes are those of "Interpreting the Second-Order Effects of Neurons in CLIP"
+(Gandelsman et al. 2025).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 
 With ``--generator G --seeds 1600`` the images are made by a generator, whose own units are then
 compared, too. The same command again goes on where a stopped run ended; more models may be named
-later.
+later. The matching is that of "Rosetta Neurons: Mining the Common Units in a Model Zoo" (Dravid et
+al. 2023).
 """
 
 from __future__ import annotations

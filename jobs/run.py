@@ -1,6 +1,6 @@
 """Run the jobs of a run file, in order, in parallel where they do not need each other.
 
-    python jobs/run.py runs/nightly.yaml
+    facet run runs/nightly.yaml
 
 The same command serves cron, a Kubernetes job and a retry: a stage whose job finds that it was
 done before is skipped, images that the source has gained are picked up. Exit status: 0 if every

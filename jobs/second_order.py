@@ -4,7 +4,8 @@
 
 A store that does not exist is made first, with --images, --model and --pretrained. The same
 command again goes on where a stopped run ended: coefficients are kept shard by shard; of what is
-gathered over images, a kill costs a minute's work and the shards under way.
+gathered over images, a kill costs a minute's work and the shards under way. The effects are those
+of "Interpreting the Second-Order Effects of Neurons in CLIP" (Gandelsman et al. 2025).
 """
 
 from __future__ import annotations

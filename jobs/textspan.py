@@ -2,7 +2,8 @@
 
     facet textspan --store out/ --pool general --layers last:4
 
-Moments and text embeddings that are missing are made first.
+Moments and text embeddings that are missing are made first. TextSpan is Algorithm 1 of
+"Interpreting CLIP's Image Representation via Text-Based Decomposition" (Gandelsman et al. 2024).
 """
 
 from __future__ import annotations
