@@ -12,7 +12,6 @@ import tyro
 
 from jobs.console import run_job, say_loading
 from pipeline.texts import load_pool
-from pipeline.texts.encoding import Encoded
 from storage import views
 
 if TYPE_CHECKING:

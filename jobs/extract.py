@@ -23,7 +23,6 @@ from pipeline.extraction import plan
 from pipeline.models import ModelSpec, check_supported
 from storage import urls
 from storage.errors import FacetError
-from storage.store import Store
 
 if TYPE_CHECKING:
     from storage.store import Store

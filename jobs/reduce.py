@@ -16,7 +16,6 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place
 from pipeline.cluster.machines import Where
 from storage import views
-from storage.reductions import Reductions
 
 if TYPE_CHECKING:
     from storage.reductions import Reductions

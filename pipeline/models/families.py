@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import openclip_vit
-from .tower import Family
+from .family import Family
 
 FAMILIES: dict[str, Family] = {
     "openclip-vit": openclip_vit,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.pretrained import download_pretrained
 from torch.overrides import TorchFunctionMode
+
+from pipeline.lean import open_clip
 
 from .errors import ModelError
 from .families import FAMILIES
@@ -156,7 +156,7 @@ def _fetch(architecture: Architecture) -> Path:
     path = architecture.checkpoint
     try:
         if isinstance(path, dict):
-            path = download_pretrained(path)
+            path = open_clip.pretrained.download_pretrained(path)
     except (OSError, RuntimeError) as error:
         raise ModelError(
             f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "

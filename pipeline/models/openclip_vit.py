@@ -1,25 +1,19 @@
 """OpenCLIP's own ViT with class-token pooling: OpenAI, OpenCLIP, MetaCLIP, DFN.
 
 All that is known here of how `open_clip.transformer.VisionTransformer` is built stands in this
-file.
+file, as far as a configuration tells it, and in ``openclip_tower.py``, which needs the libraries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import open_clip
-import torch
-from open_clip.model import CLIPVisionCfg
-from torch import Tensor, nn
-
-from .prenorm import PreNormBlock, embed_patches
-from .tower import Left, Norm, Sizes, Tail, float64
+from .family import Sizes
+from .openclip_files import vision_config
 
 if TYPE_CHECKING:
     from .loading import VisionModel
+    from .tower import Tower
 
 
 # -- configurations ------------------------------------------------------------------------
@@ -57,10 +51,10 @@ def faults(config: dict[str, Any]) -> list[str]:
             f"its towers differ in activation: {_activation(config, 'vision_cfg')} for images, "
             f"{_activation(config, 'text_cfg')} for texts"
         )
-    return found + _size_faults(CLIPVisionCfg(**vision))
+    return found + _size_faults(vision_config(**vision))
 
 
-def _size_faults(vision: CLIPVisionCfg) -> list[str]:
+def _size_faults(vision: Any) -> list[str]:
     heads = vision.width // vision.head_width
     if heads < 1 or vision.width % heads:
         return [
@@ -73,7 +67,7 @@ def _size_faults(vision: CLIPVisionCfg) -> list[str]:
 
 def sizes(config: dict[str, Any]) -> Sizes:
     """Sizes of a model without faults."""
-    vision = CLIPVisionCfg(**config["vision_cfg"])
+    vision = vision_config(**config["vision_cfg"])
     height, width = _pair(vision.image_size)
     patch_height, patch_width = _pair(vision.patch_size)
     heads = vision.width // vision.head_width
@@ -103,90 +97,25 @@ def _pair(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-# -- modules -------------------------------------------------------------------------------
+# -- what needs the libraries --------------------------------------------------------------
 
 
 def build(config: dict[str, Any]) -> Any:
     """An `open_clip.CLIP` or `open_clip.CustomTextCLIP`, random weights."""
-    config = deepcopy(config)
-    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-    return kind(**config)
+    from . import openclip_tower
+
+    return openclip_tower.build(config)
 
 
 def prepare(module: Any) -> None:
-    """Fold LayerScale into the projections before it; give LayerNorms without weights or biases
-    ones and zeros. Both are exact."""
-    for block in module.visual.transformer.resblocks:
-        for name, projection in (("ls_1", block.attn.out_proj), ("ls_2", block.mlp.c_proj)):
-            scale = getattr(block, name)
-            if not isinstance(scale, nn.Identity):
-                # ls(W x + b) = (diag(s) W) x + s ⊙ b, so that blocks write what projections give.
-                with torch.no_grad():
-                    projection.weight.mul_(scale.gamma[:, None])
-                    projection.bias.mul_(scale.gamma)
-                setattr(block, name, nn.Identity())
-    for norm in module.visual.modules():
-        if isinstance(norm, nn.LayerNorm):
-            like = module.visual.proj.new_ones(norm.normalized_shape)
-            if norm.weight is None:
-                norm.weight = nn.Parameter(like)
-            if norm.bias is None:
-                norm.bias = nn.Parameter(torch.zeros_like(like))
-    module.visual.output_tokens = False  # encode_image must give the embedding alone
+    """Fold what can be folded exactly."""
+    from . import openclip_tower
+
+    openclip_tower.prepare(module)
 
 
-def tower(model: VisionModel) -> OpenClipTower:
+def tower(model: VisionModel) -> Tower:
     """The image tower of a loaded model."""
+    from .openclip_tower import OpenClipTower
+
     return OpenClipTower(model)
-
-
-class OpenClipTower:
-    """An `open_clip.transformer.VisionTransformer`, block by block.
-
-    The residual stream, the LayerNorms and what comes after the last block stay in float32
-    (float64).
-    """
-
-    def __init__(self, model: VisionModel) -> None:
-        self._model, self._visual = model, model.visual
-        resblocks = self._visual.transformer.resblocks
-        self.blocks: Sequence[PreNormBlock] = [
-            PreNormBlock(
-                heads=model.heads,
-                head_dim=model.head_dim,
-                dtype=model.dtype,
-                last=block is resblocks[-1],
-                norms=(block.ln_1, block.ln_2),
-                qkv=(block.attn.in_proj_weight, block.attn.in_proj_bias),
-                out=(block.attn.out_proj.weight, block.attn.out_proj.bias),
-                up=(block.mlp.c_fc.weight, block.mlp.c_fc.bias),
-                down=(block.mlp.c_proj.weight, block.mlp.c_proj.bias),
-                activation=block.mlp.gelu,
-            )
-            for block in resblocks
-        ]
-
-    @property
-    def tail(self) -> Tail:
-        return Tail(Norm.of(self._visual.ln_post), float64(self._visual.proj))
-
-    def enter(self, images_bchw: Tensor) -> Tensor:
-        model, visual = self._model, self._visual
-        model.refuse_other_images(images_bchw)
-        filters = visual.conv1.weight
-        images = images_bchw.to(filters.device, filters.dtype)
-        x_btd = images.new_empty(len(images), model.tokens, model.width)
-        x_btd[:, 0] = visual.class_embedding
-        x_btd[:, 1:] = embed_patches(images, filters)
-        embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
-        return embedded
-
-    def read(self, values_bt: Tensor) -> Tensor:
-        return values_bt[:, 0]
-
-    def leave(self, x_btd: Tensor) -> Left:
-        norm = self._visual.ln_post
-        normed_bd, mean, inverse_std = torch.native_layer_norm(
-            self.read(x_btd), norm.normalized_shape, norm.weight, norm.bias, norm.eps
-        )
-        return Left(normed_bd @ self._visual.proj, mean[:, 0], 1 / inverse_std[:, 0])

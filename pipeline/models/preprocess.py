@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from PIL import Image
-from torchvision.transforms.functional import normalize
 
 from pipeline.images.decode import DECODING
 from pipeline.images.resize import FILTER, Resize
+
+from .openclip_files import merge_preprocessing
+
+if TYPE_CHECKING:
+    import torch
 
 RESIZE_MODES = ("shortest", "longest", "squash")
 
@@ -66,7 +68,7 @@ class Preprocess:
 
         The size is the model's: open_clip, too, lets the image tower decide it.
         """
-        merged = merge_preprocess_dict(PreprocessCfg(), dict(overlay))
+        merged = merge_preprocessing(dict(overlay))
 
         def triple(value: Any) -> tuple[float, ...]:
             values = value if isinstance(value, list | tuple) else (value,) * 3
@@ -119,6 +121,9 @@ class Preprocess:
         torch.Tensor
             float32, (batch, 3, height, width).
         """
+        import torch
+        from torchvision.transforms.functional import normalize
+
         if pixels_bhwc.dtype != torch.uint8 or tuple(pixels_bhwc.shape[1:]) != (*self.size, 3):
             raise ValueError(
                 f"pixels are {pixels_bhwc.dtype} of shape {tuple(pixels_bhwc.shape)}; expected "

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import open_clip
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
 from storage import urls
 
+from . import openclip_files as open_clip
 from .errors import ModelError, UnsupportedModel
 from .families import FAMILIES, family_of, faults
+from .openclip_files import get_pretrained_cfg, list_pretrained_tags_by_model
 from .preprocess import Preprocess
 
 MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
@@ -132,7 +129,7 @@ def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
         near = get_close_matches(name, (*supported_models(), "microworld"), n=5, cutoff=0.5)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ModelError(f"unknown model {model!r}{hint}. {_supported()}")
-    return name, deepcopy(open_clip.get_model_config(name)), {}
+    return name, open_clip.get_model_config(name), {}
 
 
 def _refuse_places(model: str) -> None:
@@ -193,12 +190,12 @@ def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
         )
     unknown = [
         *(set(config) - TOP_LEVEL_KEYS),
-        *(set(config["vision_cfg"]) - {f.name for f in fields(CLIPVisionCfg)}),
-        *(set(config["text_cfg"]) - {f.name for f in fields(CLIPTextCfg)}),
+        *(set(config["vision_cfg"]) - {f.name for f in fields(open_clip.vision_config())}),
+        *(set(config["text_cfg"]) - {f.name for f in fields(open_clip.text_config())}),
     ]
     if unknown:
         raise ModelError(
-            f"model config {url}: open_clip {open_clip.__version__} knows no "
+            f"model config {url}: open_clip {open_clip.version()} knows no "
             f"{', '.join(sorted(unknown))}"
         )
     return config, content.get("preprocess_cfg", {})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,50 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from .loading import VisionModel
+    pass
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What a configuration says of its image tower."""
-
-    image_size: tuple[int, int]
-    """Height and width of the model's input, pixels."""
-    grid: tuple[int, int]
-    """Rows and columns of patches."""
-    prefix: int
-    """Tokens before the patches: the class token, which is the first, and registers."""
-    layers: int
-    heads: int
-    head_dim: int
-    width: int
-    """Of the residual stream."""
-    mlp_width: int
-    """Neurons of a layer."""
-    embed_dim: int
-    activation: str
-    """In both towers, for example ``gelu`` or ``quickgelu``."""
-
-
-class Family(Protocol):
-    """A way of building models: a module of this folder, and a row of `FAMILIES`."""
-
-    def faults(self, config: dict[str, Any]) -> list[str]:
-        """What keeps this family from taking a model configuration, in words; else empty."""
-
-    def sizes(self, config: dict[str, Any]) -> Sizes:
-        """Sizes of a model without faults."""
-
-    def build(self, config: dict[str, Any]) -> Any:
-        """The module with random weights; its image tower is `module.visual`."""
-
-    def prepare(self, module: Any) -> None:
-        """Make a module with its final weights ready: fold what can be folded exactly."""
-
-    def tower(self, model: VisionModel) -> Tower:
-        """The image tower of a loaded model; cheap, nothing is copied yet."""
 
 
 class Tower(Protocol):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import convert_to_custom_text_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from pipeline.lean import open_clip
 
 from .errors import ModelError
 
@@ -93,7 +94,7 @@ def fitted(state: dict[str, Tensor], wanted: Mapping[str, Tensor], of: str) -> d
         )
     state = {n: v for n, v in state.items() if n not in NO_WEIGHTS or n in wanted}
     if "positional_embedding" in state and "text.positional_embedding" in wanted:
-        state = convert_to_custom_text_state_dict(state)
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
     elif "text.positional_embedding" in state and "positional_embedding" in wanted:
         state = {name.removeprefix("text."): value for name, value in state.items()}
     bare = "class_embedding" in state and "visual.class_embedding" in wanted

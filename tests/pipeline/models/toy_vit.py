@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import VisionModel
+from pipeline.models.family import Sizes
 from pipeline.models.prenorm import PreNormBlock, embed_patches
-from pipeline.models.tower import Left, Norm, Sizes, Tail, float64
+from pipeline.models.tower import Left, Norm, Tail, float64
 
 REGISTERS = 2
 NAME = "toy-vit"

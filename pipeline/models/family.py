@@ -1,0 +1,51 @@
+"""What a family of models offers, as far as a configuration tells; light, as it is asked first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .loading import VisionModel
+    from .tower import Tower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a configuration says of its image tower."""
+
+    image_size: tuple[int, int]
+    """Height and width of the model's input, pixels."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    prefix: int
+    """Tokens before the patches: the class token, which is the first, and registers."""
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    """Of the residual stream."""
+    mlp_width: int
+    """Neurons of a layer."""
+    embed_dim: int
+    activation: str
+    """In both towers, for example ``gelu`` or ``quickgelu``."""
+
+
+class Family(Protocol):
+    """A way of building models: a module of this folder, and a row of `FAMILIES`."""
+
+    def faults(self, config: dict[str, Any]) -> list[str]:
+        """What keeps this family from taking a model configuration, in words; else empty."""
+
+    def sizes(self, config: dict[str, Any]) -> Sizes:
+        """Sizes of a model without faults."""
+
+    def build(self, config: dict[str, Any]) -> Any:
+        """The module with random weights; its image tower is `module.visual`."""
+
+    def prepare(self, module: Any) -> None:
+        """Make a module with its final weights ready: fold what can be folded exactly."""
+
+    def tower(self, model: VisionModel) -> Tower:
+        """The image tower of a loaded model; cheap, nothing is copied yet."""
