@@ -23,6 +23,7 @@ from jobs.steps import embedded
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory
 from pipeline.heads import roles
+from pipeline.heads.names import neurons_name
 from pipeline.identity import over, settings
 from pipeline.neurons import code_accuracy, coding
 from pipeline.neurons.choices import parse_mlp_layers
@@ -180,7 +181,7 @@ def show(run: coding.FoundCodes) -> None:
 
 def closing(run: coding.FoundCodes, store: Store) -> dict[str, str]:
     """Which neurons were coded and which not; what would be needed to know more."""
-    listed = ", ".join(f"{layer}.{neuron}" for layer, neuron in run.dead[:DEAD_LISTED])
+    listed = neurons_name(run.dead[:DEAD_LISTED])
     more = "" if len(run.dead) <= DEAD_LISTED else ", … (all in provenance.json)"
     facts = {
         "neurons": f"{run.fits[['layer', 'neuron']].drop_duplicates().shape[0]:,}",

@@ -23,6 +23,7 @@ from pipeline.heads.describe import (
     heads_of,
     refuse_one_image,
 )
+from pipeline.heads.names import head_name
 from pipeline.heads.roles import KnownRoles, known_roles
 from pipeline.heads.tables import DESCRIPTIONS
 from pipeline.identity import over, settings
@@ -158,8 +159,8 @@ def show(run: TextSpanRun) -> None:
     console.print(tables.heads(described_heads(run.result, 5), 5))
     if run.known is not None:
         facts = {
-            f"{r.layer}.{r.head}": f"{r.attribute} explains {r.share:.0%}; "
-            f"{r.texts_about} of the first 5 texts are about it"
-            for r in run.known.table.sort_values("share", ascending=False).itertuples()
+            head_name(r["layer"], r["head"]): f"{r['attribute']} explains {r['share']:.0%}; "
+            f"{r['texts_about']} of the first 5 texts are about it"
+            for r in run.known.table.sort_values("share", ascending=False).to_dict("records")
         }
         show_table("heads against the truth", facts)

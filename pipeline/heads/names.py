@@ -16,14 +16,23 @@ def head_name(layer: int, head: int) -> str:
 
 def heads_name(heads: Sequence[tuple[int, int]]) -> str:
     """``layer 2, head 1; layer 3, heads 0 and 2``."""
-    parts = []
-    for layer, of_layer in groupby(sorted(heads), key=lambda at: at[0]):
-        *first, last = [str(head) for _, head in of_layer]
-        listed = f"heads {', '.join(first)} and {last}" if first else f"head {last}"
-        parts.append(f"layer {layer}, {listed}")
-    return "; ".join(parts)
+    return _listed(heads, "layer {}, head")
 
 
 def neuron_name(layer: int, neuron: int) -> str:
     """``MLP layer 2, neuron 17``."""
     return f"MLP layer {layer}, neuron {neuron}"
+
+
+def neurons_name(neurons: Sequence[tuple[int, int]]) -> str:
+    """``MLP layer 2, neurons 3, 5 and 17``."""
+    return _listed(neurons, "MLP layer {}, neuron")
+
+
+def _listed(places: Sequence[tuple[int, int]], name: str) -> str:
+    parts = []
+    for layer, of_layer in groupby(sorted(places), key=lambda at: at[0]):
+        *first, last = [str(number) for _, number in of_layer]
+        listed = f"s {', '.join(first)} and {last}" if first else f" {last}"
+        parts.append(name.format(layer) + listed)
+    return "; ".join(parts)

@@ -219,9 +219,12 @@ def if_near(chance: float | None, rows: pd.DataFrame) -> float | None:
 
 
 def _read(rows: pd.DataFrame, chance: float | None, near: float | None) -> Markup:
+    low, high = rows["low"].min(), rows["high"].max()
     said = "Bars are 95% intervals."
+    if low > high / 5:
+        said += " The axis does not begin at 0."
     if may_be_none(rows).any():
-        said += " Hollow points: the 95% interval of the change includes none."
+        said += " Hollow points: the 95% interval of the change includes 0."
     if chance is not None and near is None:
         said += f" {chance_name(chance).capitalize()}, lies outside of the range shown."
     return note(said)

@@ -18,8 +18,9 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# Cells of a table that begin so stand under each other's last digits.
-TEMPLATES.tests["figure"] = lambda cell: bool(re.match(r"[+−–-]?[\d.,]+\S{0,2}( |$)", str(cell)))
+# Cells of a table that begin so stand under each other's last digits, links among them.
+FIGURE = re.compile(r"[+−–-]?[\d.,]+\S{0,2}( |$)")
+TEMPLATES.tests["figure"] = lambda cell: bool(FIGURE.match(Markup(cell).striptags()))
 
 
 def render(template: str, **values: object) -> Markup:

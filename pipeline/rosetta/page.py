@@ -136,7 +136,10 @@ def truth_section(table: pd.DataFrame | None) -> list[Section]:
     """How true concepts are, beside random units; nothing where the truth is not known."""
     if table is None:
         return []
-    text = "Which attribute value each concept tells best, and whether it lies on objects."
+    text = (
+        "Which attribute value each concept tells best, and whether it lies on objects, beside "
+        "random units. AUC: area under the ROC curve, 0.5 is chance and 1 tells all images apart."
+    )
     return [section("Against the truth", text, rows=list(truth.truth_facts(table).items()))]
 
 

@@ -3,11 +3,10 @@
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.heads.names import head_name, heads_name
+from pipeline.heads.names import head_name, heads_name, neurons_name
 from pipeline.pages import figures
 from pipeline.pages.fragments import Bar, bars, matrix
 from pipeline.pages.pictures import data_url, heat
@@ -99,6 +98,7 @@ def test_heads_have_one_name():
     assert heads_name([(3, 2), (2, 1), (3, 0), (3, 1)]) == (
         "layer 2, head 1; layer 3, heads 0, 1 and 2"
     )
+    assert neurons_name([(2, 17)]) == "MLP layer 2, neuron 17"
 
 
 def test_every_head_has_its_texts_whole():
@@ -107,4 +107,3 @@ def test_every_head_has_its_texts_whole():
     assert (
         shown.count("purple moons on a beach, at night, with &lt;b&gt;&amp; $x$ in a corner") == 3
     )
-    assert figures.textspan_figure(pd.DataFrame(kit.descriptions()), 2) == shown
