@@ -1,6 +1,8 @@
 """Embed a pool of candidate texts with the model that a store was made with.
 
-facet encode-texts --store out/ --pool general
+    facet encode-texts --store out/ --pool general
+
+Jobs that need a pool do it themselves; texts that are embedded already are not embedded again.
 """
 
 from __future__ import annotations

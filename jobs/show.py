@@ -1,9 +1,11 @@
 """Print what a job found last; draw a neuron, or the concepts that models share.
 
-facet show textspan --store out/
-facet show neuron --store out/ --layer 9 --neuron 4
-facet show neuron --store out/ --layer 9 --neuron 4 --json | jq .found.texts
-facet show rosetta --store shared/
+    facet show textspan --store out/
+    facet show neuron --store out/ --layer 9 --neuron 4
+    facet show neuron --store out/ --layer 9 --neuron 4 --json | jq .found.texts
+    facet show rosetta --store shared/
+
+What was found before is read, not found again.
 """
 
 from __future__ import annotations
