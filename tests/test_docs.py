@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,16 @@ def test_names_that_pages_give_of_files_are_there():
 
 def test_what_a_new_job_imports_is_there():
     page = (ROOT / "docs" / "add-a-job.md").read_text()
-    code, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    entry, recipe, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = entry + recipe.replace("from __future__ import annotations\n", "")
     imports = [n for n in ast.parse(code).body if isinstance(n, ast.ImportFrom)]
     ours = [n for n in imports if str(n.module).split(".")[0] in ("jobs", "pipeline", "storage")]
     assert len(ours) > 5
     for node in ours:
-        if node.module != "pipeline.heads.lengths":  # what the new job is about
+        if not str(node.module).endswith("lengths"):  # what the new job is about
             module = import_module(str(node.module))
-            assert all(hasattr(module, alias.name) for alias in node.names), node.module
+            for alias in node.names:
+                assert hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
 
 
 def test_the_tree_of_the_docs_is_the_tree():
