@@ -1,6 +1,8 @@
 """What the commands of the first hour cost: wall time, CPU seconds, the longest silence.
 
-    python benchmarks/first_hour.py [--only PART] [--json FILE]
+    python -m benchmarks.first_hour
+
+``--only PART`` measures some of them, ``--json FILE`` keeps the figures.
 
 Runs the README's commands and some mistakes one after the other, each on a terminal of its own (a
 pseudo-terminal 100 columns wide), with the `facet` that stands beside this interpreter, in an empty
