@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.heads.names import head_name
@@ -19,6 +19,8 @@ from .fragments import Bar, bars, matrix, render
 from .plots import BLUE, GREY, INK, ORANGE, SERIES, plot
 
 TOP = 5
+# Numbers below an axis for which there is room.
+TICKS = 12
 XLABELS = {"textspan": "texts a head keeps", "layers": "layer l"}
 
 
@@ -124,7 +126,11 @@ def _lines(rows: pd.DataFrame, baseline: pd.Series, chance: float | None, study:
         axis.axhline(baseline["accuracy"], color=GREY, label="nothing ablated")
         if near:
             axis.axhline(near, color=INK, ls=":", lw=1, label=chance_name(near))
-        axis.set_xticks(sorted({int(x) for x in rows["at"]}))
+        places = sorted({int(x) for x in rows["at"]})
+        if len(places) > TICKS:
+            axis.xaxis.set_major_locator(MaxNLocator(TICKS, integer=True))
+        else:
+            axis.set_xticks(places)
         axis.set_xlabel(XLABELS.get(study, "MLP layer"))
         accuracy_axis(axis.yaxis)
         below(axis, 2 if max(len(str(name)) for name, _ in series) < 24 else 1)
@@ -220,6 +226,7 @@ def if_near(chance: float | None, rows: pd.DataFrame) -> float | None:
 
 def _read(rows: pd.DataFrame, chance: float | None, near: float | None) -> Markup:
     low, high = rows["low"].min(), rows["high"].max()
+    low = low if near is None else min(low, near)
     said = "Bars are 95% intervals."
     if low > high / 5:
         said += " The axis does not begin at 0."

@@ -75,6 +75,9 @@ def test_ablations_say_what_may_be_no_change_and_where_chance_is():
     assert "Chance, 33.3%, lies outside" in found["mlps"]
     near = table.assign(low=table["low"] - 0.2)
     assert "chance, 33.3%</text>" in figures.ablation_figures(near)["mlps"]
+    assert "does not begin at 0" in found["mlps"]
+    low = figures.ablation_figures(table.assign(low=0.0))["mlps"]
+    assert "does not begin at 0" not in low
     unknown = figures.ablation_figures(table[table["scope"] == "all"])
     assert not any("hance" in of for of in unknown.values())
 
