@@ -48,6 +48,7 @@ JOBS = {
     "plan": Job("what a store of any size will take, before any of it is made"),
     "status": Job("what of a store is done, running and failed"),
     "run": Job("the jobs of a run file, in order"),
+    "report": Job("a page that shows what a store's results have found"),
     "show": Job("print what a job found last; draw a neuron"),
 }
 

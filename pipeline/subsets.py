@@ -230,6 +230,13 @@ def shard_rows(store: Store, shard: int, where: str | None = None) -> tuple[pa.T
     return rows.filter(pa.array(chosen)), chosen
 
 
+def spread(shards: Sequence[int], most: int) -> list[int]:
+    """All shards, or so many of them, spread evenly."""
+    if len(shards) <= most:
+        return list(shards)
+    return [shards[int(i)] for i in np.linspace(0, len(shards) - 1, most)]
+
+
 def chosen_rows(
     group: Any, names: Sequence[str], start: int, chosen: np.ndarray, at_once: int | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:

@@ -153,6 +153,7 @@ def find(config: AblateConfig, identity: dict[str, Any], store: Store, ask: Ques
         "reference_images": reductions.count("embedding"),
         "token_layers": list(store.meta.token_layers),
         "classified": found.images,
+        "classes": len(ask.classes.names),
         "ablations": found.ablations,
         "warnings": found.warnings,
     }

@@ -131,7 +131,7 @@ def find(
         "truth": {str(i): list(truth_facts(t).items()) for i, t in truths.items()},
         "measured": {str(i): t.facts() for i, t in truths.items()},
         "warnings": warned,
-    }
+    } | ({} if classes is None else {"classes": len(classes.names)})
     return save(
         store.url, JOB, config, facts,
         identity=identity, tables=kept, schemas=CODES, files=files,

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from pipeline.cluster import machines
 from pipeline.cluster.tasks import each
-from pipeline.subsets import chosen_rows
+from pipeline.subsets import chosen_rows, spread
 from storage import ledger, urls
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store, open_store
 
 NAMES = ("heads", "mlps", "embedding", "ln_std")
+# Shards that are read, of a store that has more.
+SHARDS = 16
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,15 @@ class Shares:
     images: int
 
 
-def shares(store: Store) -> Shares:
-    """Sum the shares shard by shard, each where there is room."""
+def shares(store: Store, most: int) -> Shares:
+    """Sum the shares shard by shard, each where there is room.
+
+    Parameters
+    ----------
+    store : Store
+    most : int
+        Images that are read, about: of more, the first ones of shards spread evenly.
+    """
     model = store.model()
     names = ("head_map", "mlp_map", "attention_bias", "bias")
     maps = {name: model[name].values for name in names}
@@ -47,7 +56,8 @@ def shares(store: Store) -> Shares:
     mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
     machines.connect()
-    for part in each(shard_shares, sorted(store.done_shards()), store.data, maps):
+    shards = spread(sorted(store.done_shards()), SHARDS)
+    for part in each(shard_shares, shards, store.data, maps, -(-most // max(1, len(shards)))):
         heads += part.heads
         mlps += part.mlps
         constants += part.constants
@@ -56,10 +66,12 @@ def shares(store: Store) -> Shares:
     return Shares(heads / count, mlps / count, constants / count, images)
 
 
-def shard_shares(url: str, maps: Mapping[str, NDArray[np.float32]], shard: int) -> Shares:
-    """Sums of the shares over one shard's images."""
+def shard_shares(
+    url: str, maps: Mapping[str, NDArray[np.float32]], most: int, shard: int
+) -> Shares:
+    """Sums of the shares over one shard's first images."""
     meta = open_store(url).meta
-    ok = np.asarray(ledger.read_part(url, shard)["ok"])
+    ok = np.asarray(ledger.read_part(url, shard)["ok"])[:most]
     if not ok.any():
         return Shares(np.zeros((meta.layers, meta.heads)), np.zeros(meta.layers + 1), 0.0, 0)
     data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")

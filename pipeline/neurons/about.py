@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.images.again import load_again
 from pipeline.images.errors import BadImage, SourceUnavailable
 from pipeline.models import VisionModel
+from pipeline.subsets import spread
 from pipeline.texts.encoding import store_model
 from storage import neurons, urls
 from storage.errors import FacetError
@@ -124,12 +125,20 @@ class NeuronReader:
         Of the second-order job.
     codes : Result or None
         Of its directions, where there are any.
+    most : int
+        Images that histograms are over, about.
     """
 
     def __init__(
-        self, store: Store, model: VisionModel, layer: int, effects: Result, codes: Result | None
+        self,
+        store: Store,
+        model: VisionModel,
+        layer: int,
+        effects: Result,
+        codes: Result | None,
+        most: int = MOST_IMAGES,
     ) -> None:
-        self.store, self.model, self.layer = store, model, layer
+        self.store, self.model, self.layer, self._most = store, model, layer, most
         self._neurons = _of_layer(effects, "neurons", layer)
         self._top = _of_layer(effects, "top_images", layer)
         self._codes = None if codes is None else _of_layer(codes, "codes", layer)
@@ -184,7 +193,7 @@ class NeuronReader:
         """Of all images of which the store keeps them, up to `MOST_IMAGES`, or of the top ones."""
         kept = neurons.done(self.store.url, self.layer, "norms")
         shards = sorted(self.store.done_shards() & kept)
-        some = spread(shards, max(1, MOST_IMAGES // self.store.meta.shard_size))
+        some = spread(shards, max(1, self._most // self.store.meta.shard_size))
         if not some:
             return top["norm"].to_numpy(), f"its {len(top):,} top images alone"
         lengths = column(self.store, self.layer, neuron, some)
@@ -195,13 +204,6 @@ class NeuronReader:
 def _of_layer(result: Result, name: str, layer: int) -> pd.DataFrame:
     table = result.table(name).to_pandas()
     return table[table["layer"] == layer]
-
-
-def spread(shards: Sequence[int], most: int) -> list[int]:
-    """All shards, or so many of them, spread evenly."""
-    if len(shards) <= most:
-        return list(shards)
-    return [shards[int(i)] for i in np.linspace(0, len(shards) - 1, most)]
 
 
 def column(store: Store, layer: int, neuron: int, shards: Sequence[int]) -> NDArray:

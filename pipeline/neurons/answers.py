@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from storage.errors import Remedy, StoreError
 from storage.results import Result, finished_results
@@ -12,8 +14,6 @@ from storage.store import Store
 
 # Neurons of each layer that are listed.
 STRONGEST = 20
-# Neurons of a layer that a page shows.
-SELECTIVE = 10
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,67 @@ def strongest(neurons: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("layer").head(STRONGEST)
 
 
-def most_selective(neurons: pd.DataFrame, layer: int, count: int = SELECTIVE) -> list[int]:
-    """Neurons of a layer that act on few images only, the most selective first.
+@dataclass(frozen=True)
+class Picked:
+    """A neuron that is shown, and why: ``the worst: …``."""
 
-    By the length of their effect on the last of their top images over its mean length, among
-    the half of the layer whose effect on the top images is longest: a neuron that does next to
-    nothing is selective for no reason.
+    neuron: int
+    why: str
+
+
+def picked(
+    neurons: pd.DataFrame,
+    directions_ne: NDArray[np.floating],
+    codes: pd.DataFrame,
+    quality: pd.Series,
+    names: tuple[str, str],
+    count: int,
+) -> list[Picked]:
+    """Neurons of one layer to be shown: the best said, the worst said, and of the rest a variety.
+
+    Of the half of the layer whose effect on the top images is longest: a neuron that does next to
+    nothing is a poor example of anything. The rest are picked one by one, each time the neuron of
+    longest effect times what its direction has of its own, 1 - |cos| to the nearest picked before;
+    none with the first text of another.
 
     Parameters
     ----------
     neurons : DataFrame
-        The second-order job's table.
+        The layer's rows of the second-order job's table.
+    directions_ne : (N, E) float
+        Unit vectors; zero for a neuron without effect.
+    codes : DataFrame
+        The layer's rows of the table of codes; empty where there are none.
+    quality : Series
+        How well neurons are said, by neuron; more is better. Empty where that is not known.
+    names : pair of str
+        What the best and the worst are called.
+    count : int
+        At most so many.
     """
-    rows = neurons[(neurons["layer"] == layer) & (neurons["norm_mean"] > 0)]
-    strong = rows[rows["norm_large"] >= rows["norm_large"].median()]
-    order = (strong["norm_large"] / strong["norm_mean"]).sort_values(ascending=False, kind="stable")
-    return [int(n) for n in strong.loc[order.index, "neuron"][:count]]
+    rows = neurons[neurons["norm_max"] > 0].set_index("neuron")["norm_large"]
+    strong = rows[rows >= rows.median()]
+    positive = codes[codes["coefficient"] > 0].sort_values("rank").drop_duplicates("neuron")
+    text = dict(zip(positive["neuron"], positive["text"], strict=True))
+    known = quality[quality.index.isin(strong.index)].sort_values(ascending=False, kind="stable")
+    found = []
+    if len(known) > 1 and count > 1:
+        ends = known.index[0], known.index[-1]
+        found = [Picked(int(n), why) for n, why in zip(ends, names, strict=True)]
+    own = np.ones(len(directions_ne))
+    for one in found:
+        own = np.minimum(own, 1 - np.abs(directions_ne @ directions_ne[one.neuron]))
+    left = strong.copy()
+    while len(found) < count:
+        said = {text[p.neuron] for p in found if p.neuron in text}
+        taken = {p.neuron for p in found}
+        left = left[[n not in taken and text.get(n) not in said for n in left.index]]
+        if left.empty:
+            break
+        neuron = int(left.index[int((left * own[left.index]).to_numpy().argmax())])
+        found.append(Picked(neuron, "one of long effect along a direction of its own"))
+        own = np.minimum(own, 1 - np.abs(directions_ne @ directions_ne[neuron]))
+    return found
 
 
 def coded(store: Store, result: Result, top: int) -> Coded:

@@ -118,6 +118,13 @@ def find_dictionary(
 
 def write_dictionary(found: Dictionary, folder: str) -> str:
     """Write ``dictionary.html``, with its pictures inside, at a URL; returns the page's."""
+    place = urls.join(folder, "dictionary.html")
+    urls.put_bytes(place, dictionary_page(found).encode())
+    return place
+
+
+def dictionary_page(found: Dictionary) -> str:
+    """The dictionary as a page, with its pictures inside."""
     lead = (
         f"{', '.join(found.models)} over {found.source}, through {found.hub}. "
         f"{found.facts['concepts']}."
@@ -127,9 +134,7 @@ def write_dictionary(found: Dictionary, folder: str) -> str:
         *dictionary_sections(found.entries, found.truth),
         *values_section(found.truth, {e.concept.number for e in found.entries}),
     ]
-    place = urls.join(folder, "dictionary.html")
-    urls.put_bytes(place, page("Units that models share", lead, sections).encode())
-    return place
+    return page("Units that models share", lead, sections)
 
 
 def truth_section(table: pd.DataFrame | None) -> list[Section]:

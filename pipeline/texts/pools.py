@@ -169,15 +169,17 @@ def load_classes(source: str | Path) -> Classes:
     ----------
     source : str or Path
         ``imagenet`` (labels may be WordNet ids, unambiguous names or numbers 0 to 999),
-        ``microworld:<attribute>``, or a text file with one class a line, optionally
-        ``label<TAB>name`` where labels are not the names. ImageNet and files take OpenAI's 80
+        ``microworld:<attribute>``, of some values alone ``microworld:<attribute>=<value>,<value>``,
+        or a text file with one class a line, optionally ``label<TAB>name`` where labels are not
+        the names. ImageNet and files take OpenAI's 80
         templates.
     """
     name = str(source)
     if name == "imagenet":
         return _imagenet_classes()
-    kind, _, attribute = name.partition(":")
+    kind, _, rest = name.partition(":")
     if kind == "microworld":
+        attribute, _, listed = rest.partition("=")
         if attribute not in ATTRIBUTES:
             near = nearest(attribute, ATTRIBUTES)
             raise PoolError(
@@ -185,8 +187,14 @@ def load_classes(source: str | Path) -> Classes:
                 f"{', '.join(ATTRIBUTES)}"
             )
         prompts = class_prompts(attribute)
-        texts = tuple(tuple(p) for p in prompts.values())
-        return Classes(tuple(prompts), texts, {value: i for i, value in enumerate(prompts)})
+        values = listed.split(",") if listed else list(prompts)
+        if unknown := [value for value in values if value not in prompts]:
+            raise PoolError(
+                f"{attribute} of the embedded world is never {unknown[0]!r}"
+                f"{nearest(unknown[0], prompts)}: it is {', '.join(prompts)}"
+            )
+        texts = tuple(tuple(prompts[value]) for value in values)
+        return Classes(tuple(values), texts, {value: i for i, value in enumerate(values)})
     path = Path(source)
     if not path.is_file():
         known = ["imagenet", *(f"microworld:{a}" for a in ATTRIBUTES)]

@@ -104,6 +104,9 @@ SHOWN = {
         + "test_settings_of_plans",
     },
     "status": {"json": JOBS + "show.py::test_a_store"},
+    "report": {
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "run": {"file": JOBS + "run_job.py::test_a_run_fails_goes_on_and_picks_up_new_images"},
     "show": {
         "what layer neuron out": JOBS + "show_neuron.py"

@@ -22,6 +22,7 @@ from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.tables import CODES, NEURONS
 from pipeline.pages.plain import to_json
 from pipeline.rosetta import page
+from pipeline.subsets import spread
 from storage import urls
 from storage.errors import FacetError, StoreError
 from storage.results import as_table, save_result
@@ -281,6 +282,6 @@ def test_a_histogram_reads_one_neuron_a_shard_at_a_time(store, monkeypatch):
 
 
 def test_a_histogram_is_over_so_many_images_at_most():
-    assert about.spread(range(5), 9) == [0, 1, 2, 3, 4]
-    assert about.spread([3, 4, 6, 8, 9], 3) == [3, 6, 9]
-    assert about.spread([], 3) == []
+    assert spread(range(5), 9) == [0, 1, 2, 3, 4]
+    assert spread([3, 4, 6, 8, 9], 3) == [3, 6, 9]
+    assert spread([], 3) == []

@@ -11,11 +11,10 @@ from pipeline.images.decode import read_bytes, to_image
 from pipeline.images.errors import BadImage
 from pipeline.neurons import about
 from pipeline.neurons.about import NeuronReader
-from pipeline.neurons.answers import STRONGEST, most_selective
+from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.coding import FoundCodes
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.results import second_order_result
-from pipeline.pages.neurons import neuron_sections
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError, StoreError
 from storage.store import Store
@@ -65,7 +64,7 @@ def test_the_histogram_is_over_all_images_where_norms_are_kept(store, reader, mo
     top = second_order_result(store, [KEPT]).table("top_images").to_pandas()
     top = top[top["neuron"] == 7]
     assert norms.edges[-1] == pytest.approx(top["norm"].max(), rel=1e-3)
-    monkeypatch.setattr(about, "MOST_IMAGES", store.meta.shard_size)
+    monkeypatch.setattr(reader, "_most", store.meta.shard_size)
     assert reader.about(7).norms.over == "32 images, of 1 of 2 shards"
     monkeypatch.setattr(Store, "done_shards", lambda self: set())
     alone = reader.about(7).norms
@@ -104,22 +103,6 @@ def test_images_that_are_gone_are_grey_and_named(reader, monkeypatch):
     first = reader.about(7).images[0]
     assert (first.pixels == about.GREY).all()
     assert first.unreadable == "its bytes are others"
-
-
-def test_the_page_shows_selective_neurons_and_the_truth(store, coded, reader):
-    neurons = second_order_result(store, [KEPT]).table("neurons").to_pandas()
-    chosen = most_selective(neurons, KEPT, 5)
-    ratio = (neurons["norm_large"] / neurons["norm_mean"]).to_numpy()
-    strong = neurons["norm_large"] >= neurons["norm_large"].median()
-    others = ratio[strong & ~neurons["neuron"].isin(chosen)]
-    assert strong[chosen].all()
-    assert ratio[chosen].min() >= others.max()
-    assert (np.diff(ratio[chosen]) <= 0).all()
-    sections = neuron_sections([reader.about(chosen[0])], coded.truths[KEPT])
-    assert len(sections) == 2
-    assert "AUC: mean" in sections[0].text
-    assert f"Neuron {chosen[0]} of MLP layer {KEPT}" in sections[1].title
-    assert neuron_sections([], None) == []
 
 
 def test_second_order_effects_are_printed(store, coded, capsys):

@@ -1,5 +1,6 @@
 """From a store to descriptions of heads and ablations, on a real Ray and a small random model."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import ablate, encode_texts, extract, reduce, show, textspan
-from pipeline.pages.heads import ablation_sections, textspan_sections
+from jobs.recipes.textspan import TextSpanRun
+from pipeline.pages.heads import ablation_section
+from pipeline.pages.html import Made
 from pipeline.subsets import SubsetError
 from pipeline.texts.classes import PoolError
 from pipeline.texts.embedding import encode_texts as embed
@@ -44,7 +47,7 @@ def store(tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def described(store) -> textspan.TextSpanRun:
+def described(store) -> TextSpanRun:
     return textspan.main(
         textspan.TextSpanConfig(
             store.url, "microworld", layers="last:2", texts_per_head=20, workers="here"
@@ -79,9 +82,6 @@ def test_known_truth_is_reported_and_all_is_kept(store, described):
     names = {"layer-01.html", "layer-02.html", "roles.html", "config.json", "provenance.json"}
     assert names <= {path.name for path in Path(described.result.url).iterdir()}
     assert described.result.provenance["images"] == 60
-    page = textspan_sections(described.descriptions, described.known)
-    assert len(page) == 3
-    assert page[-1].title == "Heads against the truth"
 
 
 def test_show_prints_the_first_texts_of_every_head(store, described, capsys):
@@ -142,7 +142,10 @@ def test_all_studies_run_from_the_store_alone(store):
     }  # fmt: skip
     kept = pq.read_table(f"{run.result.url}/accuracy.parquet").to_pandas()
     assert kept["accuracy"].equals(run.accuracy["accuracy"].astype(float))
-    assert len(ablation_sections(run.accuracy)) == 6
+    for study in run.result.config["study"]:
+        shown = ablation_section(study, run.accuracy, 6, [], [], Made("facet"))
+        assert shown.plots
+        assert re.search(r"points \(95%|points, 95%|% \(95%", shown.found)
     shown = show.main(show.ShowConfig("ablate", store.url)).found
     assert shown.accuracy.equals(run.accuracy)
 

@@ -67,8 +67,9 @@ def store(tmp_path_factory) -> Store:
 
 
 def test_shares_are_mean_projections_and_sum_to_one(store):
-    found = shares(store)
+    found = shares(store, N)
     assert found.images == N - 1
+    assert shares(store, 4).images < N - 1  # the first ones of every shard
     e = store.embeddings().values.astype(float)
     for layer, head in [(0, 0), (1, 2)]:
         along = (store.heads(layer, head).values * e).sum(1) / (e**2).sum(1)

@@ -116,6 +116,11 @@ def test_labels_become_classes_or_an_error() -> None:
     imagenet = load_classes("imagenet")
     assert imagenet.truth(["n01491361", "goldfish", "5"]).tolist() == [3, 1, 5]
     shapes = load_classes("microworld:shape")
+    pair = load_classes("microworld:shape=star,heart")
+    assert pair.names == ("star", "heart")
+    assert pair.prompts[1] == shapes.prompts[shapes.names.index("heart")]
+    with pytest.raises(PoolError, match="never 'stare' .did you mean 'star'"):
+        load_classes("microworld:shape=stare")
     assert shapes.truth(["star", "circle"]).tolist() == [3, 0]
     with pytest.raises(PoolError, match="1 of 2 images have no label, the first at row 1"):
         shapes.truth(["star", None])

@@ -1,0 +1,103 @@
+"""The recipe of ``make demo``: every job on the embedded world, and the page of what they found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+
+from jobs import ablate, extract, omp, rosetta, second_order, textspan
+from jobs.console import console, show_table
+from jobs.demo import DemoConfig
+from jobs.pages import as_typed, reader, write
+from jobs.settings import command
+from pipeline.pages.heads import heads_of
+from pipeline.pages.html import Made, Section, link, section
+from pipeline.pages.planted import heads_about, planted_section
+from pipeline.pages.report import Reader, store_page
+from pipeline.rosetta.page import find_dictionary, write_dictionary
+from storage import urls
+
+# The last layer whose neurons have second-order effects, and the texts of a neuron's code.
+MLP_LAYER, TERMS = "2", 8
+# What is shared between models is shown on fewer pictures.
+SHARED = rosetta.RosettaConfig(
+    images="microworld:n=200,seed=7,split=test",
+    models=("microworld", "microworld-cnn", "microworld-mae"),
+    out="",
+    shard_size=100,
+)
+
+
+def run(config: DemoConfig) -> None:
+    """Run every job in order and write the page."""
+    started = time.monotonic()
+    url = str(config.out / "store")
+    store = extract.main(
+        extract.ExtractConfig(
+            images=config.images,
+            model="microworld",
+            pretrained="microworld",
+            store=url,
+            shard_size=500,
+        )
+    )
+    described = textspan.main(textspan.TextSpanConfig(store=url, pool="microworld"))
+    second_order.main(second_order.SecondOrderConfig(store=url, mlp_layers=MLP_LAYER))
+    omp.main(omp.OmpConfig(store=url, mlp_layers=MLP_LAYER, pool="microworld", terms=TERMS))
+    ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
+    read = reader(store, url)
+    planted = planted_pair(url, described.descriptions, read)
+    shared = shared_units(config.out)
+    write(str(config.out / "index.html"), store_page(read, [planted], [shared]))
+    console.print(f"all of it took {time.monotonic() - started:.0f} s")
+    show_table("on pictures of your own, type", {str(i): line for i, line in enumerate(own(), 1)})
+
+
+def planted_pair(url: str, descriptions: pd.DataFrame, read: Reader) -> Section:
+    """Stars against hearts, with and without the heads whose texts name backgrounds."""
+    chosen = heads_about(descriptions, "background")
+    found = ablate.main(
+        ablate.AblateConfig(
+            store=url,
+            classes="microworld:shape=star,heart",
+            study=("chosen",),
+            where='label in ("star", "heart")',
+            heads=tuple(f"{layer}.{head}" for layer, head in chosen),
+        )
+    )
+    heads = heads_of(descriptions)
+    return planted_section(found.accuracy, chosen, heads, read.made(found.result))
+
+
+def shared_units(out: Path) -> Section:
+    """Find the units that three models share; a link to a page of their own, and how true."""
+    mined = str(out / "rosetta")
+    asked = replace(SHARED, out=mined)
+    rosetta.main(asked)
+    found = find_dictionary(mined, concepts=8, images=100, draws=1)
+    write_dictionary(found, urls.absolute(str(out / "dictionary")))
+    pictures = link("the dictionary with pictures", "dictionary/dictionary.html")
+    concepts = f"Concepts: {found.facts.pop('concepts')}."
+    rows = list(found.facts.items())
+    made = Made(as_typed("rosetta", asdict(asked)))
+    return section(
+        "Units that models share", found=concepts, rows=rows, links=[pictures], made=made
+    )
+
+
+def own() -> list[str]:
+    """Three commands for one's own pictures."""
+    return [
+        command(
+            "extract",
+            images="pictures",
+            model="ViT-B-32-quickgelu",
+            pretrained="openai",
+            store="mine",
+        ),
+        command("textspan", store="mine", pool="general"),
+        command("report", store="mine"),
+    ]

@@ -1,0 +1,93 @@
+"""The section on the correlation that was planted in the embedded world."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pandas as pd
+
+from pipeline.heads.describe import Head
+from pipeline.heads.names import heads_name
+from pipeline.heads.roles import TOP
+from pipeline.microworld.words import microworld_attributes
+from pipeline.microworld.world import PLANTED_RATE
+
+from . import sentences
+from .heads import linked_heads, told
+from .html import Made, Section, section
+
+# Against what was planted: hearts were on snow, so a star on snow is the hardest.
+AGAINST = "star/snow"
+
+
+def heads_about(descriptions: pd.DataFrame, attribute: str) -> list[Head]:
+    """Heads most of whose first texts name an attribute of the embedded world."""
+    first = descriptions[descriptions["rank"] < TOP]
+    named = first.assign(names=[attribute in microworld_attributes(t) for t in first["text"]])
+    counts = named.groupby(["layer", "head"])["names"].sum()
+    return sentences.heads_of(counts[counts > TOP / 2])
+
+
+def planted_section(
+    table: pd.DataFrame, chosen: list[Head], described: Collection[Head], made: Made
+) -> Section:
+    """Stars against hearts: what goes wrong, which heads do it, and what is left without them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Accuracies of stars and hearts with the chosen heads replaced, as ``heads.tables.ABLATIONS``
+        has it, by groups of shape and background.
+    chosen : list of (layer, head)
+        Those whose texts name backgrounds.
+    described : collection of (layer, head)
+        Heads whose texts the page has.
+    """
+    parts = [table[table["series"] == series] for series in ("", "chosen")]
+    before, after = (_by_group(of) for of in parts)
+    whole = [of[of["scope"] == "all"].iloc[0] for of in parts]
+    random = table[(table["series"] == "random heads") & (table["scope"] == "group")]
+    others = random.groupby("ablation")["accuracy"].min()
+    worst = [min(row["accuracy"] for row in groups.values()) for groups in (before, after)]
+    as_well = ", the best of them as well" if others.max() >= worst[1] else ""
+    found = (
+        f"The model leans on the background: of {sentences.several(int(whole[0]['n']), 'picture')} "
+        f"of stars and hearts, backgrounds in equal parts, it tells {sentences.accuracy(whole[0])} "
+        f"apart (guessing: 50%), but of {before[AGAINST]['n']} stars on snow "
+        f"{sentences.accuracy(before[AGAINST])}. Without the heads whose texts name backgrounds, "
+        f"{heads_name(chosen)}, it is {sentences.accuracy(after[AGAINST])} of these and "
+        f"{sentences.accuracy(whole[1])} of all; the worst group goes from {worst[0]:.1%} to "
+        f"{worst[1]:.1%}, and {len(others)} random sets of as many heads leave it at "
+        f"{others.min():.1%} to {others.max():.1%}{as_well}."
+    )
+    return section(
+        "A planted correlation, found and named",
+        f"In the pictures that this model was trained on, {PLANTED_RATE:.0%} of the stars were "
+        f"seen at night and {PLANTED_RATE:.0%} of the hearts on snow; in these, shape and "
+        "background are independent. The heads were named by their texts alone, without a label: "
+        f"most of the first {TOP} name a background. In brackets are 95% intervals.",
+        name="planted",
+        found=found,
+        header=("pictures", "number", "told apart, %", "without these heads, %", "change, points"),
+        rows=[
+            (
+                name.replace("/", ", "),
+                f"{row['n']}",
+                _share(row),
+                _share(after[name]),
+                told(after[name]),
+            )
+            for name, row in sorted(before.items(), key=lambda of: float(of[1]["accuracy"]))
+        ],
+        links=linked_heads(chosen, described),
+        made=made,
+    )
+
+
+def _by_group(table: pd.DataFrame) -> dict[str, pd.Series]:
+    groups = table[table["scope"] == "group"]
+    return {str(row["name"]): row for _, row in groups.iterrows()}
+
+
+def _share(row: pd.Series) -> str:
+    return f"{100 * row['accuracy']:.0f} ({100 * row['low']:.0f} to {100 * row['high']:.0f})"

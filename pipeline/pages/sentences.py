@@ -1,0 +1,269 @@
+"""What a section says first: one sentence on what was found, and how sure it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline.heads.describe import Head
+from pipeline.heads.names import head_name, heads_name
+from pipeline.heads.shares import Shares
+from pipeline.neurons.truth import NeuronTruth
+from pipeline.status import ExtractionStatus
+from storage.metadata import Metadata
+
+TOP = 5
+NO_CHANGE = "no change that this many images could show"
+
+
+def several(number: int, what: str) -> str:
+    """``1 head``, ``2 heads``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def points(value: float) -> str:
+    """A change of a share, in percentage points, with its sign: ``−9.3``."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def interval(row: pd.Series) -> str:
+    """The 95% interval of a change, in points."""
+    return f"{points(row['change_low'])} to {points(row['change_high'])}"
+
+
+def is_none(row: pd.Series) -> bool:
+    """Whether the interval of a change includes none."""
+    return bool(row["change_low"] <= 0 <= row["change_high"])
+
+
+def change(row: pd.Series) -> str:
+    """``−9.3 points (95%: −11.0 to −7.6)``; or that there is none to be told."""
+    if is_none(row):
+        return f"{NO_CHANGE} ({points(row['change'])} points, 95%: {interval(row)})"
+    return f"{points(row['change'])} points (95%: {interval(row)})"
+
+
+def accuracy(row: pd.Series) -> str:
+    """``73.5% (95%: 71.6% to 75.4%)``."""
+    return f"{row['accuracy']:.1%} (95%: {row['low']:.1%} to {row['high']:.1%})"
+
+
+# -- the store -----------------------------------------------------------------------------
+
+
+def images(found: ExtractionStatus) -> str:
+    """How many images are in."""
+    bad = f", {found.images_bad:,} of them bad" if found.images_bad else ""
+    return f"{found.images_ok:,} of {several(found.images, 'image')} were taken apart{bad}."
+
+
+def exactness(found: ExtractionStatus, meta: Metadata) -> str:
+    """How far the parts are from the model's own output, at the worst."""
+    return (
+        "The parts of every image sum to the model's own output: on the worst of "
+        f"{several(found.images_ok, 'image')} they miss it by {found.residual:.1e} of its length "
+        f"as computed ({meta.precision}), and by {found.rounding:.1e} as stored "
+        f"({meta.store_dtype})."
+    )
+
+
+def written(found: Shares, of: int) -> str:
+    """Who wrote the embedding."""
+    layer, head = divmod(int(found.heads.argmax()), found.heads.shape[1])
+    block = int(found.mlps.argmax())
+    mlp = "the start" if block == 0 else f"the MLP of layer {block - 1}"
+    return (
+        f"Attention heads wrote {found.heads.sum():.1%} of the embedding, start and MLPs "
+        f"{found.mlps.sum():.1%}, constants {found.constants:.1%} (means over {found.images:,} of "
+        f"{several(of, 'image')}). Of the heads {head_name(layer, head)} wrote most "
+        f"({found.heads.max():.1%}), and of the other parts {mlp} ({found.mlps.max():.1%})."
+    )
+
+
+# -- heads ---------------------------------------------------------------------------------
+
+
+def explained(descriptions: pd.DataFrame) -> pd.Series:
+    """Share of each head's variance that its first texts explain, by (layer, head)."""
+    first = descriptions[descriptions["rank"] < TOP]
+    return first.groupby(["layer", "head"])["cumulative"].max()
+
+
+def heads_of(shares: pd.Series) -> list[Head]:
+    """Heads that figures by (layer, head) are of."""
+    return [(int(layer), int(head)) for layer, head in shares.index]
+
+
+def by_chance(head_dim: int) -> float:
+    """Share of a head's variance that as many random directions explain, on average."""
+    return min(1.0, TOP / head_dim)
+
+
+def described(descriptions: pd.DataFrame, images: int, head_dim: int) -> str:
+    """How far texts describe heads."""
+    shares = explained(descriptions)
+    at = heads_of(shares)
+    least, most = at[int(shares.to_numpy().argmin())], at[int(shares.to_numpy().argmax())]
+    return (
+        f"The first {TOP} texts of a head explain {shares.median():.0%} of what it writes "
+        f"(median of {several(len(shares), 'head')}, over {several(images, 'image')}; "
+        f"{TOP} random directions: {by_chance(head_dim):.0%}), most of "
+        f"{head_name(*most)} ({shares.max():.0%}) and least of {head_name(*least)} "
+        f"({shares.min():.0%})."
+    )
+
+
+def roles(table: pd.DataFrame) -> str:
+    """Whether texts name what heads are really about."""
+    clear = table[table["share"] >= 0.5]
+    agree = int((table["texts_about"] > TOP / 2).sum())
+    best = table.iloc[table["share"].to_numpy().argmax()]
+    return (
+        f"Of {several(len(table), 'head')}, {len(clear)} follow one attribute for half of their "
+        f"variance or more (most {head_name(int(best['layer']), int(best['head']))}: "
+        f"{best['attribute']}, {best['share']:.0%}), and of {agree} most of the first {TOP} texts "
+        "name the attribute that explains most."
+    )
+
+
+# -- ablations -----------------------------------------------------------------------------
+
+
+def baseline(row: pd.Series, classes: int) -> str:
+    """Accuracy with nothing ablated, and chance."""
+    return (
+        f"Of {several(int(row['n']), 'image')} {accuracy(row)} are classified rightly with nothing "
+        f"ablated; guessing among {classes} classes gives {1 / classes:.1%}."
+    )
+
+
+def ablated(study: str, rows: pd.DataFrame) -> str:
+    """What a study of ablations found; rows over all images."""
+    return ABLATED[study](rows)
+
+
+def _single(rows: pd.DataFrame) -> str:
+    return "; ".join(f"without {r['ablation']}: {change(r)}" for _, r in rows.iterrows())
+
+
+def _heads(rows: pd.DataFrame) -> str:
+    none = rows.apply(is_none, axis=1)
+    worst = rows.iloc[rows["change"].to_numpy().argmin()]
+    better = int((~none & (rows["change"] > 0)).sum())
+    return (
+        f"of {several(len(rows), 'head')}, {int((~none).sum()) - better} cost accuracy when they "
+        f"are replaced, {better} raise it, and {int(none.sum())} show {NO_CHANGE} (by chance "
+        f"alone about {0.05 * len(rows):.0f} would seem to change it); "
+        f"{head_name(*head_at(worst['at']))} costs most: {change(worst)}"
+    )
+
+
+def _layers(rows: pd.DataFrame) -> str:
+    accumulated = rows[rows["series"] == "layers 0 to l"]
+    alone = rows[rows["series"] != "layers 0 to l"]
+    worst = alone.iloc[alone["change"].to_numpy().argmin()]
+    said = f"of single layers the attention of layer {worst['at']} costs most: {change(worst)}"
+    free = 0
+    for _, row in accumulated.iterrows():
+        if not is_none(row) and row["change"] < 0:
+            break
+        free += 1
+    first = "the first layer alone shows a loss" if free == 0 else (
+        f"the first {several(free, 'layer')} together cost nothing that this many images could show"
+    )  # fmt: skip
+    return f"{said}; from below, {first}, and all layers {change(accumulated.iloc[-1])}"
+
+
+def _textspan(rows: pd.DataFrame) -> str:
+    most = rows["at"].astype(int).max()
+    last = rows[rows["at"].astype(int) == most]
+    kept = [f"{r['series']} {accuracy(r)}" for _, r in last.iterrows()]
+    return (
+        f"with all but the span of {several(int(most), 'text')} a head replaced, accuracy is: "
+        + "; ".join(kept)
+    )
+
+
+def _chosen(rows: pd.DataFrame) -> str:
+    chosen = rows[rows["series"] == "chosen"].iloc[0]
+    random = rows[rows["series"] != "chosen"]["change"]
+    return (
+        f"without {chosen_heads(chosen)}: {change(chosen)}; without as many random heads, "
+        f"{len(random)} draws: {points(random.min())} to {points(random.max())} points"
+    )
+
+
+def _neurons(rows: pd.DataFrame) -> str:
+    worst = rows.iloc[rows["change"].to_numpy().argmin()]
+    return (
+        f"of {several(len(rows), 'ablation')} the most costs {worst['ablation']}: {change(worst)}"
+    )
+
+
+ABLATED = {
+    "mlps": _single,
+    "class-token": _single,
+    "heads": _heads,
+    "layers": _layers,
+    "textspan": _textspan,
+    "chosen": _chosen,
+    "neurons": _neurons,
+    "effects": _neurons,
+}
+
+
+def head_at(at: str) -> Head:
+    """A head as tables of ablations have it, ``3.0``."""
+    layer, _, head = at.partition(".")
+    return int(layer), int(head)
+
+
+def chosen_heads(row: pd.Series) -> str:
+    """Heads of the study of chosen ones; older tables have ``heads 3.0 3.2``."""
+    short = re.findall(r"\d+\.\d+", row["ablation"])
+    return heads_name([head_at(word) for word in short]) if short else str(row["ablation"])
+
+
+# -- neurons -------------------------------------------------------------------------------
+
+
+def effects(neurons: pd.DataFrame, images: int) -> str:
+    """How many neurons of a layer have effects, and how far one direction holds them."""
+    alive = neurons[neurons["norm_max"] > 0]
+    low, middle, high = alive["explained_top"].quantile([0.25, 0.5, 0.75])
+    return (
+        f"{len(alive):,} of {several(len(neurons), 'neuron')} have an effect through later heads; "
+        f"one direction holds {middle:.0%} of it on the images where it is longest (median; "
+        f"quartiles {low:.0%} and {high:.0%}; over {several(images, 'image')})."
+    )
+
+
+def fits(table: pd.DataFrame) -> str:
+    """What codes leave of directions."""
+    most = table[table["most"] == table["most"].max()]
+    low, middle, high = most["residual"].quantile([0.25, 0.5, 0.75])
+    return (
+        f"A code of up to {several(int(most['most'].max()), 'text')} leaves {middle:.0%} of the "
+        f"length of a neuron's direction (median of {several(len(most), 'neuron')}; quartiles "
+        f"{low:.0%} and {high:.0%}; no text at all leaves 100%)."
+    )
+
+
+def true_texts(found: NeuronTruth) -> str:
+    """How well neurons fire on what their texts say, beside random texts."""
+    auc = found.table["auc"]
+    low, high = found.draws.min(), found.draws.max()
+    return (
+        f"Neurons tell the images that their text is true of from the others with an AUC of "
+        f"{auc.mean():.2f} (mean of {several(len(auc), 'neuron')}, from {auc.min():.2f} to "
+        f"{auc.max():.2f}, over {several(found.images, 'image')}); with random texts of the same "
+        f"pool it is {found.draws.mean():.2f} ({len(found.draws)} draws, {low:.2f} to {high:.2f}), "
+        "and 0.50 is chance."
+    )
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Sentences of parts: the first letter large, a full stop behind."""
+    return " ".join(part[0].upper() + part[1:].rstrip(".") + "." for part in parts if part)
