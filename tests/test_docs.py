@@ -26,6 +26,24 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
+def test_links_within_a_page_lead_to_a_heading():
+    page = (ROOT / "README.md").read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-")
+        for line in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    }
+    within = re.findall(r"\]\(#([^)]+)\)", page)
+    assert within
+    assert set(within) <= headings
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = {(ROOT / to).resolve() for to in LINK.findall((ROOT / "README.md").read_text())}
+    assert {
+        page for page in (ROOT / "docs").iterdir() if page.suffix in (".md", ".ipynb", ".png")
+    } <= linked
+
+
 def test_names_that_pages_give_of_files_are_there():
     named = [found for page in PAGES for found in NAMED.findall(page.read_text())]
     assert named
