@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,9 @@ from pipeline.cluster.work import Workers
 from pipeline.identity import found_before
 from pipeline.provenance import revision, versions
 from storage.results import Result, as_table, save_result
+
+# Settings that say where things are kept.
+PLACES = ("store", "out")
 
 
 def actors(config: Any) -> int | None:
@@ -73,7 +77,7 @@ def save(
         url,
         job,
         asdict(config),
-        {**facts, "versions": versions(), "revision": revision()},
+        {**facts, "differs": differs(config), "versions": versions(), "revision": revision()},
         identity=identity,
         tables={
             name: as_table(table, (schemas or {})[name]) for name, table in (tables or {}).items()
@@ -81,6 +85,13 @@ def save(
         arrays=arrays,
         files=files,
     )
+
+
+def differs(config: Any) -> dict[str, Any]:
+    """Settings other than the job's defaults, JSON-able; places are left out."""
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in PLACES}
+    plain = {f.name: f.default for f in fields(config)}
+    return json.loads(json.dumps({n: v for n, v in given.items() if v != plain[n]}))
 
 
 def show_done(facts: Mapping[str, object], seconds: float, result: Result, following: str) -> None:

@@ -2,15 +2,19 @@
 
     facet show textspan --store out/
     facet show neuron --store out/ --layer 9 --neuron 4
-    facet show neuron --store out/ --layer 9 --neuron 4 --json | jq .found.texts
+    facet show neuron --store out/ --layer 9 --neuron 4 --format json | jq .found.texts
+    facet show ablate --store out/ --format csv > accuracy.csv
     facet show rosetta --store shared/
+    facet show results --store out/
 
-What was found before is read, not found again.
+What was found before is read, not found again. JSON is all of the answer; CSV and Parquet are its
+one flat table, with the columns of ``storage/SCHEMA.md``: of a neuron its texts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -28,9 +32,11 @@ class ShowConfig:
     """Print what a job found last; draw a neuron, or the concepts that models share."""
 
     what: tyro.conf.Positional[
-        Literal["textspan", "ablate", "second-order", "omp", "neuron", "rosetta", "invert"]
+        Literal[
+            "textspan", "ablate", "second-order", "omp", "neuron", "rosetta", "invert", "results"
+        ]
     ]
-    """Which job's results, or one neuron on a page."""
+    """Which job's results, one neuron on a page, or the list of all results."""
     store: str
     """The store: a local path or an object-store URL. For rosetta and invert: where
     these jobs wrote."""
@@ -42,15 +48,17 @@ class ShowConfig:
     """For neuron: its number in the layer."""
     out: str | None = None
     """For neuron: the folder for its page; by default that of the second-order result. For
-    rosetta: the folder for dictionary.html; by default that of its result."""
+    rosetta: the folder for dictionary.html; by default that of its result. With --format parquet:
+    the file."""
     pretrained: str | None = None
     """For neuron: the weights file of the store, if it is no longer where it was."""
-    json: bool = False
-    """Print JSON, for machines, and draw nothing."""
+    format: Literal["table", "csv", "json", "parquet"] = "table"
+    """A table for people and pages, or, for machines, what is found and no pages: CSV or
+    JSON to standard output, Parquet to the file --out."""
 
 
 def main(config: ShowConfig) -> Answer:
-    """Find the latest result; print it, as tables or as JSON."""
+    """Find the latest result; print it, for people or for machines."""
     check(config)
     from jobs.recipes.show import run
 
@@ -60,17 +68,19 @@ def main(config: ShowConfig) -> Answer:
 def check(config: ShowConfig) -> None:
     """Refuse settings that mean nothing here."""
     refuse_bounds(config, top=1)
-    if config.json:
-        refuse_unused(config, ["out"], "pages, which are not written with --json")
+    if config.format in ("csv", "json"):
+        refuse_unused(config, ["out"], "pages, which are not written, and to --format parquet")
+    if config.format == "parquet" and (config.out is None or Path(config.out).is_dir()):
+        raise FacetError("--format parquet needs --out FILE: a terminal shows no binary")
     if config.what == "neuron":
         if config.layer is None or config.neuron is None:
             raise FacetError("`facet show neuron …` needs --layer and --neuron")
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what in ("rosetta", "invert", "ablate", "second-order"):
+    if config.what in ("rosetta", "invert", "ablate", "second-order", "results"):
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
-    if config.what != "rosetta":
-        refuse_unused(config, ["out"], "`facet show neuron …` and rosetta")
+    if config.what != "rosetta" and config.format != "parquet":
+        refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
 
 
 if __name__ == "__main__":

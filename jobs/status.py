@@ -1,7 +1,7 @@
 """What is done, running and failed, told from the store alone.
 
     facet status --store out/
-    facet status --store s3://bucket/laion --json | jq .extraction.images_per_second
+    facet status --store s3://bucket/laion --format json | jq .extraction.images_per_second
 
 It asks no cluster and changes nothing, so it may be run from anywhere, at any time.
 """
@@ -9,7 +9,7 @@ It asks no cluster and changes nothing, so it may be run from anywhere, at any t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -25,8 +25,8 @@ class StatusConfig:
 
     store: str
     """The store: a local path or an object-store URL."""
-    json: bool = False
-    """Print JSON, for machines."""
+    format: Literal["table", "json"] = "table"
+    """Tables for people, or JSON, for machines."""
 
 
 def main(config: StatusConfig) -> Status:

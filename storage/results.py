@@ -42,6 +42,23 @@ def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
+# The list of results that people and tables' readers find beside them: made from the results
+# themselves, which remain the truth, and anew whenever one is added.
+INDEX = "index.parquet"
+INDEX_COLUMNS = pa.schema(
+    [
+        ("job", pa.string()),
+        ("finished", pa.string()),
+        ("asked", pa.string()),
+        ("images", pa.int64()),
+        ("settings", pa.string()),
+        ("address", pa.string()),
+    ]
+)
+# What jobs call the images that they counted.
+_IMAGES = ("images", "classified", "pictures")
+
+
 @dataclass(frozen=True)
 class Result:
     """One finished run of a job.
@@ -128,6 +145,7 @@ def save_result(
     finished = {**provenance, "identity": identity, "finished": now, "asked": now}
     _put(place, "config", config)
     _put(place, "provenance", finished)
+    write_index(url)
     return Result(place, job, dict(config), finished)
 
 
@@ -153,6 +171,7 @@ def ask_again(result: Result) -> Result:
     """Note that a finished run was asked for once more: it then counts as the latest of its job."""
     asked = {**result.provenance, "asked": datetime.now(UTC).isoformat()}
     _put(result.url, "provenance", asked)
+    write_index(result.url.rsplit("/", 3)[0])  # above results/<job>/<digest>
     return replace(result, provenance=asked)
 
 
@@ -187,3 +206,78 @@ def _read(place: str, job: str) -> Result | None:
         for name in ("config", "provenance")
     )
     return Result(place, job, config, provenance)
+
+
+# -- the index -----------------------------------------------------------------------------
+
+
+def index(url: str) -> pa.Table:
+    """Every finished result, in the order they finished, from the results themselves.
+
+    Parameters
+    ----------
+    url : str
+        Where ``results/`` stands.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``INDEX_COLUMNS``. ``settings`` is JSON: those that differ from the job's defaults, or all,
+        of results of before that was noted. ``address`` is relative to the URL.
+    """
+    places = [
+        "/".join([RESULTS, job, name])
+        for job in urls.list_names(urls.join(url, RESULTS))
+        if "." not in job
+        for name in urls.list_names(urls.join(url, RESULTS, job))
+        if "." not in name  # summaries of run files
+    ]
+    files = [urls.join(url, p, f"{n}.json") for p in places for n in ("config", "provenance")]
+    read = iter(urls.read_each(files) if files else [])
+    rows = [
+        _index_row(place, *(_parsed(place, raw) for raw in (config, provenance)))
+        for place, config, provenance in zip(places, read, read, strict=True)
+        if config is not None and provenance is not None  # never finished, or being done again
+    ]
+    rows.sort(key=lambda row: (row["finished"] or "", row["address"]))
+    return pa.Table.from_pylist(rows, INDEX_COLUMNS)
+
+
+def _parsed(place: str, raw: bytes) -> dict[str, Any]:
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise StoreError(f"{place} is damaged: {error}. Delete it and run its job again") from error
+
+
+def _index_row(
+    place: str, config: dict[str, Any], provenance: dict[str, Any]
+) -> dict[str, str | int | None]:
+    given = {n: v for n, v in config.items() if n not in ("store", "out") and v is not None}
+    return {
+        "job": place.split("/")[1],
+        "finished": provenance.get("finished"),
+        "asked": provenance.get("asked") or provenance.get("finished"),
+        "images": next((provenance[n] for n in _IMAGES if n in provenance), None),
+        "settings": json.dumps(provenance.get("differs", given), ensure_ascii=False),
+        "address": place,
+    }
+
+
+def write_index(url: str) -> None:
+    """Write the index anew; of several runs that end at once, the last to write sees them all."""
+    found = index(url)
+    while True:
+        buffer = io.BytesIO()
+        pq.write_table(found, buffer)
+        urls.put_bytes(urls.join(url, RESULTS, INDEX), buffer.getvalue())
+        again = index(url)
+        if again.equals(found):
+            return
+        found = again
+
+
+def read_index(url: str) -> pa.Table | None:
+    """The index as it stands, which other runs may have outdated; None where there is none."""
+    (content,) = urls.read_each([urls.join(url, RESULTS, INDEX)])
+    return None if content is None else pq.read_table(io.BytesIO(content))

@@ -48,7 +48,7 @@ def run(config: ExtractConfig) -> Store:
     )
     with progress_bar("images", images_left(store), "finished shards are kept") as move:
         progress = extraction.run(store, model, workers, max_bad=config.max_bad, report=move)
-    save(url, "extract", config, {"tf32": TF32})
+    save(url, "extract", config, {"images": store.meta.images, "tf32": TF32})
     show_summary(store, report, progress, time.monotonic() - started)
     return store
 

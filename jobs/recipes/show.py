@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
 from rich.table import Table
 
 from jobs.console import console, show_table
@@ -17,11 +20,13 @@ from pipeline.heads.answers import ablated, described_heads
 from pipeline.heads.names import neuron_name
 from pipeline.identity import over
 from pipeline.neurons.answers import coded, strongest
-from pipeline.pages import tables
+from pipeline.pages import flat, tables
 from pipeline.pages.plain import to_json
 from pipeline.rosetta.answers import inverted
 from storage import open_store, urls
-from storage.results import Result, latest_result
+from storage.errors import StoreError
+from storage.layout import RESULTS
+from storage.results import Result, index, latest_result, read_index, write_index
 from storage.rosetta import find_setup
 from storage.store import Store
 
@@ -47,22 +52,32 @@ class Answer:
 
 @dataclass(frozen=True)
 class Kind:
-    """What finds one kind of answer, and what shows it to people."""
+    """What finds one kind of answer, what shows it to people, and its one flat table."""
 
     find: Callable[[ShowConfig], Answer]
     show: Callable[[ShowConfig, Answer], None]
+    flat: Callable[[Any], pd.DataFrame]
 
 
 def run(config: ShowConfig) -> Answer:
-    """Find the latest result; print it, as tables or as JSON."""
+    """Find the latest result; print it, for people or for machines."""
     kind = KINDS[config.what]
-    if not config.json:
+    if config.format == "table":
         answer = kind.find(config)
         kind.show(config, answer)
         return answer
+    place = urls.absolute(config.out) if config.out is not None else ""
+    if config.format == "parquet":
+        urls.check_writable(place.rpartition("/")[0], "out")
     with redirect_stdout(sys.stderr):  # whatever is said on the way is no part of the document
         answer = kind.find(config)
-    print(to_json(answer))
+    if config.format == "json":
+        print(to_json(answer))
+    elif config.format == "csv":
+        print(kind.flat(answer.found).to_csv(index=False), end="")
+    else:
+        urls.put_bytes(place, kind.flat(answer.found).to_parquet(index=False))
+        console.print(place)
     return answer
 
 
@@ -74,7 +89,7 @@ def refuse_unwritable(config: ShowConfig, place: str) -> None:
     place : str
         Where they go unless the configuration says otherwise.
     """
-    if not config.json:
+    if config.format == "table":
         urls.check_writable(place if config.out is None else urls.absolute(config.out), "out")
 
 
@@ -139,7 +154,7 @@ def find_neuron(config: ShowConfig) -> Answer:
     store = open_store(config.store)
     refuse_unwritable(config, store.url)
     found, effects = about_neuron(store, config.layer, config.neuron, config.pretrained)
-    if config.json:
+    if config.format != "table":
         found = replace(found, texts=found.texts[: config.top])
     return Answer(effects.url, is_older(store, effects), found)
 
@@ -215,23 +230,48 @@ def concepts_table(concepts: Sequence[Any]) -> Table:
     return table
 
 
+# -- all results ---------------------------------------------------------------------------
+
+
+def find_results(config: ShowConfig) -> Answer:
+    """The list of results, from themselves; the index beside them is mended where it may be."""
+    url = urls.absolute(config.store)
+    found = index(url)
+    if not len(found):
+        open_store(url)  # which says so where there is none
+        raise StoreError(f"no results in {url}")
+    if (kept := read_index(url)) is None or not kept.equals(found):
+        with contextlib.suppress(OSError, StoreError):  # a store that may only be read
+            write_index(url)
+    rows = [{**row, "settings": json.loads(row["settings"])} for row in found.to_pylist()]
+    return Answer(urls.join(url, RESULTS), False, rows)
+
+
 KINDS = {
     "textspan": Kind(
         of_store(lambda store, result, top: described_heads(result, top)),
         table_of(lambda config, found: tables.heads(found, config.top)),
+        flat.heads,
     ),
     "ablate": Kind(
         of_store(lambda store, result, top: ablated(result)),
         table_of(lambda config, found: tables.accuracies(found.accuracy)),
+        lambda found: found.accuracy,
     ),
     "second-order": Kind(
         of_store(lambda store, result, top: strongest(result.table("neurons").to_pandas())),
         table_of(lambda config, found: tables.effects(found)),
+        lambda found: found,
     ),
-    "omp": Kind(of_store(coded), table_of(codes_table)),
-    "neuron": Kind(find_neuron, show_neuron),
-    "rosetta": Kind(find_concepts, show_concepts),
+    "omp": Kind(of_store(coded), table_of(codes_table), lambda found: flat.codes(found.neurons)),
+    "neuron": Kind(find_neuron, show_neuron, lambda found: flat.codes([found])),
+    "rosetta": Kind(find_concepts, show_concepts, lambda found: flat.concepts(found.concepts)),
     "invert": Kind(
-        find_inversions, table_of(lambda config, found: tables.inversions(found.figures))
+        find_inversions,
+        table_of(lambda config, found: tables.inversions(found.figures)),
+        lambda found: found.figures,
+    ),
+    "results": Kind(
+        find_results, table_of(lambda config, found: tables.results(found)), flat.results
     ),
 }

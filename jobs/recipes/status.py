@@ -16,7 +16,7 @@ from pipeline.status import ExtractionStatus, Status, status
 def run(config: StatusConfig) -> Status:
     """Read the ledgers and print what they say."""
     found = status(config.store)
-    if config.json:
+    if config.format == "json":
         print(to_json(found))
         return found
     of = found.extraction

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -101,3 +101,19 @@ def inversions(figures: pd.DataFrame) -> Table:
             f"{row.psnr_change:+.2f}", f"{row.psnr_low:+.2f} to {row.psnr_high:+.2f}",
         )  # fmt: skip
     return table
+
+
+def results(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Every result: what, when, over how many images, by which settings, where."""
+    table = titled("Results", "job", "finished", "images", "settings", "address")
+    for row in found:
+        given = (f"{name}={_short(value)}" for name, value in row["settings"].items())
+        when = "–" if row["finished"] is None else row["finished"][:16].replace("T", " ")
+        images = "–" if row["images"] is None else f"{row['images']:,}"
+        settings = " ".join(given) or "the job's own"
+        table.add_row(row["job"], when, images, settings, row["address"])
+    return table
+
+
+def _short(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -224,6 +224,7 @@ class TextEncoder:
             config,
             {
                 "source": source,
+                "differs": {"texts": source},
                 "too_long": count_too_long(tokenizer, texts, module.context_length),
                 "activation": self._model.activation,
                 "versions": versions(),

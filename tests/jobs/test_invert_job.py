@@ -123,7 +123,7 @@ def test_what_was_found_is_kept_found_again_and_shown(mined, tmp_path, capsys):
     again = invert.main(replace(config, images="microworld:n=2,seed=2"))  # the same pictures
     assert again.result.name == first.result.name
     assert "finished before" in capsys.readouterr().out
-    shown = show.main(show.ShowConfig("invert", out, json=True))
+    shown = show.main(show.ShowConfig("invert", out, format="json"))
     said = json.loads(capsys.readouterr().out)["found"]
     assert said["generator"] == "microworld-generator"
     assert [row["loss"] for row in said["figures"]] == [PERCEPTUAL, GUIDED, BOTH]

@@ -103,7 +103,7 @@ SHOWN = {
         "decodes_per_second dollars_gb_month dollars_thousand_puts dollars_thousand_gets": HERE
         + "test_settings_of_plans",
     },
-    "status": {"json": JOBS + "show.py::test_a_store"},
+    "status": {"format": JOBS + "show.py::test_a_store"},
     "report": {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
@@ -113,7 +113,7 @@ SHOWN = {
         "::test_a_neuron_is_drawn_and_its_texts_printed",
         "top": JOBS + "textspan_job.py::test_show_prints_the_first_texts_of_every_head",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
-        "json": JOBS + "show.py::test_heads",
+        "format": JOBS + "show.py::test_flat_tables",
     },
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
-"""What `facet show --json` prints of every kind of result: one document, and nothing else."""
+"""What `facet show` prints of every kind of result for machines: that, and nothing else."""
 
+import io
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
@@ -22,6 +24,7 @@ from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.tables import CODES, NEURONS
 from pipeline.pages.plain import to_json
 from pipeline.rosetta import page
+from pipeline.rosetta.tables import SHARED
 from pipeline.subsets import spread
 from storage import urls
 from storage.errors import FacetError, StoreError
@@ -120,7 +123,7 @@ def strict(said: str) -> dict:
 
 
 def test_heads(store, capsys, monkeypatch):
-    said = told(ShowConfig("textspan", store.url, top=2, json=True), capsys, monkeypatch)
+    said = told(ShowConfig("textspan", store.url, top=2, format="json"), capsys, monkeypatch)
     first, second = said["found"]
     assert [t["text"] for t in first["texts"]] == ["a red star", "snow"]
     assert first["role"] is None
@@ -132,21 +135,21 @@ def test_heads(store, capsys, monkeypatch):
 
 
 def test_ablations(store, capsys, monkeypatch):
-    said = told(ShowConfig("ablate", store.url, json=True), capsys, monkeypatch)
+    said = told(ShowConfig("ablate", store.url, format="json"), capsys, monkeypatch)
     assert [row["ablation"] for row in said["found"]["accuracy"]] == ["none", "mlps"]
     assert said["found"]["effects"] is None
     assert said["older"] is False
 
 
 def test_second_order_effects(store, capsys, monkeypatch):
-    rows = told(ShowConfig("second-order", store.url, json=True), capsys, monkeypatch)["found"]
+    rows = told(ShowConfig("second-order", store.url, format="json"), capsys, monkeypatch)["found"]
     assert len(rows) == 20
     assert rows[0]["norm_large"] == max(row["norm_large"] for row in rows)
     assert all(row["explained"] is None for row in rows)  # no covariances were gathered
 
 
 def test_codes(store, capsys, monkeypatch):
-    found = told(ShowConfig("omp", store.url, top=2, json=True), capsys, monkeypatch)["found"]
+    found = told(ShowConfig("omp", store.url, top=2, format="json"), capsys, monkeypatch)["found"]
     assert found["neurons"] == [
         {"layer": LAYER, "neuron": NEURON, "texts": [
             {"text": "a red star", "coefficient": 0.5}, {"text": "snow", "coefficient": -0.5}]}
@@ -157,7 +160,7 @@ def test_codes(store, capsys, monkeypatch):
 
 def test_one_neuron(store, model, capsys, monkeypatch):
     monkeypatch.setattr(about, "store_model", lambda store, pretrained: model)
-    config = ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, top=1, json=True)
+    config = ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, top=1, format="json")
     found = told(config, capsys, monkeypatch)["found"]
     assert [t["text"] for t in found["texts"]] == ["a red star"]
     assert found["figures"]["explained"] is None
@@ -176,7 +179,7 @@ def test_one_neuron(store, model, capsys, monkeypatch):
 
 def test_concepts(tmp_path, capsys, monkeypatch):
     url = mined(str(tmp_path / "mined"))
-    said = told(ShowConfig("rosetta", url, json=True), capsys, monkeypatch)
+    said = told(ShowConfig("rosetta", url, format="json"), capsys, monkeypatch)
     assert [c["number"] for c in said["found"]["concepts"]] == [2, 1, 0]
     members = said["found"]["concepts"][0]["members"]
     assert [(m["layer"], m["unit"]) for m in members] == [("act3", 1), ("act3", 2)]
@@ -187,12 +190,54 @@ def test_concepts(tmp_path, capsys, monkeypatch):
     assert not urls.exists(urls.join(said["result"], "dictionary.html"))
 
 
+def test_flat_tables(store, tmp_path, capsys, monkeypatch):
+    laws = {
+        "textspan": DESCRIPTIONS["descriptions"], "ablate": ABLATIONS["accuracy"],
+        "second-order": NEURONS["neurons"], "omp": CODES["codes"],
+    }  # fmt: skip
+    for what, law in laws.items():
+        out = str(tmp_path / f"{what}.parquet")
+        capsys.readouterr()
+        show.main(ShowConfig(what, store.url, format="csv"))
+        told = pd.read_csv(io.StringIO(capsys.readouterr().out))
+        show.main(ShowConfig(what, store.url, format="parquet", out=out))
+        assert list(told.columns) == law.names
+        kept = pq.read_table(out)
+        assert kept.select(law.names).cast(law).num_rows == len(told) > 0
+        pd.testing.assert_frame_equal(kept.to_pandas(), told, check_dtype=False)
+    with pytest.raises(FacetError, match="--format parquet needs --out FILE"):
+        show.main(ShowConfig("omp", store.url, format="parquet"))
+    with pytest.raises(FacetError, match="--format parquet needs --out FILE"):
+        show.main(ShowConfig("omp", store.url, format="parquet", out=str(tmp_path)))
+
+
+def test_a_flat_table_of_concepts(tmp_path, capsys):
+    show.main(ShowConfig("rosetta", mined(str(tmp_path / "mined")), format="csv"))
+    told = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert set(told.columns) < set(SHARED["concepts"].names)
+    assert told["concept"].tolist() == [2, 1, 0]
+
+
+def test_the_list_of_results(store, capsys, monkeypatch):
+    said = told(ShowConfig("results", store.url, format="json"), capsys, monkeypatch)["found"]
+    assert {row["job"] for row in said} == {"ablate", "omp", "second_order", "textspan"}
+    ablation = next(row for row in said if row["job"] == "ablate")
+    assert ablation["settings"] == {"study": ["mlps"]}
+    assert urls.exists(urls.join(store.url, ablation["address"], "accuracy.parquet"))
+    show.main(ShowConfig("results", store.url))
+    said = capsys.readouterr().out
+    assert "study=mlps" in said
+    assert ablation["address"] in said
+    with pytest.raises(StoreError, match="no store at"):
+        show.main(ShowConfig("results", urls.join(store.url, "ledger")))
+
+
 def test_a_store(store, capsys):
     for name, finished in (("nightly", "2026-02-01"), ("first", "2026-01-01")):
         summary = {"run": name, "ok": name == "first", "finished": finished, "stages": []}
         place = urls.join(store.url, "results", "run", f"{name}.json")
         urls.put_bytes(place, json.dumps(summary).encode())
-    status.main(status.StatusConfig(store.url, json=True))
+    status.main(status.StatusConfig(store.url, format="json"))
     said = strict(capsys.readouterr().out)
     assert said["extraction"]["images_ok"] == IMAGES
     assert [run["run"] for run in said["runs"]] == ["first", "nightly"]
@@ -203,7 +248,9 @@ def test_a_store(store, capsys):
 
 def test_pictures_are_not_asked_for_in_json(store):
     with pytest.raises(FacetError, match="--out belongs to pages"):
-        show.main(ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, out="x", json=True))
+        show.main(
+            ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, out="x", format="json")
+        )
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_drawn(store, monkeypatch):
@@ -228,7 +275,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_drawn(s
         with refused(StoreError, f"cannot write to {store.url}: .*Choose a --out where"):
             show.main(config)
         with pytest.raises(Begun):  # nothing is drawn
-            show.main(replace(config, json=True))
+            show.main(replace(config, format="json"))
 
 
 def test_what_is_unknown_is_null_and_types_are_plain():

@@ -138,7 +138,7 @@ def test_results_finished_and_not(store, capsys):
         urls.put_bytes(urls.join(early, f"{name}.json"), b"{}")
     left = result_url(store.url, "textspan", {"pool": "b"})
     os.makedirs(left)
-    job.main(StatusConfig(store=store.url, json=True))
+    job.main(StatusConfig(store=store.url, format="json"))
     found = json.loads(capsys.readouterr().out)
     assert [r["job"] for r in found["results"]] == ["extract", "encode_texts"]
     assert found["results"][1]["finished"]

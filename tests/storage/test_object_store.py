@@ -17,7 +17,7 @@ from storage import arrays, ledger, open_store, urls
 from storage.errors import StoreError, StoreMismatch
 from storage.layout import CONTRIBUTIONS, LEDGER, contribution_arrays
 from storage.objects import S3FS_ATTEMPTS, ObjectError, naming
-from storage.results import latest_result, save_result
+from storage.results import latest_result, read_index, save_result
 from storage.store import create_store
 from storage.views import find_metadata
 from storage.zarr_objects import ObjectStore
@@ -76,6 +76,7 @@ def test_a_store_on_s3_is_the_store_on_a_disk(place, tmp_path):
     assert far.size().keys() == near.size().keys()
     result = save_result(far.url, "j", {"a": 1}, {}, arrays={"x": xr.Dataset({"y": ("z", [1.0])})})
     assert latest_result(far.url, "j").config == result.config
+    assert read_index(far.url)["address"].to_pylist() == [f"results/j/{result.name}"]
     assert float(latest_result(far.url, "j").arrays("x")["y"][0]) == 1
 
 

@@ -8,10 +8,13 @@ from storage import urls
 from storage.errors import NotFinite, StoreError
 from storage.reductions import as_spans
 from storage.results import (
+    INDEX_COLUMNS,
     ask_again,
     find_result,
+    index,
     latest_result,
     may_be_unknown,
+    read_index,
     result_url,
     save_result,
 )
@@ -81,3 +84,46 @@ def test_figures_are_known_and_finite_unless_the_law_says_otherwise(tmp_path, ba
 def test_runs_of_shards():
     assert as_spans([]) == []
     assert as_spans({5, 1, 2, 3, 9}) == [(1, 3), (5, 5), (9, 9)]
+
+
+def test_the_index_lists_what_is_finished_and_follows_it(tmp_path):
+    url = str(tmp_path)
+    late = save_result(url, "textspan", {"store": url, "pool": "a", "where": None}, {"images": 7})
+    early = save_result(url, "ablate", {"study": ["mlps"]}, {"differs": {}, "classified": 5})
+    found = read_index(url)
+    assert found.schema.equals(INDEX_COLUMNS)
+    assert found.to_pylist() == [
+        {
+            "job": of.job, "finished": of.provenance["finished"], "asked": of.provenance["asked"],
+            "images": images, "settings": settings, "address": f"results/{of.job}/{of.name}",
+        }
+        for of, images, settings in ((late, 7, '{"pool": "a"}'), (early, 5, "{}"))
+    ]  # fmt: skip
+    again = ask_again(late)
+    assert read_index(url)["asked"].to_pylist()[0] == again.provenance["asked"]
+    urls.remove(urls.join(early.url, "provenance.json"))
+    urls.put_bytes(urls.join(url, "results", "run", "nightly.json"), b"{}")
+    assert index(url)["job"].to_pylist() == ["textspan"]
+    urls.put_bytes(urls.join(late.url, "provenance.json"), b"{")
+    with pytest.raises(StoreError, match="is damaged"):
+        index(url)
+
+
+def test_the_index_of_runs_that_end_at_once_holds_them_all(tmp_path, monkeypatch):
+    url, put = str(tmp_path), urls.put_bytes
+
+    def late(place, content):
+        """While this run writes the index, another ends and writes its own."""
+        if place.endswith("index.parquet"):
+            monkeypatch.setattr(urls, "put_bytes", put)
+            save_result(url, "omp", {}, {})
+        put(place, content)
+
+    monkeypatch.setattr(urls, "put_bytes", late)
+    save_result(url, "textspan", {}, {})
+    assert sorted(read_index(url)["job"].to_pylist()) == ["omp", "textspan"]
+
+
+def test_an_old_place_has_no_index(tmp_path):
+    assert read_index(str(tmp_path)) is None
+    assert index(str(tmp_path)).num_rows == 0

@@ -22,7 +22,7 @@ from storage.ledger import SCHEMA
 from storage.metadata import PROVENANCE, SCHEMA_VERSION, Metadata
 from storage.neurons import MOMENT_DIMS, QUANTITIES, neuron_arrays
 from storage.reductions import TABLE, array_dims, axis_sizes, subset_name
-from storage.results import unknown_allowed
+from storage.results import INDEX_COLUMNS, unknown_allowed
 from tests.storage import stores
 
 LAW = (Path(storage.__file__).parent / "SCHEMA.md").read_text()
@@ -86,7 +86,7 @@ def test_the_group_of_a_subset():
     assert subset_name(None) == "all"
 
 
-RESULTS = {
+RESULTS = {"index": INDEX_COLUMNS} | {
     f"{job}/{name}": schema
     for job, tables in {
         "encode_texts": {"texts": TEXTS},

@@ -1,0 +1,66 @@
+"""Results as flat tables, with the columns that `storage/SCHEMA.md` gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.heads.answers import HeadAnswer
+from pipeline.heads.tables import DESCRIPTIONS
+from pipeline.neurons.tables import CODES
+from storage.results import INDEX_COLUMNS
+
+if TYPE_CHECKING:  # what finds them takes seconds to import
+    from pipeline.neurons.about import NeuronAnswer
+    from pipeline.neurons.answers import CodedNeuron
+
+CONCEPTS = (
+    "concept", "hub_layer", "hub_unit", "model", "layer", "unit", "correlation", "replicates",
+)  # fmt: skip
+
+
+def heads(found: Sequence[HeadAnswer]) -> pd.DataFrame:
+    """Texts of heads, as ``textspan/descriptions`` has them."""
+    rows = [
+        {"layer": head.layer, "head": head.head, "rank": rank, **asdict(text)}
+        for head in found
+        for rank, text in enumerate(head.texts)
+    ]
+    return pd.DataFrame(rows, columns=DESCRIPTIONS["descriptions"].names)
+
+
+def codes(found: Sequence[CodedNeuron | NeuronAnswer]) -> pd.DataFrame:
+    """Texts of neurons, as ``omp/codes`` has them."""
+    rows = [
+        {"layer": neuron.layer, "neuron": neuron.neuron, "rank": rank, **asdict(text)}
+        for neuron in found
+        for rank, text in enumerate(neuron.texts)
+    ]
+    return pd.DataFrame(rows, columns=CODES["codes"].names)
+
+
+def concepts(found: Sequence[Any]) -> pd.DataFrame:
+    """A row for every model that shares a concept with the hub, as in ``rosetta/concepts``.
+
+    Parameters
+    ----------
+    found : sequence of Concept
+        Of the wing ``rosetta``, which is built on this one.
+    """
+    rows = [
+        (c.number, c.members[0].layer, c.members[0].unit,
+         m.model, m.layer, m.unit, m.correlation, m.replicates)
+        for c in found
+        for m in c.members[1:]
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(CONCEPTS))
+
+
+def results(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The list of results, as ``results/index.parquet`` has it."""
+    rows = [{**row, "settings": json.dumps(row["settings"], ensure_ascii=False)} for row in found]
+    return pd.DataFrame(rows, columns=INDEX_COLUMNS.names).astype({"images": "Int64"})
