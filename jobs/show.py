@@ -8,7 +8,7 @@
     facet show results --store out/
 
 What was found before is read, not found again. JSON is all of the answer; CSV and Parquet are its
-one flat table, with the columns of ``storage/SCHEMA.md``: of a neuron its texts.
+one flat table: of a neuron its texts.
 """
 
 from __future__ import annotations
