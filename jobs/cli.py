@@ -9,6 +9,7 @@ import difflib
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +73,9 @@ def config_of(name: str) -> type[Any]:
 def main() -> None:
     """Entry point of ``facet``."""
     name, arguments = next(iter(sys.argv[1:]), ""), sys.argv[2:]
+    if name == "--version":
+        print(f"facet {version('facet-interp')}")
+        return
     if name not in JOBS:
         lines = "\n".join(f"  {name:13} {job.about}" for name, job in JOBS.items())
         usage = f"usage: facet JOB …\n\n{lines}\n\n`facet JOB --help` lists a job's settings."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from jobs.console import run_job
+from storage import views
 
 if TYPE_CHECKING:
     from pipeline.status import Status
@@ -31,6 +32,7 @@ class StatusConfig:
 
 def main(config: StatusConfig) -> Status:
     """Read the ledgers and print what they say."""
+    views.find(config.store)
     from jobs.recipes.status import run
 
     return run(config)

@@ -7,10 +7,16 @@ if TYPE_CHECKING:
     from pipeline.lean import open_clip
 
     from .errors import ModelError, UnsupportedModel
-    from .loading import VisionModel, count_parameters, load_model
+    from .loading import VisionModel, load_model
     from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
     from .preprocess import Preprocess
-    from .spec import Architecture, ModelSpec, check_supported, supported_models
+    from .spec import (
+        Architecture,
+        ModelSpec,
+        check_supported,
+        count_parameters,
+        supported_models,
+    )
     from .tower import Block, Tower, Weights
 
 __all__ = [
@@ -36,12 +42,18 @@ __all__ = [
 _PLACES = {
     "pipeline.lean": ("open_clip",),
     "pipeline.models.errors": ("ModelError", "UnsupportedModel"),
-    "pipeline.models.loading": ("VisionModel", "count_parameters", "load_model"),
+    "pipeline.models.loading": ("VisionModel", "load_model"),
     "pipeline.models.maps": ("MeanMaps", "ModelMaps", "mean_maps", "model_maps"),
     "pipeline.models.preprocess": ("Preprocess",),
-    "pipeline.models.spec": ("Architecture", "ModelSpec", "check_supported", "supported_models"),
+    "pipeline.models.spec": (
+        "Architecture",
+        "ModelSpec",
+        "check_supported",
+        "count_parameters",
+        "supported_models",
+    ),
     "pipeline.models.tower": ("Block", "Tower", "Weights"),
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,9 @@ class Family(Protocol):
     def sizes(self, config: dict[str, Any]) -> Sizes:
         """Sizes of a model without faults."""
 
+    def parameters(self, config: dict[str, Any]) -> int | None:
+        """How many numbers both towers hold; None where only the built module tells."""
+
     def build(self, config: dict[str, Any]) -> Any:
         """The module with random weights; its image tower is `module.visual`."""
 

@@ -116,7 +116,7 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def count_parameters(architecture: Architecture) -> int:
+def built_parameters(architecture: Architecture) -> int:
     """Parameters of both towers; hardly any memory is taken for them."""
     with _NotDrawn():
         return sum(p.numel() for p in _build(architecture, 0).parameters())

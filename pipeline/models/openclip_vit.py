@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .family import Sizes
-from .openclip_files import vision_config
+from .openclip_files import text_config, vision_config
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -83,6 +83,45 @@ def sizes(config: dict[str, Any]) -> Sizes:
         embed_dim=config["embed_dim"],
         activation=_activation(config, "vision_cfg"),
     )
+
+
+def parameters(config: dict[str, Any]) -> int | None:
+    """How many numbers both towers hold; None where the text tower's blocks are custom."""
+    vision, text = vision_config(**config["vision_cfg"]), text_config(**config["text_cfg"])
+    embed = config["embed_dim"]
+    custom = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
+              "scale_fc")  # fmt: skip
+    if text.block_type not in (None, "default") or any(getattr(text, name) for name in custom):
+        return None
+    patch_height, patch_width = _pair(vision.patch_size)
+    rows, columns = sizes(config).grid
+    image = vision.width * (
+        3 * patch_height * patch_width + 1 + (rows * columns + 1) + embed
+    ) + _norm(vision) * (1 if vision.no_ln_pre else 2)
+    # A class token's place, and, in a tower of its own module, the token.
+    rows = text.context_length + bool(text.embed_cls) * (1 + bool(config.get("custom_text")))
+    words = text.width * (text.vocab_size + rows) + _norm(text)
+    if text.proj_type != "none":
+        words += text.width * embed + (embed if text.proj_bias else 0)
+    logits = 1 + (config.get("init_logit_bias") is not None)
+    return image + _blocks(vision) + words + _blocks(text) + logits
+
+
+def _blocks(tower: Any) -> int:
+    """Parameters of a tower's blocks."""
+    width, hidden = tower.width, int(tower.width * tower.mlp_ratio)
+    attention = 4 * width * width + 4 * width
+    mlp = 2 * width * hidden + hidden + width
+    scales = 0 if tower.ls_init_value is None else 2 * width
+    return int(tower.layers) * (attention + mlp + scales + 2 * _norm(tower))
+
+
+def _norm(tower: Any) -> int:
+    """Parameters of one of a tower's norms."""
+    given = tower.norm_kwargs or {}
+    if not given.get("elementwise_affine", True):
+        return 0
+    return int(tower.width) * (2 if given.get("bias", True) else 1)
 
 
 def _activation(config: dict[str, Any], tower: str) -> str:

@@ -109,6 +109,16 @@ def check_supported(spec: ModelSpec) -> Architecture:
     )
 
 
+def count_parameters(architecture: Architecture) -> int:
+    """Parameters of both towers, none of which is made where the family can tell."""
+    counted = FAMILIES[architecture.family].parameters(architecture.config)
+    if counted is None:
+        from .loading import built_parameters  # brings torch
+
+        return built_parameters(architecture)
+    return counted
+
+
 @cache
 def supported_models() -> tuple[str, ...]:
     """open_clip's own model names that `check_supported` lets pass."""

@@ -15,6 +15,7 @@ from pipeline.extraction.cost import (
     scale,
 )
 from pipeline.models import ModelSpec, check_supported, count_parameters, load_model
+from pipeline.models.loading import built_parameters
 from storage.images import read_rows
 from tests import s3_kit
 from tests.storage import stores
@@ -102,6 +103,26 @@ def test_parameters_are_counted_without_making_them(model):
     module = open_clip.create_model("ViT-B-32")
     counted = count_parameters(check_supported(ModelSpec("ViT-B-32", "none")))
     assert counted == sum(p.numel() for p in module.parameters())
+
+
+ODD = {"norm_kwargs": {"bias": False}, "ls_init_value": 0.1, "mlp_ratio": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "vision", "text"),
+    [
+        ({}, {"no_ln_pre": True, "image_size": [16, 24]}, {"embed_cls": True}),
+        ({"init_logit_bias": -10.0}, ODD, {"proj_bias": True}),
+        ({"custom_text": True}, {"norm_kwargs": {"elementwise_affine": False}}, ODD),
+        ({"custom_text": True}, {}, {"embed_cls": True}),
+        ({}, {"pos_embed_type": "sin_cos_2d"}, {"proj_type": "none", "width": 24}),
+        ({}, {}, {"scale_attn": True}),
+    ],
+)
+def test_parameters_are_those_of_what_is_built(config, vision, text, tmp_path):
+    path = write_config(tmp_path, tiny(vision, FEW_WORDS | text, **config))
+    architecture = check_supported(ModelSpec(path, "none"))
+    assert count_parameters(architecture) == built_parameters(architecture)
 
 
 def test_objects_are_the_files_of_a_real_store(tmp_path):

@@ -109,6 +109,10 @@ def sizes(config: dict[str, Any]) -> Sizes:
     )
 
 
+def parameters(config: dict[str, Any]) -> int | None:
+    return None
+
+
 def build(config: dict[str, Any]) -> Toy:
     found = sizes(config)
     return Toy(
