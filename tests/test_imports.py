@@ -16,6 +16,10 @@ LIGHT = {
         ["pipeline.extraction.cost", "pipeline.extraction.plan"],
         (*MODELS, *SCIENCE, "ray"),
     ),
+    "tables that are shown": (
+        ["jobs.recipes.show", "jobs.recipes.status"],
+        (*MODELS, "ray", "matplotlib", "scipy"),
+    ),
     "pools": (["pipeline.texts"], (*MODELS, *SCIENCE, "ray")),
     "images": (
         ["pipeline.images.listing", "pipeline.images.load", "pipeline.images.again"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,11 @@ class CodeText:
 
     text: str
     coefficient: float
+
+
+def signed(texts: Sequence[CodeText]) -> str:
+    """``+ a red star · − snow``."""
+    return " · ".join(f"{'+' if term.coefficient > 0 else '−'} {term.text}" for term in texts)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pandas as pd
 from pipeline.heads.describe import Head
 from pipeline.heads.names import head_name
 from pipeline.heads.roles import KnownRoles
-from pipeline.neurons.answers import CodeText
 
 from . import notes, sentences
 from .figures import ablation_figures, roles_figure, textspan_figure
@@ -33,11 +32,6 @@ LISTED = 20
 
 def layer_title(layer: int) -> str:
     return f"What the heads of layer {layer} write, in words"
-
-
-def signed(texts: Sequence[CodeText]) -> str:
-    """``+ a red star · − snow``."""
-    return " · ".join(f"{'+' if term.coefficient > 0 else '−'} {term.text}" for term in texts)
 
 
 def texts_of(at: Head) -> str:

@@ -10,11 +10,10 @@ import pandas as pd
 
 from pipeline.heads.names import neuron_name
 from pipeline.neurons.about import NeuronAnswer
-from pipeline.neurons.answers import CodeText, Picked, terms
+from pipeline.neurons.answers import CodeText, Picked, signed, terms
 from pipeline.neurons.coding import FoundCodes
 
 from . import notes, sentences
-from .heads import signed
 from .html import Made, Section, anchor, link, section
 from .neuron_figure import codes_figure, neuron_figure, truth_figure
 

@@ -12,9 +12,7 @@ from rich.table import Table
 
 from pipeline.heads.answers import HeadAnswer
 from pipeline.heads.names import head_name, neuron_name
-from pipeline.neurons.answers import STRONGEST, CodedNeuron
-
-from .heads import signed
+from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 
 if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
     from pipeline.neurons.about import NeuronAnswer

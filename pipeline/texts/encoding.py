@@ -37,8 +37,8 @@ from .kept import met_before, read_parts, remove_parts, write_part
 JOB = "encode_texts"
 # A part is kept after so much work: what a stop can cost.
 PART_SECONDS = 20.0
-# What is said of the time that work will take is measured for so long, and said of longer work.
-MEASURED_SECONDS, WORTH_SAYING = 2.0, 10.0
+# What is said of the time that long work will take is measured for so long.
+MEASURED_SECONDS = 2.0
 # The table that a result keeps.
 TEXTS = pa.schema({"text": pa.string()})
 
@@ -270,7 +270,7 @@ class TextEncoder:
 
 
 def _say_estimate(seconds: float, teller: Teller) -> None:
-    if seconds >= WORTH_SAYING:
+    if seconds >= PART_SECONDS:
         teller.say(
             f"this takes about {naturaldelta(seconds)} more; what is done is kept every "
             f"{PART_SECONDS:.0f} s, and the same command goes on from it"

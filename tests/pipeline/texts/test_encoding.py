@@ -133,7 +133,7 @@ def test_how_much_and_how_long_is_said_first(store, monkeypatch):
         yield told.append
 
     monkeypatch.setattr(encoding, "MEASURED_SECONDS", 0.0)
-    monkeypatch.setattr(encoding, "WORTH_SAYING", 0.0)
+    monkeypatch.setattr(encoding, "PART_SECONDS", 0.0)
     monkeypatch.setattr("pipeline.texts.embedding.TOKENS", 40)
     TextEncoder(store).encode("words", POOL, Teller(say=told.append, bar=bar))
     tokens = sum(Passes(*model_of(store), POOL).tokens_m)
