@@ -58,8 +58,16 @@ def exactness_section(store: Store, found: ExtractionStatus) -> Section:
         plot=residual_figure(residual, rounding),
         header=("distance", "median", "largest of all images"),
         rows=[
-            ("as computed", f"{np.nanmedian(residual):.1e}", f"{found.residual:.1e}"),
-            ("as stored", f"{np.nanmedian(rounding):.1e}", f"{found.rounding:.1e}"),
+            (
+                "as computed",
+                sentences.tiny(float(np.median(residual))),
+                sentences.tiny(found.residual),
+            ),
+            (
+                "as stored",
+                sentences.tiny(float(np.median(rounding))),
+                sentences.tiny(found.rounding),
+            ),
         ],
     )
 

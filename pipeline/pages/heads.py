@@ -93,7 +93,8 @@ def textspan_section(
     layers = sorted(descriptions["layer"].unique(), reverse=True)
     return section(
         "What heads write, in words",
-        f"TextSpan's first {TOP} texts of every head, by layer, the last first.",
+        f"TextSpan's first {TOP} texts of every head, by layer, the last first, and what share of "
+        "what the head writes they explain.",
         name="texts",
         found=sentences.described(descriptions, images, head_dim),
         notes=[*warned, *notes.little(shares, head_dim)],
@@ -101,15 +102,17 @@ def textspan_section(
         header=(
             "head",
             "first text",
-            f"explained by {TOP} texts, % of its variance",
-            *(["accuracy without it, points"] if losses else []),
+            f"explained by {TOP}, %",
+            *(["without it, points"] if losses else []),
         ),
         rows=rows,
         made=made,
     )
 
 
-def roles_section(known: KnownRoles, described: Collection[Head], made: Made) -> Section:
+def roles_section(
+    known: KnownRoles, images: int, described: Collection[Head], made: Made
+) -> Section:
     """Which attribute each head follows, where the truth is known."""
     table = known.table.sort_values("share", ascending=False)
     heads = [(int(a), int(b)) for a, b in zip(table["layer"], table["head"], strict=True)]
@@ -126,9 +129,9 @@ def roles_section(known: KnownRoles, described: Collection[Head], made: Made) ->
         ROLES,
         "How much of each head's variance every attribute of the pictures explains.",
         name="roles",
-        found=sentences.roles(table),
+        found=sentences.roles(table, images),
         plot=roles_figure(known.shares, known.attributes, sorted(heads)),
-        header=("head", "attribute", "explains, % of its variance", "texts that name it"),
+        header=("head", "attribute", "explains, %", "texts name it"),
         rows=rows,
         made=made,
     )
@@ -179,7 +182,7 @@ def ablation_section(
     baseline = whole[whole["study"] == "none"].iloc[0]
     rows = whole[whole["study"] == study]
     shown = listed(table) if study == "heads" else rows
-    worst = _worst_groups(table)
+    worst = _worst_groups(table) if study == "chosen" else {}
     figure = ablation_figures(table[table["study"].isin([study, "none"])]).get(study)
     return section(
         TITLES[study],
@@ -193,16 +196,14 @@ def ablation_section(
         header=(
             "replaced",
             "accuracy, %",
-            "change, points",
-            "95% interval, points",
+            "change, points (95%)",
             *(["worst group, %"] if worst else []),
         ),
         rows=[
             (
                 _replaced(row, described),
                 f"{100 * row['accuracy']:.1f}",
-                told(row),
-                sentences.interval(row),
+                "" if row["study"] == "none" else f"{told(row)} ({sentences.interval(row)})",
                 *([worst[row["ablation"]]] if worst else []),
             )
             for _, row in pd.concat([baseline.to_frame().T, shown]).iterrows()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ from storage.reductions import all_reductions
 from storage.results import Result, finished_results
 from storage.store import Store
 
-from . import extraction, heads, neurons, notes
+from . import extraction, heads, neurons, notes, sentences
 from .html import Made, Section, page, section
 
 # Images that shares and histograms are over, about.
@@ -144,38 +144,47 @@ def _of_moments(read: Reader) -> list[Section]:
 
 
 def _of_heads(read: Reader) -> list[Section]:
-    spans = read.results("textspan")
     studied = by_part(read.results("ablate"), lambda result: result.config["study"])
     tables = {r.url: r.table("accuracy").to_pandas() for r in studied.values()}
     losses: dict[Head, str] = {}
     if "heads" in studied and not at_chance(studied["heads"], tables[studied["heads"].url]):
         losses = heads.losses_of(tables[studied["heads"].url])
-    sections, described = [], []
-    if spans:
-        result = spans[0]
-        table = result.table("descriptions").to_pandas()
-        described = heads.heads_of(table)
-    if described:
-        made = read.made(result)
-        sections.append(
-            heads.textspan_section(
-                table, result.provenance["images"], read.store.meta.head_dim,
-                losses, read.older(result), made,
-            )
-        )  # fmt: skip
-        if (known := KnownRoles.of(result)) is not None:
-            sections.append(heads.roles_section(known, described, made))
-    for study in heads.TITLES:
-        if study in studied:
-            result = studied[study]
-            table = tables[result.url]
-            sections.append(
-                heads.ablation_section(
-                    study, table, classes_of(result, table), described,
-                    read.older(result), read.made(result),
-                )
-            )  # fmt: skip
-    return sections
+    texts, described = _texts(read, losses)
+    ablations = [
+        _ablation(read, study, studied[study], tables[studied[study].url], described)
+        for study in heads.TITLES
+        if study in studied
+    ]
+    return [*texts, *ablations]
+
+
+def _texts(read: Reader, losses: Mapping[Head, str]) -> tuple[list[Section], list[Head]]:
+    """Heads in words, and which heads these are."""
+    if not (results := read.results("textspan")):
+        return [], []
+    result = results[0]
+    table = result.table("descriptions").to_pandas()
+    described = heads.heads_of(table)
+    if not described:
+        return [], []
+    images, made = result.provenance["images"], read.made(result)
+    dims = read.store.meta.head_dim
+    sections = [heads.textspan_section(table, images, dims, losses, read.older(result), made)]
+    if (known := KnownRoles.of(result)) is not None:
+        sections.append(heads.roles_section(known, images, described, made))
+    return sections, described
+
+
+def _ablation(
+    read: Reader, study: str, result: Result, table: pd.DataFrame, described: Sequence[Head]
+) -> Section:
+    warned, made = read.older(result), read.made(result)
+    classes = classes_of(result, table)
+    found = heads.ablation_section(study, table, classes, described, warned, made)
+    if study != "effects":
+        return found
+    explained = sentences.explained_effects(result.table("effects").to_pandas())
+    return replace(found, found=f"{found.found} {explained}")
 
 
 def by_part(

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.heads.describe import Head
 from pipeline.heads.names import head_name, heads_name
 from pipeline.heads.shares import Shares
+from pipeline.microworld.world import ATTRIBUTES
 from pipeline.neurons.truth import NeuronTruth
 from pipeline.status import ExtractionStatus
 from storage.metadata import Metadata
@@ -26,6 +27,14 @@ def several(number: int, what: str) -> str:
 def points(value: float) -> str:
     """A change of a share, in percentage points, with its sign: ``−9.3``."""
     return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def tiny(value: float | None) -> str:
+    """``2.1e−4``, which no line is broken in."""
+    if value is None:
+        return "–"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(power)}".replace("-", "−")
 
 
 def interval(row: pd.Series) -> str:
@@ -63,8 +72,8 @@ def exactness(found: ExtractionStatus, meta: Metadata) -> str:
     """How far the parts are from the model's own output, at the worst."""
     return (
         "The parts of every image sum to the model's own output: on the worst of "
-        f"{several(found.images_ok, 'image')} they miss it by {found.residual:.1e} of its length "
-        f"as computed ({meta.precision}), and by {found.rounding:.1e} as stored "
+        f"{several(found.images_ok, 'image')} they miss it by {tiny(found.residual)} of its length "
+        f"as computed ({meta.precision}), and by {tiny(found.rounding)} as stored "
         f"({meta.store_dtype})."
     )
 
@@ -115,16 +124,19 @@ def described(descriptions: pd.DataFrame, images: int, head_dim: int) -> str:
     )
 
 
-def roles(table: pd.DataFrame) -> str:
+def roles(table: pd.DataFrame, images: int) -> str:
     """Whether texts name what heads are really about."""
     clear = table[table["share"] >= 0.5]
     agree = int((table["texts_about"] > TOP / 2).sum())
     best = table.iloc[table["share"].to_numpy().argmax()]
+    # An attribute of c values explains about (c - 1) / n of anything.
+    chance = (max(map(len, ATTRIBUTES.values())) - 1) / images
     return (
         f"Of {several(len(table), 'head')}, {len(clear)} follow one attribute for half of their "
-        f"variance or more (most {head_name(int(best['layer']), int(best['head']))}: "
-        f"{best['attribute']}, {best['share']:.0%}), and of {agree} most of the first {TOP} texts "
-        "name the attribute that explains most."
+        f"variance or more, {head_name(int(best['layer']), int(best['head']))} most "
+        f"({best['attribute']}, {best['share']:.0%}; by chance, over {several(images, 'image')}, "
+        f"about {chance:.1%}); of {agree} most of the first {TOP} texts name the attribute that "
+        "explains most."
     )
 
 
@@ -197,9 +209,8 @@ def _chosen(rows: pd.DataFrame) -> str:
 
 def _neurons(rows: pd.DataFrame) -> str:
     worst = rows.iloc[rows["change"].to_numpy().argmin()]
-    return (
-        f"of {several(len(rows), 'ablation')} the most costs {worst['ablation']}: {change(worst)}"
-    )
+    number = several(len(rows), "ablation")
+    return f"of {number} the one that costs most is {worst['ablation']}: {change(worst)}"
 
 
 ABLATED = {
@@ -238,6 +249,17 @@ def effects(neurons: pd.DataFrame, images: int) -> str:
         f"one direction holds {middle:.0%} of it on the images where it is longest (median; "
         f"quartiles {low:.0%} and {high:.0%}; over {several(images, 'image')})."
     )
+
+
+def explained_effects(table: pd.DataFrame) -> str:
+    """How far one direction holds each kind of effect."""
+    rows = table.to_dict("records")
+    held = "; ".join(
+        f"MLP layer {r['layer']}, {r['effect']}: {r['explained']:.0%} (mean of "
+        f"{r['neurons']:,} neurons over {r['images']:,} images)"
+        for r in rows
+    )
+    return f"One direction holds, of a neuron's effects: {held}."
 
 
 def fits(table: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ import tyro
 from jobs import ablate, omp, report, textspan
 from jobs.pages import as_typed
 from pipeline.pages import report as page
+from pipeline.pages.sentences import tiny
 from storage.errors import FacetError, StoreError
 from storage.results import latest_result
 from storage.store import Store, open_store
@@ -111,7 +112,7 @@ def test_every_section_says_what_was_found_and_by_which_command(shown, store):
             (line,) = of_lines(shown.said(name, "code"))
             parse(line)
     residual = store.contributions()["residual"].values.max()
-    assert f"miss it by {residual:.1e} of its length" in shown.said("exactness")
+    assert f"miss it by {tiny(residual)} of its length" in shown.said("exactness")
     assert shown.said("images") == "60 of 60 images were taken apart."
 
 
