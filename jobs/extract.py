@@ -57,8 +57,9 @@ class ExtractConfig:
     """What runs the model."""
     num_actors: Literal["auto"] | int = "auto"
     """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
-    workers: Where = "ray"
-    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
+    workers: Where = "auto"
+    """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
+    here where no cluster runs and one process is done in a minute, else on Ray."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad before the job stops."""
     limit: int | None = None

@@ -31,8 +31,9 @@ class ReduceConfig:
     """Which images, by columns of the image table: "split == 'val' and count in (1, 2)"."""
     components: tuple[Literal["heads", "mlps", "tokens", "embedding"], ...] = ()
     """What to reduce; by default all that the store has."""
-    workers: Where = "ray"
-    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
+    workers: Where = "auto"
+    """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
+    here where no cluster runs and one process is done in a minute, else on Ray."""
 
 
 def main(config: ReduceConfig) -> Reductions:

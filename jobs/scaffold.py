@@ -12,6 +12,7 @@ import pyarrow as pa
 import xarray as xr
 
 from jobs.console import say_found, show_next, show_table
+from pipeline.cluster import machines
 from pipeline.cluster.work import Workers
 from pipeline.identity import found_before
 from pipeline.provenance import revision, versions
@@ -65,7 +66,7 @@ def save(
     config : dataclass instance
         The run's configuration.
     facts : mapping
-        Kept as provenance, beside versions and revision.
+        Kept as provenance, beside where the work was done, versions and revision.
     identity : mapping, optional
         All that decided what was found; by default the configuration.
     tables, arrays, files : mapping, optional
@@ -73,11 +74,18 @@ def save(
     schemas : mapping, optional
         The columns that are kept of each table.
     """
+    where = "here" if machines.here() else "ray"
     return save_result(
         url,
         job,
         asdict(config),
-        {**facts, "differs": differs(config), "versions": versions(), "revision": revision()},
+        {
+            **facts,
+            "differs": differs(config),
+            "workers": where,
+            "versions": versions(),
+            "revision": revision(),
+        },
         identity=identity,
         tables={
             name: as_table(table, (schemas or {})[name]) for name, table in (tables or {}).items()

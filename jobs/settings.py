@@ -99,7 +99,8 @@ def refuse_unused(config: Any, names: Collection[str], belong_to: str) -> None:
 
 
 def choose_place(config: Any) -> None:
-    """Have all work done where ``--workers`` says."""
-    machines.work(config.workers)
-    if machines.here():
+    """Have all work done where ``--workers`` says; several copies of a model are work for Ray."""
+    several = getattr(config, "num_actors", "auto") not in ("auto", 1)
+    machines.work("ray" if several and config.workers == "auto" else config.workers)
+    if config.workers == "here":
         refuse_unused(config, ["num_actors"], "--workers ray")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from humanize import naturalsize
 
 from jobs.console import TELLER, console, progress_bar
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.stats.reductions import check, missing_shards, reduce_store
 from pipeline.texts.encoding import Encoded, TextEncoder
 from storage import urls
@@ -22,7 +22,8 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     if not missing:
         return reduce_store(store, where, components)
     urls.check_writable(store.url)
-    machines.connect()
+    seconds = pace.of_shards(store.meta, missing)
+    machines.settle(seconds, f"{missing:,} shards to reduce", TELLER.say)
     state = state_bytes([r for r in TABLE if r.component in components], store.meta)
     console.print(
         f"reducing {', '.join(components)} of {missing:,} shards; one state takes "

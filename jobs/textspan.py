@@ -45,8 +45,9 @@ class TextSpanConfig:
     """Which images describe the heads, by columns of the image table."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
-    workers: Where = "ray"
-    """Where work is done: on a Ray cluster that is joined or started, or here, in this process."""
+    workers: Where = "auto"
+    """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
+    here where no cluster runs and one process is done in a minute, else on Ray."""
 
 
 def main(config: TextSpanConfig) -> TextSpanRun:

@@ -297,7 +297,7 @@ def _parse_module(command: Command) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [command.name, *filter(None, words)])
-        patch.setattr("pipeline.cluster.machines.connect", lambda: None)
+        patch.setattr("pipeline.cluster.machines.connect", lambda *_: None)
         patch.setattr(tyro, "cli", parsed)
         patch.setattr(
             tyro.extras,

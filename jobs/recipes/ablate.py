@@ -15,7 +15,6 @@ from jobs.console import TELLER, console, show_table
 from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.settings import command, refuse_unused
 from jobs.steps import embedded, reduced
-from pipeline.cluster import machines
 from pipeline.heads.ablation import random_directions
 from pipeline.heads.answers import ablated
 from pipeline.heads.choices import parse_head
@@ -25,7 +24,7 @@ from pipeline.identity import over, settings
 from pipeline.neurons.ablation import NeuronStudy
 from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers
 from pipeline.neurons.results import second_order_result
-from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects
+from pipeline.neurons.setup import EffectsSpec, cpu_model, plan_effects, settle_passes
 from pipeline.neurons.studies import Question, studied
 from pipeline.neurons.tables import EFFECTS
 from pipeline.pages import tables
@@ -182,8 +181,8 @@ def described_by(config: AblateConfig, store: Store, encoder: TextEncoder) -> di
 
 def of_neurons(config: AblateConfig, store: Store, ask: Question) -> NeuronStudy:
     """The model, and what runs it."""
-    machines.connect()
     model = cpu_model(store, config.pretrained)
+    settle_passes(store, model, ask.mlp_layers, config.device, TELLER.say)
     run, _ = plan_effects(
         store,
         model,

@@ -34,11 +34,16 @@ def run(config: ExtractConfig) -> Store:
     """List the images, extract what the ledger lacks, sum up."""
     started = time.monotonic()
     url = urls.absolute(config.store)
-    machines.connect()
     spec = spec_of(config)
     model = load_model(spec.model)
     store, report = open_or_create(url, spec, check_supported(spec.model), model, TELLER)
     forget_redone(store)
+    left = images_left(store)
+    machines.settle(
+        extraction.seconds_here(store.meta, model, left, config.device),
+        f"{left:,} images in {store.meta.shards:,} shards",
+        TELLER.say,
+    )
     workers, projection = extraction.choose(
         store.meta, model, config.device, actors(config), config.batch_size
     )
@@ -46,7 +51,7 @@ def run(config: ExtractConfig) -> Store:
     refuse_memory(
         projection.actor, "lower --shard-size or --batch-size, or keep fewer --components"
     )
-    with progress_bar("images", images_left(store), "finished shards are kept") as move:
+    with progress_bar("images", left, "finished shards are kept") as move:
         progress = extraction.run(store, model, workers, max_bad=config.max_bad, report=move)
     save(url, "extract", config, {"images": store.meta.images, "tf32": TF32})
     show_summary(store, report, progress, time.monotonic() - started)

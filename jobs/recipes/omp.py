@@ -20,7 +20,7 @@ from jobs.omp import OmpConfig
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import command
 from jobs.steps import embedded
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_memory
 from pipeline.heads import roles
 from pipeline.heads.names import neurons_name
@@ -94,7 +94,11 @@ def find(
     encoder = TextEncoder(store, config.pretrained)
     encoded = embedded(encoder, pool.source, pool.texts)
     coding.refuse_texts(encoded)
-    machines.connect()
+    neurons, texts = len(directions.alive), encoded.embeddings
+    seconds = pace.of_products(2.0 * neurons * config.terms * texts.size)
+    if classes is not None:
+        seconds += len(layers) * pace.of_shards(store.meta, len(store.done_shards()))
+    machines.settle(seconds, f"{neurons:,} neurons, {len(texts):,} texts", TELLER.say)
     show_plan(len(directions.alive), encoded.embeddings, config.terms)
     codes = coding.code(
         directions, encoded.embeddings, config.method, config.terms,

@@ -23,7 +23,7 @@ from pipeline.rosetta import plan
 from pipeline.rosetta import run as mining
 from pipeline.rosetta.concepts import SharedUnits, match
 from pipeline.rosetta.models import UnitModel, left_out_words
-from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create
+from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create, seconds_here
 from pipeline.rosetta.tables import SHARED
 from storage import urls
 from storage.results import Result
@@ -45,9 +45,14 @@ def run(config: RosettaConfig) -> RosettaRun:
         models = load_all(config.models, config.generator)
     cards = {slug: model.card for slug, model in models.items()}
     hub = hub_of(config, cards)
-    machines.connect()
     setup, report = open_or_create(url, spec_of(config), cards, TELLER)
     wanted = plan.wanted_tiles(cards.values(), hub)
+    lacking = max(setup.shards - len(done) for done in mining.left_over(url, wanted).values())
+    machines.settle(
+        seconds_here(models, wanted, lacking * setup.shard_size, config.device),
+        f"{len(models)} models over {setup.images:,} images",
+        TELLER.say,
+    )
     workers, hold = choose(setup, models, wanted, config.device, actors(config))
     work = plan.items(mining.left_over(url, wanted), setup, cards, hold)
     show_plan(url, setup, models, wanted, work, workers, mining.need_bytes(models, workers, hold))

@@ -21,7 +21,6 @@ from jobs.recipes import extract as extraction
 from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.second_order import SecondOrderConfig
 from jobs.settings import command
-from pipeline.cluster import machines
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.models.arithmetic import TF32
@@ -36,6 +35,7 @@ from pipeline.neurons.setup import (
     passes,
     plan_effects,
     refuse_bytes,
+    settle_passes,
 )
 from pipeline.neurons.tables import NEURONS
 from storage import neurons, open_store, urls
@@ -87,8 +87,8 @@ def find(
     config: SecondOrderConfig, identity: dict[str, Any], store: Store, spec: EffectsSpec
 ) -> Result:
     """Go through the phases, and keep what is found."""
-    machines.connect()
     model = cpu_model(store, None if config.pretrained == "none" else config.pretrained)
+    settle_passes(store, model, spec.mlp_layers, config.device, TELLER.say)
     run, projection = plan_effects(
         store,
         model,

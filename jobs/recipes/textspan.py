@@ -15,7 +15,6 @@ from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import ELIDED, command
 from jobs.steps import embedded, reduced
 from jobs.textspan import TextSpanConfig
-from pipeline.cluster import machines
 from pipeline.heads.answers import described_heads
 from pipeline.heads.describe import (
     describe_heads,
@@ -115,7 +114,6 @@ def describe(
     """Describe the heads, and keep tables and a page a layer."""
     urls.check_writable(store.url)
     encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
-    machines.connect()
     heads = heads_of(config.layers, store)
     found = describe_heads(
         store, reductions, heads, encoded.embeddings, config.texts_per_head, config.objective,

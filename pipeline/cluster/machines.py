@@ -13,6 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import psutil
+from humanize import naturaldelta
 
 from storage.errors import FacetError
 
@@ -26,8 +27,13 @@ ROOM_FOR_FOLDER = (103 if os.uname().sysname == "Darwin" else 107) - 71
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
-Where = Literal["ray", "here"]
-_where: Where = "ray"
+# Ray takes 10 to 60 seconds to start, and its workers as long again to import their libraries.
+SECONDS_HERE = 60.0
+
+Where = Literal["auto", "ray", "here"]
+_asked: Where = "auto"
+_here: bool | None = None  # not settled
+_told = False
 
 
 class ClusterError(FacetError):
@@ -35,14 +41,68 @@ class ClusterError(FacetError):
 
 
 def work(where: Where) -> None:
-    """Say where this process's workers and tasks run from now on: on Ray, or in this process."""
-    global _where
-    _where = where
+    """Say where this process's workers and tasks run from now on.
+
+    Parameters
+    ----------
+    where : {"auto", "ray", "here"}
+        On Ray, or in this process. ``auto``: on a cluster that is named, that runs on this machine
+        or that was joined before; where there is none, as `settle` finds.
+    """
+    global _asked, _here, _told
+    _asked, _told = where, False
+    _here = None if where == "auto" else where == "here"
 
 
 def here() -> bool:
     """Whether all is done in this process; Ray is then not even imported."""
-    return _where == "here"
+    global _here
+    if _here is None:
+        _here = not _at_hand()
+    return _here
+
+
+def settle(
+    seconds: float, what: str, say: Callable[[str], None] = print, *, more: bool = False
+) -> None:
+    """Settle, before it is done, where work is done; join or start Ray if it is there.
+
+    With a choice, and no cluster at hand, the one rule is: work that one process here would do in
+    ``SECONDS_HERE`` is done by this one, as Ray would hardly be ready by then.
+
+    Parameters
+    ----------
+    seconds : float
+        That the work would take one process of this machine: see ``pace``.
+    what : str
+        How much it is, such as ``2 shards``.
+    say : callable
+        As `connect` has it.
+    more : bool
+        Whether the job's real work is settled later: nothing is said of working here yet.
+    """
+    global _told
+    if _asked == "auto" and here():
+        about = f"{seconds:.0f} s" if seconds < 120 else naturaldelta(seconds)
+        if seconds > SECONDS_HERE:
+            say(f"starts Ray: {what}, about {about} for one process")
+        elif not (_told or more):
+            say(f"works in this process: {what}, about {about}")
+            _told = True
+        if seconds <= SECONDS_HERE:
+            return
+    connect(say)
+
+
+def _at_hand() -> bool:
+    """Whether a cluster is named, runs on this machine, or has been joined."""
+    noted = _noted()
+    return bool(joined() or _connected() or (noted and _answers(noted)))
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")  # seconds that a process that works for itself is spared
+    return ray is not None and bool(ray.is_initialized())
 
 
 def connect(say: Callable[[str], None] = print) -> None:
@@ -62,16 +122,20 @@ def connect(say: Callable[[str], None] = print) -> None:
     ClusterError
         If there is no such cluster, or none starts after some attempts.
     """
-    if here():
+    global _here
+    if _asked == "here":
         return
-    import ray  # seconds that a process that works for itself is spared
-
-    if ray.is_initialized():
+    _here = False
+    if _connected():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shorten_folder(say)
     asked = os.environ.get("RAY_ADDRESS")
     address = find_cluster(asked, say)
+    there = None if address == "local" else joined() or _noted()
+    say(f"joining the Ray cluster at {there}" if there else "starting Ray")
+    import ray
+
     for attempt in range(1, ATTEMPTS + 1):
         waits = threading.Timer(
             SECONDS_BEFORE_SAYING, say, ["Ray is starting, which takes a busy machine a minute"]
@@ -240,26 +304,33 @@ def check_device(device: str) -> None:
 
     A cluster that is joined is waited for: it may grow.
     """
-    if device != "cuda" or (joined() and not here()):
+    elsewhere = _asked != "here"
+    if device != "cuda" or (joined() and elsewhere):
         return
-    ray = sys.modules.get("ray")
-    if not here() and ray is not None and ray.is_initialized():
+    if elsewhere and _connected():
         if resources()["GPU"]:
             return
-    elif _own_gpu() or (not here() and (address := _noted()) and _answers(address)):
+    elif own_gpu() or (elsewhere and _at_hand()):
         return
     raise FacetError("`device` cuda: this machine has no GPU; use `device` cpu or auto")
 
 
-def joined() -> bool:
-    """Whether this is a cluster with a life of its own, which may grow."""
-    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+def joined() -> str | None:
+    """The address of a cluster that is named; it has a life of its own, and may grow."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
 
 
-def _own_gpu() -> bool:
+def own_gpu() -> bool:
+    """Whether this machine has a GPU."""
     from torch import cuda  # seconds that jobs without a model are spared
 
     return cuda.is_available()
+
+
+def own_cpus() -> int:
+    """CPUs of this machine."""
+    return psutil.cpu_count() or 1
 
 
 def free() -> dict[str, float]:
@@ -273,14 +344,14 @@ def free() -> dict[str, float]:
 def cpus() -> int:
     """CPUs of the whole cluster, or of this machine; at least one."""
     if here():
-        return psutil.cpu_count() or 1
+        return own_cpus()
     return max(1, int(_total("CPU")))
 
 
 def resources() -> dict[str, float]:
     """CPUs and GPUs of the whole cluster; in this process, this machine's, of which one GPU."""
     if here():
-        return {"CPU": cpus(), "GPU": float(_own_gpu())}
+        return {"CPU": cpus(), "GPU": float(own_gpu())}
     return {"CPU": _total("CPU"), "GPU": _total("GPU")}
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from storage.errors import FacetError
 
-from . import machines
+from . import machines, pace
 from .work import RETRIES, Needs
 
 R = TypeVar("R")
@@ -130,6 +130,14 @@ def each(
                 yield tasks.result(pending.popleft())
         while pending:
             yield tasks.result(pending.popleft())
+
+
+def listed(
+    say: Callable[[str], None], function: Callable[..., R], items: Sequence[Any]
+) -> Iterator[R]:
+    """`each` of the pieces of a source, once it is settled where they are read."""
+    machines.settle(pace.of_pieces(len(items)), f"{len(items):,} files to list", say, more=True)
+    return each(function, items)
 
 
 def scan(

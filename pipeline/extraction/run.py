@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.cluster.loop import over_shards
 from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers, choose_workers
 from pipeline.images.bad import BadImages, TooManyBadImages
@@ -20,6 +20,7 @@ from storage.metadata import Metadata
 from storage.store import Store
 
 from . import plan
+from .cost import forward_flops
 from .extractor import Extractor
 
 
@@ -104,6 +105,13 @@ class Extraction(Work[int, None]):
             return None
         (facts,) = ledger.read_facts(self.url, [shard])
         return Report(shard, self.images(shard), facts)
+
+
+def seconds_here(meta: Metadata, model: VisionModel, images: int, device: str) -> float:
+    """How long one process of this machine would take for so many images."""
+    (height, width), (rows, columns) = model.preprocess.size, meta.grid
+    flops = forward_flops(meta, 3 * (height // rows) * (width // columns))
+    return pace.of_images(images, flops, device)
 
 
 def choose(

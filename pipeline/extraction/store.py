@@ -9,7 +9,7 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline.cluster.room import refuse_room
-from pipeline.cluster.tasks import each
+from pipeline.cluster.tasks import each, listed
 from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
 from pipeline.models import Architecture, VisionModel, model_maps
@@ -53,7 +53,9 @@ def open_or_create(
     """
     existing = find_metadata(url)
     report, digest = ListingReport(), ListDigest()
-    list_source = partial(list_images, spec.images, limit=spec.limit, mapper=each)
+    list_source = partial(
+        list_images, spec.images, limit=spec.limit, mapper=partial(listed, teller.say)
+    )
     tables = digest.through(list_source(report=report))
 
     def describe() -> Metadata:

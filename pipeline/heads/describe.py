@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.cluster.tasks import each
 from pipeline.extraction.plan import parse_layers
 from pipeline.telling import SILENT, Teller
@@ -58,6 +58,11 @@ def describe_heads(
         See ``textspan``.
     teller : Teller
     """
+    # Texts to the head's coordinates, then per round their scores and the update of these.
+    flops = 2 * len(heads) * len(texts) * store.meta.head_dim * (texts.shape[1] + 4 * rounds)
+    machines.settle(
+        pace.of_products(flops), f"{len(heads):,} heads, {len(texts):,} texts", teller.say
+    )
     covariance = reductions.array("heads_covariance").values
     head_map = store.model()["head_map"].values
     moments = ((covariance[None, *at], head_map[None, *at]) for at in heads)
@@ -100,7 +105,6 @@ def span_directions(
         Texts of each head.
     """
     refuse_one_image(reductions)
-    machines.connect(teller.say)
     found = {
         name: describe_heads(store, reductions, heads, texts, rounds, teller=teller).directions
         for name, texts in pools.items()

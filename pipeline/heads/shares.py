@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.cluster.tasks import each
 from pipeline.subsets import chosen_rows, spread
 from storage import ledger, urls
@@ -55,8 +55,8 @@ def shares(store: Store, most: int) -> Shares:
     heads = np.zeros((store.meta.layers, store.meta.heads))
     mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
-    machines.connect()
     shards = spread(sorted(store.done_shards()), SHARDS)
+    machines.settle(pace.of_shards(store.meta, len(shards)), f"{len(shards):,} shards")
     for part in each(shard_shares, shards, store.data, maps, -(-most // max(1, len(shards)))):
         heads += part.heads
         mlps += part.mlps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory, refuse_room
 from pipeline.cluster.work import choose_workers
+from pipeline.extraction.run import seconds_here
 from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.models import VisionModel
 from pipeline.telling import SILENT, Teller
@@ -90,6 +92,20 @@ def cpu_model(store: Store, pretrained: str | None = None) -> VisionModel:
     """The store's own model, on the CPU, from where it goes to the actors."""
     model = store_model(store, pretrained)
     return replace(model, module=model.module.cpu(), device=torch.device("cpu"))
+
+
+def settle_passes(
+    store: Store,
+    model: VisionModel,
+    mlp_layers: tuple[int, ...],
+    device: str,
+    say: Callable[[str], None],
+) -> None:
+    """Settle where the images pass through the model: twice, at a pass and a layer's effects."""
+    shards = sorted(store.done_shards())
+    images = sum(stop - start for start, stop in map(store.meta.rows, shards))
+    seconds = seconds_here(store.meta, model, (1 + len(mlp_layers)) * images, device)
+    machines.settle(seconds, f"{images:,} images in {len(shards):,} shards", say)
 
 
 def plan_effects(

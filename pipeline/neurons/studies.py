@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.heads import ablation
 from pipeline.heads import studies as direct
 from pipeline.heads.ablation import Head
@@ -185,8 +185,10 @@ def _direct(
         means=direct.reduced_means(reductions),
         ablations=[step.ablation for step in made],
     )
-    machines.connect(teller.say)
     shards = sorted(store.done_shards())
+    products = 2 * len(shards) * store.meta.shard_size * len(made) * readout.size
+    seconds = pace.of_shards(store.meta, len(shards)) + pace.of_products(products)
+    machines.settle(seconds, f"{len(shards):,} shards, {len(made):,} ablations", teller.say)
     with teller.bar("shards", len(shards)) as move:
         return direct.run(plan, shards, move)
 

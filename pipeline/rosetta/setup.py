@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
-from pipeline.cluster import machines
+from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_memory
-from pipeline.cluster.tasks import each
+from pipeline.cluster.tasks import each, listed
 from pipeline.cluster.work import Workers, choose_workers
 from pipeline.extraction.growth import KnownImages
 from pipeline.extraction.unchanged import sample, settle
@@ -23,6 +24,9 @@ from storage.rosetta import Card, Setup, Tile, find_setup, keep_card, require_sa
 
 from . import plan, run
 from .models import UnitModel, load_units
+
+# Operations of a pass over an image, for a parameter: 330 of a ResNet-50, 390 of a ViT-B/16.
+PRODUCTS_A_PARAMETER = 400
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class MiningSpec:
         """What the images are of."""
         return self.images or self.generator or ""
 
-    def rows(self, report: ListingReport) -> Iterator[pa.Table]:
+    def rows(self, report: ListingReport, teller: Teller = SILENT) -> Iterator[pa.Table]:
         """The image table."""
         if self.images is not None:
-            return list_images(self.images, limit=self.limit, mapper=each, report=report)
+            mapper = partial(listed, teller.say)
+            return list_images(self.images, limit=self.limit, mapper=mapper, report=report)
         return seed_rows(self.source, self.seeds)
 
 
@@ -101,13 +106,13 @@ def open_or_create(
     report, digest = ListingReport(), ListDigest()
     known = None
     with teller.wait("listing images"):
-        listed = digest.through(spec.rows(report))
+        rows = digest.through(spec.rows(report, teller))
         if existing is None:
-            write_images(url, listed)
+            write_images(url, rows)
         else:
             of = url, existing.images
             known = KnownImages(*of, sample(*of, existing.shard_size))
-            for _ in known.new(listed):
+            for _ in known.new(rows):
                 pass
     if digest.rows < 2:
         raise FacetError(
@@ -159,6 +164,18 @@ def seed_rows(generator: str, seeds: int) -> Iterator[pa.Table]:
         },
         schema=pa.schema([("index", pa.int64()), *FIXED]),
     )
+
+
+def seconds_here(
+    models: Mapping[str, UnitModel], wanted: Iterable[Tile], images: int, device: str
+) -> float:
+    """How long one process of this machine would take for so many images."""
+    cards = {slug: model.card for slug, model in models.items()}
+    parameters = sum(p.numel() for m in models.values() for p in m.module.parameters())
+    positions = max(h * w for card in cards.values() for h, w in card.sizes)
+    products = sum(cards[a].units * cards[b].units for a, b in {(t.a, t.b) for t in wanted})
+    flops = PRODUCTS_A_PARAMETER * parameters + 2 * positions * products
+    return pace.of_images(images, flops, device)
 
 
 def choose(

@@ -1,24 +1,28 @@
-"""Every job that has workers, with all work in its own process."""
+"""Every job that has workers, with all work in its own process, where there is little of it."""
 
+import os
+import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jobs import cli, extract
+from jobs import cli, extract, textspan
+from jobs.settings import choose_place
+from pipeline.cluster import machines
 from storage import open_store
 from storage.errors import FacetError
-from storage.results import latest_result
+from storage.results import finished_results, latest_result
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import ablate, extract, omp, reduce, rosetta, second_order, textspan
-folder, here, world = sys.argv[1], {"workers": "here"}, "microworld:n=24,seed=3,split=test"
-kept, shape = {"store": f"{folder}/store", **here}, "microworld:shape"
+folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
+kept = {"store": f"{folder}/store"}
 extract.main(extract.ExtractConfig(
     images=world, model="microworld", pretrained="microworld", shard_size=8, batch_size=8, **kept))
 reduce.main(reduce.ReduceConfig(**kept))
@@ -30,7 +34,7 @@ omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
 rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
-    images=world, shard_size=8, **here))
+    images=world, shard_size=8))
 assert "ray" not in sys.modules
 """
 
@@ -42,6 +46,7 @@ def alone(tmp_path_factory) -> Path:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, folder],
         cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": "", "RAY_TMPDIR": str(folder)},  # no cluster is at hand
         timeout=600,
         capture_output=True,
         text=True,
@@ -62,8 +67,9 @@ def test_every_job_works_here_without_ray(alone):
         (store.url, "second_order", True),
         (str(alone / "shared"), "rosetta", False),
     ):
-        facts = latest_result(place, job).provenance["tf32"]
-        assert facts == {"convolutions": convolutions, "products": False}
+        facts = latest_result(place, job).provenance
+        assert facts["tf32"] == {"convolutions": convolutions, "products": False}
+        assert facts["workers"] == "here"
     assert (alone / "shared" / "results" / "rosetta").is_dir()
 
 
@@ -77,6 +83,26 @@ def test_a_store_made_here_is_the_one_that_ray_makes(alone, ray_cluster, tmp_pat
         if values.dtype.kind == "f":  # threads split sums another way
             np.testing.assert_allclose(found[name], values, rtol=1e-2, atol=2e-3, err_msg=name)
     assert found.sizes == other.contributions().sizes
+    assert latest_result(config.store, "extract").provenance["workers"] == "ray"
+
+
+def test_work_begun_here_goes_on_under_ray_and_the_reverse(alone, ray_cluster, tmp_path, capsys):
+    whole, place = open_store(str(alone / "store")), str(tmp_path / "s")
+    shutil.copytree(whole.url, place)
+    begun = latest_result(place, "extract")
+    again = extract.ExtractConfig(**{**begun.config, "store": place, "workers": "here"})
+    for workers, done in (("ray", 0), ("here", 1)):  # then it is taken away, and done elsewhere
+        open_store(place, mode="r+").undo(done)
+        found = extract.main(replace(again, workers=workers)).contributions()
+        for name, values in whole.contributions().data_vars.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(found[name], values, rtol=1e-2, atol=2e-3, err_msg=name)
+    assert [r.name for r in finished_results(place, "extract")] == [begun.name]
+    described = textspan.TextSpanConfig(
+        place, "microworld", layers="last:1", texts_per_head=3, workers="ray"
+    )
+    textspan.main(described)
+    assert "this very run was finished before" in capsys.readouterr().out
 
 
 def test_workers_are_not_counted_where_there_is_only_this_process(tmp_path):
@@ -84,6 +110,14 @@ def test_workers_are_not_counted_where_there_is_only_this_process(tmp_path):
     asked = {f.name: getattr(config, f.name) for f in fields(config)}
     with pytest.raises(FacetError, match="--num-actors belongs to --workers ray"):
         extract.main(extract.ExtractConfig(**{**asked, "num_actors": 2, "workers": "here"}))
+
+
+def test_several_copies_of_a_model_are_work_for_ray(tmp_path, monkeypatch):
+    config = extract.ExtractConfig("photos", "microworld", "microworld", str(tmp_path / "s"))
+    for workers, count, here in (("auto", "auto", True), ("auto", 1, True), ("auto", 2, False)):
+        monkeypatch.setattr(machines, "_at_hand", lambda: False)
+        choose_place(replace(config, workers=workers, num_actors=count))
+        assert machines.here() is here
 
 
 def test_jobs_that_have_workers_say_where():

@@ -20,6 +20,7 @@ def nothing_started(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    machines.work("ray")
 
 
 class Starts(list):
@@ -50,6 +51,7 @@ def test_a_busy_machine_is_waited_for_with_words(starts):
     said: list[str] = []
     machines.connect(said.append)
     assert len(starts) == 3
+    assert said.pop(0) == "starting Ray"
     assert [line[-14:] for line in said] == ["attempt 2 of 4", "attempt 3 of 4"]
 
 
@@ -162,6 +164,54 @@ def test_slow_starts_are_said(starts, monkeypatch):
     monkeypatch.setattr(ray, "init", lambda address, **options: heard.wait(30))
     machines.connect(lambda line: heard.set() if "starting" in line else None)
     assert heard.is_set()
+
+
+def test_little_work_is_done_here_and_much_on_ray(starts):
+    said: list[str] = []
+    machines.work("auto")
+    assert machines.here()
+    machines.settle(0.2, "3 files to list", said.append, more=True)
+    for _ in range(2):
+        machines.settle(machines.SECONDS_HERE, "2 shards", said.append)
+    assert said == ["works in this process: 2 shards, about 60 s"]
+    assert machines.here()
+    assert not starts
+    machines.settle(machines.SECONDS_HERE * 60, "99 shards", said.append)
+    assert said[1:] == ["starts Ray: 99 shards, about an hour for one process", "starting Ray"]
+    assert not machines.here()
+    assert starts == [None]
+    machines.work("here")
+    machines.settle(machines.SECONDS_HERE * 60, "99 shards", said.append)
+    assert len(said) == 3
+    assert len(starts) == 1
+
+
+def test_a_cluster_at_hand_is_used_for_little_work_too(starts, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(machines, "ROOM_FOR_FOLDER", 1000)
+    (tmp_path / "ray").mkdir()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.write_text(f"127.0.0.1:{free_port()}\n")
+    machines.work("auto")
+    assert machines.here()  # nobody answers
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        note.write_text(address)
+        machines.work("auto")
+        machines.settle(0.2, "2 shards", said.append)
+    assert said == [f"joining the Ray cluster at {address}"]
+    assert not machines.here()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    machines.work("auto")
+    assert not machines.here()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    note.unlink()
+    machines.work("auto")
+    assert machines.here()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    machines.work("auto")
+    assert not machines.here()
 
 
 def test_a_gpu_is_asked_for_where_one_is_or_may_come(monkeypatch):
