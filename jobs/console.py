@@ -6,6 +6,7 @@ import errno
 import inspect
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -156,6 +157,9 @@ def as_flags(text: str) -> str:
 def run_job(main: Callable[[Config], object], config: Config) -> None:
     """Run a job; a user's mistake ends it with its message and exit status 2, no traceback."""
     logs.start(Path(inspect.getfile(main)).stem)  # as in ``facet`` and in the store's results
+    # Torch's threads sleep while they wait for each other: where a machine does other things, too,
+    # they would spend as much time on waiting as on work. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         for name, value in vars(config).items():
             if isinstance(value, str):

@@ -19,6 +19,7 @@ from pipeline.extraction import plan
 from pipeline.extraction import run as extraction
 from pipeline.extraction.spec import StoreSpec
 from pipeline.extraction.store import images_left, open_or_create
+from pipeline.identity import settings
 from pipeline.images.rows import ListingReport
 from pipeline.models import ModelSpec, check_supported, load_model
 from pipeline.models.arithmetic import TF32
@@ -43,6 +44,7 @@ def run(config: ExtractConfig) -> Store:
         extraction.seconds_here(store.meta, model, left, config.device),
         f"{left:,} images in {store.meta.shards:,} shards",
         TELLER.say,
+        more=not left,
     )
     workers, projection = extraction.choose(
         store.meta, model, config.device, actors(config), config.batch_size
@@ -53,7 +55,9 @@ def run(config: ExtractConfig) -> Store:
     )
     with progress_bar("images", left, "finished shards are kept") as move:
         progress = extraction.run(store, model, workers, max_bad=config.max_bad, report=move)
-    save(url, "extract", config, {"images": store.meta.images, "tf32": TF32})
+    identity = {"settings": settings(config), "store": store.meta.digest()}
+    facts = {"images": store.meta.images, "tf32": TF32}
+    save(url, "extract", config, facts, identity=identity)
     show_summary(store, report, progress, time.monotonic() - started)
     return store
 

@@ -16,6 +16,7 @@ from jobs.scaffold import actors, of_workers, save, show_done
 from jobs.settings import command
 from pipeline.cluster import machines
 from pipeline.cluster.work import Workers
+from pipeline.identity import settings
 from pipeline.images.bad import BadImages
 from pipeline.images.rows import ListingReport
 from pipeline.models.arithmetic import NO_TF32
@@ -71,7 +72,14 @@ def run(config: RosettaConfig) -> RosettaRun:
         "layers_left_out": {m.card.name: m.left_out for m in models.values() if m.left_out},
         "tf32": NO_TF32,
     }
-    result = save(url, "rosetta", config, facts, tables=vars(shared), schemas=SHARED)
+    identity = {
+        "settings": settings(config),
+        "images": setup.image_list_digest,
+        "models": {card.name: card.weights_digest for card in cards.values()},
+    }
+    result = save(
+        url, "rosetta", config, facts, identity=identity, tables=vars(shared), schemas=SHARED
+    )
     show_done(
         summary(shared, models, hub, setup, report, bad),
         time.monotonic() - started,

@@ -79,7 +79,7 @@ def settle(
     say : callable
         As `connect` has it.
     more : bool
-        Whether the job's real work is settled later: nothing is said of working here yet.
+        Whether the job's own work is settled later, or is none: it is not said that it is here.
     """
     global _told
     if _asked == "auto" and here():
