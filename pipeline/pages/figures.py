@@ -26,8 +26,8 @@ XLABELS = {"textspan": "texts a head keeps", "layers": "layer l"}
 
 def textspan_figure(descriptions: pd.DataFrame, layer: int) -> Markup:
     """The first five texts of every described head of a layer, by explained variance."""
-    rows = descriptions[(descriptions["layer"] == layer) & (descriptions["rank"] < TOP)]
-    top = float(rows["explained_variance"].max())
+    first = descriptions[descriptions["rank"] < TOP]
+    rows, top = first[first["layer"] == layer], float(first["explained_variance"].max())
     cards = [
         (
             head_name(layer, head),
@@ -41,7 +41,10 @@ def textspan_figure(descriptions: pd.DataFrame, layer: int) -> Markup:
         )
         for head in sorted(rows["head"].unique().tolist())
     ]
-    said = f"Bars: share of the head's variance that each text adds; the longest is {top:.1%}."
+    said = (
+        "Bars: share of the head's variance that each text adds; the longest of all heads is "
+        f"{top:.1%}."
+    )
     return render("cards.html", cards=cards, said=said)
 
 

@@ -18,9 +18,34 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# Cells of a table that begin so stand under each other's last digits, links among them.
+# A cell that begins so is a figure.
 FIGURE = re.compile(r"[+−–-]?[\d.,]+\S{0,2}( |$)")
-TEMPLATES.tests["figure"] = lambda cell: bool(FIGURE.match(Markup(cell).striptags()))
+# Letters of a cell that are not broken into lines; of a row that has room beside a plot.
+UNBROKEN, BESIDE = 24, 60
+
+
+def text(cell: object) -> str:
+    """What a reader sees of a cell."""
+    return Markup(cell).striptags() if isinstance(cell, Markup) else str(cell)
+
+
+def is_narrow(rows: Sequence[Sequence[object]]) -> bool:
+    """Whether a table has room beside a plot."""
+    widths = [max(len(text(cell)) for cell in column) + 2 for column in zip(*rows, strict=True)]
+    return sum(widths) <= BESIDE
+
+
+def figures(rows: Sequence[Sequence[object]]) -> list[bool]:
+    """Which columns stand under each other's last digits: a quarter of them are figures."""
+    columns = ([bool(FIGURE.match(text(cell))) for cell in of] for of in zip(*rows, strict=True))
+    return [4 * sum(column) >= len(column) for column in columns]
+
+
+TEMPLATES.filters["figures"] = figures
+TEMPLATES.tests |= {
+    "long": lambda cell: len(text(cell)) > UNBROKEN,
+    "narrow": is_narrow,
+}
 
 
 def render(template: str, **values: object) -> Markup:

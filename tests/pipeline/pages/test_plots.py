@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.heads.names import head_name, heads_name, neurons_name
 from pipeline.pages import figures
 from pipeline.pages.fragments import Bar, bars, matrix
+from pipeline.pages.html import link, page, section
 from pipeline.pages.pictures import data_url, heat
 from pipeline.pages.plots import plot
 from tests.pipeline.pages import kit
@@ -110,3 +111,18 @@ def test_every_head_has_its_texts_whole():
     assert (
         shown.count("purple moons on a beach, at night, with &lt;b&gt;&amp; $x$ in a corner") == 3
     )
+
+
+def test_tables_stand_beside_a_plot_where_there_is_room():
+    def table(*rows):
+        return page("", "", [section("a", header=("name", "n"), rows=rows)])
+
+    narrow = table(("snow", link("12%", "#a")), ("a star", "none"), ("<b>", "−3.5"))
+    assert 'class="table beside"' in narrow
+    assert re.findall(r'<t[dh](?: scope="col")?( class="\w+")?>', narrow) == [
+        "", ' class="n"', *(["", ' class="n"'] * 3)
+    ]  # fmt: skip
+    assert 'class="n"><a href="#a">12%</a></td>' in narrow
+    wide = table((kit.LONG, "1"))
+    assert 'class="table"' in wide
+    assert '<td class="text">' in wide
