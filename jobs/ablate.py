@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from jobs.checks import at_place, look, refuse_classes, refuse_conditions
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
-from pipeline.heads.choices import Study, parse_head
+from pipeline.heads.choices import Study, parse_head, refuse_studies
 from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
-from storage import views
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
     from jobs.recipes.ablate import AblateRun
+    from storage.metadata import Metadata
 
 Baseline = Literal["random", "common-words"]
 # Settings of what runs the model.
@@ -72,6 +73,9 @@ class AblateConfig:
     """What runs the model."""
     num_actors: Literal["auto"] | int = "auto"
     """Copies of the model at work; auto: one a GPU, or one a CPU while memory lasts."""
+    out: str | None = None
+    """Where what is found is kept, if not in the store, which is then only read: from then on, give
+    this place as --store."""
     workers: Where = "auto"
     """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
     here where no cluster runs and one process is done in a minute, else on Ray."""
@@ -81,13 +85,14 @@ def main(config: AblateConfig) -> AblateRun:
     """Check what can be told at once, then classify with every ablation."""
     choose_place(config)
     classes = check(config)
+    config = at_place(config)
     say_loading()
     from jobs.recipes.ablate import run
 
     return run(config, classes)
 
 
-def check(config: AblateConfig) -> Classes:
+def check(config: AblateConfig, planned: Metadata | None = None) -> Classes:
     """Refuse settings that do not go together, or not with the store; returns the classes."""
     if not config.study:
         raise FacetError("--study: name at least one study")
@@ -105,12 +110,16 @@ def check(config: AblateConfig) -> Classes:
     machines.check_device(config.device)
     if ("chosen" in config.study) != bool(config.heads):
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
-    _, meta = views.find(config.store)
+    tables, meta = look(config.store, planned)
+    refuse_studies(config.store, meta, config.study)
     if OF_NEURONS & set(config.study):
         parse_mlp_layers(config.mlp_layers, meta.layers)
     for text in config.heads:
         parse_head(text, meta.layers, meta.heads)
-    return load_classes(config.classes)
+    classes = load_classes(config.classes)
+    refuse_conditions(tables, where=config.where, reference=config.reference)
+    refuse_classes(tables, config.where, config.label_column, classes)
+    return classes
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from jobs.checks import at_place
 from jobs.console import run_job, say_loading
-from pipeline.texts import load_pool
+from pipeline.texts import Pool, load_pool
 from storage import views
 
 if TYPE_CHECKING:
     from pipeline.texts.encoding import Encoded
+    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,27 @@ class EncodeTextsConfig:
     microworld."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
+    out: str | None = None
+    """Where what is found is kept, if not in the store, which is then only read: from then on, give
+    this place as --store."""
 
 
 def main(config: EncodeTextsConfig) -> Encoded:
     """Check what can be told at once, then embed."""
-    pool = load_pool(config.pool)
-    views.find(config.store)
+    pool = check(config)
+    config = at_place(config)
     say_loading()
     from jobs.recipes.encode_texts import run
 
     return run(config, pool)
+
+
+def check(config: EncodeTextsConfig, planned: Metadata | None = None) -> Pool:
+    """Refuse what cannot work before a model is loaded; returns the texts."""
+    pool = load_pool(config.pool)
+    if planned is None:
+        views.find(config.store)
+    return pool
 
 
 if __name__ == "__main__":

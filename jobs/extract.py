@@ -20,8 +20,10 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction import plan
+from pipeline.extraction.spec import StoreSpec, refuse_other_settings
+from pipeline.images.listing import refuse_source
 from pipeline.models import ModelSpec, check_supported
-from storage import urls
+from storage import urls, views
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
@@ -80,17 +82,39 @@ def main(config: ExtractConfig) -> Store:
 
 def check(config: ExtractConfig) -> None:
     """Refuse what cannot work before a model, an image or a worker is touched."""
-    refuse_bounds(config, "max_bad", shard_size=1)
-    machines.check_device(config.device)
+    refuse_bounds(config, "max_bad", shard_size=1, batch_size=1, limit=1, num_actors=1)
     if not config.components:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
     if "tokens" not in config.components:
         refuse_unused(config, ["layers"], "--components tokens")
     if config.pretrained != "none":
         refuse_unused(config, ["seed"], "--pretrained none")
-    asked = ModelSpec(config.model, config.pretrained, config.seed)
-    plan.parse_layers(config.layers, check_supported(asked).layers)
-    urls.check_writable(urls.absolute(config.store))
+    refuse_source(config.images)
+    spec = spec_of(config)
+    architecture = check_supported(spec.model)
+    if "tokens" in config.components:
+        plan.parse_layers(config.layers, architecture.layers)
+    url = urls.absolute(config.store)
+    if (store := views.source(url)) is not None:
+        raise FacetError(f"--store {url} holds what was found of {store}: images go there")
+    if (existing := views.find_metadata(url)) is not None:
+        refuse_other_settings(url, existing, spec)
+    machines.check_device(config.device)
+    urls.check_writable(url)
+
+
+def spec_of(config: ExtractConfig) -> StoreSpec:
+    """What decides the store."""
+    return StoreSpec(
+        images=config.images,
+        model=ModelSpec(config.model, config.pretrained, config.seed),
+        components=config.components,
+        layers=config.layers,
+        precision=config.precision,
+        store_dtype=config.store_dtype,
+        shard_size=config.shard_size,
+        limit=config.limit,
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tyro
 
 from jobs.console import run_job, say_loading
 from jobs.settings import refuse_bounds
+from pipeline.images.listing import refuse_source
 from storage import urls
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class InvertConfig:
 def main(config: InvertConfig) -> InvertRun:
     """Check all that needs no model, then invert."""
     refuse_bounds(config, steps=1, limit=1, starts=1)
+    refuse_source(config.images)
     place = config.rosetta if config.out is None else config.out
     urls.check_writable(urls.absolute(place), "out")
     say_loading()

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from jobs.checks import at_place, look, refuse_classes
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
 from pipeline.neurons.choices import Method, parse_mlp_layers
 from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes
-from storage import views
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
     from pipeline.neurons.coding import FoundCodes
+    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class OmpConfig:
     """For --classes: column of the image table that says what an image shows."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
+    out: str | None = None
+    """Where what is found is kept, if not in the store, which is then only read: from then on, give
+    this place as --store."""
     workers: Where = "auto"
     """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
     here where no cluster runs and one process is done in a minute, else on Ray."""
@@ -59,13 +63,14 @@ def main(config: OmpConfig) -> FoundCodes:
     """Check what can be told at once, then code the neurons."""
     choose_place(config)
     pool, classes = check(config)
+    config = at_place(config)
     say_loading()
     from jobs.recipes.omp import run
 
     return run(config, pool, classes)
 
 
-def check(config: OmpConfig) -> tuple[Pool, Classes | None]:
+def check(config: OmpConfig, planned: Metadata | None = None) -> tuple[Pool, Classes | None]:
     """Refuse settings that do not go together, or not with the store; returns the texts."""
     refuse_bounds(config, terms=1)
     if config.classes is None:
@@ -77,7 +82,10 @@ def check(config: OmpConfig) -> tuple[Pool, Classes | None]:
             "be picked from them: give a larger pool or fewer --terms"
         )
     classes = None if config.classes is None else load_classes(config.classes)
-    parse_mlp_layers(config.mlp_layers, views.find(config.store)[1].layers)
+    tables, meta = look(config.store, planned)
+    parse_mlp_layers(config.mlp_layers, meta.layers)
+    if classes is not None:
+        refuse_classes(tables, None, config.label_column, classes)
     return pool, classes
 
 

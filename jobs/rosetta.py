@@ -20,6 +20,7 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
+from pipeline.images.listing import refuse_source
 from storage import urls
 from storage.errors import FacetError
 
@@ -89,9 +90,13 @@ def check(config: RosettaConfig) -> None:
         )
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise FacetError(f"{', '.join(twice)} is named twice: a model is compared with others")
-    refuse_bounds(config, "max_bad", neighbours=1, shard_size=2, batch_size=1, seeds=2)
+    refuse_bounds(
+        config, "max_bad", neighbours=1, shard_size=2, batch_size=1, seeds=2, num_actors=1
+    )
     if config.hub is not None and config.hub not in names:
         raise FacetError(f"--hub {config.hub} is none of the models: {', '.join(names)}")
+    if config.images is not None:
+        refuse_source(config.images)
     machines.check_device(config.device)
     urls.check_writable(urls.absolute(config.out), "out")
 

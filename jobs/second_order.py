@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from jobs import extract
+from jobs.checks import at_place
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction.spec import refuse_other_model
 from pipeline.models import ModelSpec, check_supported
-from pipeline.neurons.choices import Keep, parse_mlp_layers
+from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers
 from storage import urls
 from storage.errors import FacetError
+from storage.metadata import Metadata
+from storage.tables import open_tables
 from storage.views import find_metadata
 
 if TYPE_CHECKING:
@@ -63,24 +67,30 @@ class SecondOrderConfig:
     here where no cluster runs and one process is done in a minute, else on Ray."""
     max_bad: float = 0.01
     """Fraction of the images that may be bad."""
+    out: str | None = None
+    """Where what is found is kept, if not in the store, which is then only read: from then on, give
+    this place as --store."""
 
 
 def main(config: SecondOrderConfig) -> SecondOrderRun:
     """Check all that needs neither model nor images, then go through the phases."""
     choose_place(config)
     check(config)
+    if find_metadata(urls.absolute(config.store)) is not None:
+        config = at_place(config)
     say_loading()
     from jobs.recipes.second_order import run
 
     return run(config)
 
 
-def check(config: SecondOrderConfig) -> None:
+def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
     """Refuse what cannot work before a model or an image is touched."""
-    refuse_bounds(config, "max_bad", top_k=1)
-    machines.check_device(config.device)
+    refuse_bounds(config, "max_bad", top_k=1, batch_size=1)
+    if config.images is not None:
+        refuse_unused(config, ["out"], "a store that is not gone on with: leave out --images")
     url = urls.absolute(config.store)
-    existing = find_metadata(url)
+    existing = planned or find_metadata(url)
     if existing is None:
         wanted = {n: getattr(config, n) for n in ("images", "model", "pretrained")}
         if absent := [f"--{name}" for name, value in wanted.items() if value is None]:
@@ -88,8 +98,8 @@ def check(config: SecondOrderConfig) -> None:
                 f"there is no store at {url}: give the one that is meant by --store, or, to make "
                 f"it, --images, --model and --pretrained ({', '.join(absent)} not given)"
             )
-        asked = ModelSpec(config.model or "", config.pretrained or "")
-        layers = check_supported(asked).layers
+        extract.check(to_extract(config))
+        layers = check_supported(ModelSpec(config.model or "", config.pretrained or "")).layers
     else:
         if config.keep == "moments":
             refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
@@ -97,7 +107,25 @@ def check(config: SecondOrderConfig) -> None:
     parse_mlp_layers(config.mlp_layers, layers)
     if existing is not None:
         refuse_other_model(url, existing, config.model, config.pretrained)
-        urls.check_writable(url)
+        if config.images is None and planned is None:
+            check_images(open_tables(url), config.max_bad, config.top_k)
+    machines.check_device(config.device)
+
+
+def to_extract(config: SecondOrderConfig) -> extract.ExtractConfig:
+    """The extraction that makes the store."""
+    return extract.ExtractConfig(
+        images=config.images or "",
+        model=config.model or "",
+        pretrained=config.pretrained or "",
+        store=config.store,
+        store_dtype=config.store_dtype or "float16",
+        batch_size=config.batch_size,
+        device=config.device,
+        num_actors=config.num_actors,
+        workers=config.workers,
+        max_bad=config.max_bad,
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def refuse_bounds(config: Any, *fractions: str, **least: int) -> None:
     """
     for name, lowest in least.items():
         value = getattr(config, name)
-        if value is not None and value < lowest:
+        if isinstance(value, int | float) and value < lowest:  # not of "auto"
             raise FacetError(f"{flag(name)} {value}: must be at least {lowest}")
     for name in fractions:
         value = getattr(config, name)

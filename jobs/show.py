@@ -21,10 +21,12 @@ import tyro
 
 from jobs.console import run_job
 from jobs.settings import refuse_bounds, refuse_unused
+from storage import views
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
     from jobs.recipes.show import Answer
+    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,24 @@ def check(config: ShowConfig) -> None:
     if config.what == "neuron":
         if config.layer is None or config.neuron is None:
             raise FacetError("`facet show neuron …` needs --layer and --neuron")
+        refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
     if config.what in ("rosetta", "invert", "ablate", "second-order", "results"):
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
+
+
+def refuse_neuron(meta: Metadata, layer: int, neuron: int) -> None:
+    """Refuse a neuron that the model does not have."""
+    if not 0 <= layer < meta.layers - 1:
+        raise FacetError(
+            f"--layer {layer}: neurons of MLP layers 0 to {meta.layers - 2} have second-order "
+            "effects"
+        )
+    if not 0 <= neuron < meta.mlp_width:
+        raise FacetError(f"--neuron {neuron}: MLP layer {layer} has neurons 0-{meta.mlp_width - 1}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,20 @@ from humanize import naturalsize
 
 from jobs.console import TELLER, console, progress_bar
 from pipeline.cluster import machines, pace
+from pipeline.cluster.room import refuse_room
 from pipeline.stats.reductions import check, missing_shards, reduce_store
 from pipeline.texts.encoding import Encoded, TextEncoder
-from storage import urls
+from storage import open_store
+from storage.growth import follow
 from storage.reductions import TABLE, Reductions, state_bytes
-from storage.store import Store
+from storage.store import Mode, Store
+
+
+def opened(url: str, mode: Mode = "r") -> Store:
+    """A store to work with; if it is a view, it first follows its store."""
+    store = open_store(url, mode)
+    follow(store)
+    return store
 
 
 def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Reductions:
@@ -21,10 +30,12 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     missing = missing_shards(store, where, components)
     if not missing:
         return reduce_store(store, where, components)
-    urls.check_writable(store.url)
+    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
+    # Principal components are kept beside what they are of.
+    refuse_room(store.url, 2 * state, "choose fewer `components`")
     seconds = pace.of_shards(store.meta, missing)
     machines.settle(seconds, f"{missing:,} shards to reduce", TELLER.say)
-    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
+    machines.connect()
     console.print(
         f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
         f"{naturalsize(state)}"

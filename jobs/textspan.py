@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from jobs.checks import at_place, look, refuse_conditions
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds
 from pipeline.cluster.machines import Where
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Objective
+from pipeline.stats.choices import refuse_components
 from pipeline.texts import Pool, load_pool
-from storage import views
 
 if TYPE_CHECKING:
     from jobs.recipes.textspan import TextSpanRun
+    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class TextSpanConfig:
     """Which images describe the heads, by columns of the image table."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
+    out: str | None = None
+    """Where what is found is kept, if not in the store, which is then only read: from then on, give
+    this place as --store."""
     workers: Where = "auto"
     """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
     here where no cluster runs and one process is done in a minute, else on Ray."""
@@ -54,17 +59,21 @@ def main(config: TextSpanConfig) -> TextSpanRun:
     """Check what can be told at once, then describe the heads."""
     choose_place(config)
     pool = check(config)
+    config = at_place(config)
     say_loading()
     from jobs.recipes.textspan import run
 
     return run(config, pool)
 
 
-def check(config: TextSpanConfig) -> Pool:
+def check(config: TextSpanConfig, planned: Metadata | None = None) -> Pool:
     """Refuse what cannot work before any array is read; returns the texts."""
     refuse_bounds(config, texts_per_head=1)
     pool = load_pool(config.pool)
-    parse_layers(config.layers, views.find(config.store)[1].layers)
+    tables, meta = look(config.store, planned)
+    parse_layers(config.layers, meta.layers)
+    refuse_components(config.store, meta, ("heads",))
+    refuse_conditions(tables, where=config.where)
     return pool
 
 

@@ -83,7 +83,8 @@ def read_run(
     except OSError as error:
         raise RunFileError(f"the run file {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise RunFileError(f"{path} is no YAML: {error}") from error
+        said = " ".join(str(error).split())  # which it draws on several lines
+        raise RunFileError(f"{path} is no YAML: {said}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("stages"), dict) or not raw["stages"]:
         raise RunFileError(f"{path}: give `store: …` and, under `stages:`, one entry a job")
     _check_names(f"{path}", raw, (*COMMON, "stages"))

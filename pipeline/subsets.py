@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 
 from storage import ledger
 from storage.errors import FacetError
-from storage.store import Store
+from storage.layout import ROWS_PER_IMAGE_PART
+from storage.tables import StoreTables
 
 _COMPARE = {ast.Eq: eq, ast.NotEq: ne, ast.Lt: lt, ast.LtE: le, ast.Gt: gt, ast.GtE: ge}
 Literal = bool | int | float | str
@@ -39,8 +40,10 @@ class SubsetError(FacetError):
     """A condition that cannot be understood, or that matches nothing."""
 
 
-def parse_where(where: str, schema: pa.Schema) -> pc.Expression:
+def parse_where(where: str, schema: pa.Schema, setting: str = "where") -> pc.Expression:
     """A condition as an Arrow expression over the columns of ``schema``.
+
+    ``setting`` is what gave it.
 
     Raises
     ------
@@ -51,26 +54,26 @@ def parse_where(where: str, schema: pa.Schema) -> pc.Expression:
     try:
         tree = ast.parse(where.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SubsetError(f"`where` {where!r} cannot be read: write it as {EXAMPLE}") from error
+        raise SubsetError(f"`{setting}` {where!r} cannot be read: write it as {EXAMPLE}") from error
     if sum(isinstance(node, ast.Name | ast.Not) for node in ast.walk(tree)) > MOST:
         raise SubsetError(
-            f"`where` {where[:40]!r} … names columns more than {MOST} times: list values instead, "
-            "as in count in (1, 2)"
+            f"`{setting}` {where[:40]!r} … names columns more than {MOST} times: list values "
+            "instead, as in count in (1, 2)"
         )
     try:
-        expression = _Reader(where, schema).read(tree)
+        expression = _Reader(where, schema, setting).read(tree)
         schema.empty_table().filter(expression)
     except (pa.ArrowException, OverflowError) as error:
         raise SubsetError(
-            f"`where` {where!r} does not fit the columns' types: {error}. "
+            f"`{setting}` {where!r} does not fit the columns' types: {error}. "
             f"Columns: {_listed(schema)}"
         ) from error
     return expression
 
 
 class _Reader:
-    def __init__(self, where: str, schema: pa.Schema) -> None:
-        self.where, self.schema = where, schema
+    def __init__(self, where: str, schema: pa.Schema, setting: str) -> None:
+        self.where, self.schema, self.setting = where, schema, setting
 
     def read(self, node: ast.expr) -> pc.Expression:
         match node:
@@ -181,15 +184,15 @@ class _Reader:
             near = difflib.get_close_matches(name, self.schema.names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise SubsetError(
-                f"`where` {self.where!r}: the image table has no column {name!r}{hint}. "
+                f"`{self.setting}` {self.where!r}: the image table has no column {name!r}{hint}. "
                 f"Columns: {_listed(self.schema)}"
             )
         return name
 
     def _not_understood(self, node: ast.AST) -> SubsetError:
         return SubsetError(
-            f"`where` {self.where!r}: {ast.unparse(node)!r} is not understood. Use columns, "
-            f"numbers, quoted texts, == != < <= > >= in, and, or, not; for example {EXAMPLE}"
+            f"`{self.setting}` {self.where!r}: {ast.unparse(node)!r} is not understood. Use "
+            f"columns, numbers, quoted texts, == != < <= > >= in, and, or, not, as in {EXAMPLE}"
         )
 
 
@@ -205,13 +208,28 @@ def _listed(schema: pa.Schema) -> str:
     return ", ".join(f"{f.name} ({f.type})" for f in schema)
 
 
-def check_where(store: Store, where: str | None) -> None:
-    """Refuse a condition that the store's image table does not fit."""
-    if where is not None:
-        parse_where(where, store.images(0, 1).schema)
+def check_where(store: StoreTables, where: str | None, setting: str = "where") -> None:
+    """Refuse a condition that does not fit the store's image table or, if that is small, any row.
+
+    Parameters
+    ----------
+    setting : str
+        What gave the condition.
+    """
+    if where is None:
+        return
+    small = store.meta.images <= ROWS_PER_IMAGE_PART
+    rows = store.images() if small else store.images(0, 1)
+    if not rows.filter(parse_where(where, rows.schema, setting)).num_rows and small:
+        raise SubsetError(
+            f"`{setting}` {where!r} matches no image of the {store.meta.images:,}: check the "
+            "values in the image table"
+        )
 
 
-def shard_rows(store: Store, shard: int, where: str | None = None) -> tuple[pa.Table, np.ndarray]:
+def shard_rows(
+    store: StoreTables, shard: int, where: str | None = None
+) -> tuple[pa.Table, np.ndarray]:
     """The image-table rows of a finished shard that are in a subset and ok.
 
     Returns

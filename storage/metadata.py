@@ -185,13 +185,12 @@ def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     differing = [n for n in {**old, **new} if n not in old or n not in new or old[n] != new[n]]
     if not differing:
         return
-    lines = "\n".join(
-        f"  {n}: the store has {_said(old, n)}, this run asks for {_said(new, n)}"
-        for n in differing
+    said = "; ".join(
+        f"{n}: the store has {_said(old, n)}, this run asks for {_said(new, n)}" for n in differing
     )
     raise StoreMismatch(
-        f"the store at {url} was made with another configuration:\n{lines}\n"
-        "Give the run another `store`, or the settings that the store was made with."
+        f"the store at {url} was made with another configuration ({said}): give the run another "
+        "`store`, or the settings that the store was made with"
     )
 
 

@@ -17,7 +17,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from . import arrays, urls
+from . import arrays, urls, views
 from .errors import Remedy, StoreError
 from .layout import MODEL, REDUCTIONS
 from .metadata import Metadata
@@ -185,31 +185,26 @@ def write_reductions(
     arrays.write_dataset(subset_url(url, facts.where), data, {"facet": attributes}, chunks)
 
 
-def find_reductions(
-    url: str, meta: Metadata, where: str | None, data: str | None = None
-) -> Reductions | None:
-    """A subset's reductions; None where there are none of this very store.
-
-    ``data`` is where the store's model is, if that is not where reductions are kept.
-    """
-    return _find(url, meta, subset_name(where), data)
+def find_reductions(url: str, meta: Metadata, where: str | None) -> Reductions | None:
+    """A subset's reductions; None where there are none of this very store."""
+    return _find(url, meta, subset_name(where))
 
 
 def all_reductions(url: str, meta: Metadata) -> list[Reductions]:
     """The reductions of every subset that was reduced."""
     names = urls.list_names(urls.join(url, REDUCTIONS))
-    found = (_find(url, meta, name, None) for name in names if "." not in name)
+    found = (_find(url, meta, name) for name in names if "." not in name)
     return [reductions for reductions in found if reductions is not None]
 
 
-def _find(url: str, meta: Metadata, name: str, data: str | None) -> Reductions | None:
+def _find(url: str, meta: Metadata, name: str) -> Reductions | None:
     place = urls.join(url, REDUCTIONS, name)
     if not urls.exists(urls.join(place, "zarr.json")):
         return None
     raw: Any = urls.open_group(place, mode="r").attrs.get("facet")
     if raw is None or raw["store"] != meta.digest():
         return None
-    return Reductions(arrays.open_dataset(place), of_json(Facts, raw, place), url, data or url)
+    return Reductions(arrays.open_dataset(place), of_json(Facts, raw, place), url)
 
 
 class Reductions:
@@ -222,12 +217,12 @@ class Reductions:
     facts : Facts
     """
 
-    def __init__(self, data: xr.Dataset, facts: Facts, url: str, store: str) -> None:
-        self.data, self.facts, self._url, self._store = data, facts, url, store
+    def __init__(self, data: xr.Dataset, facts: Facts, url: str) -> None:
+        self.data, self.facts, self._url = data, facts, url
 
     @cached_property
     def _model(self) -> xr.Dataset:
-        return arrays.open_dataset(urls.join(self._store, MODEL))
+        return arrays.open_dataset(urls.join(views.find(self._url)[0], MODEL))
 
     def array(self, name: str) -> xr.DataArray:
         """One array, such as ``heads_covariance``; ``StoreError`` where it was not reduced."""

@@ -11,11 +11,12 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from . import arrays, images, ledger, neurons, urls, views
+from . import arrays, ledger, neurons, urls, views
 from .errors import Remedy, StoreError
 from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, require_same
 from .reductions import Reductions, find_reductions
+from .tables import StoreTables
 from .validate import ReadAgain, faults
 
 Mode = Literal["r", "r+"]
@@ -87,7 +88,7 @@ def open_view(url: str, place: str) -> Store:
     return open_store(place)
 
 
-class Store:
+class Store(StoreTables):
     """An open store. All readers are lazy but ``images`` and ``ledger``.
 
     Attributes
@@ -103,7 +104,8 @@ class Store:
     """
 
     def __init__(self, url: str, meta: Metadata, mode: Mode, data: str | None = None) -> None:
-        self.url, self.meta, self.mode, self.data = url, meta, mode, data or url
+        super().__init__(url, data or url, meta)
+        self.mode: Mode = mode
         self.arrays = {spec.name: spec for spec in contribution_arrays(meta)}
         self._group: zarr.Group | None = None
 
@@ -185,7 +187,7 @@ class Store:
         where : str, optional
             The condition that the subset was reduced with; all images unless given.
         """
-        found = find_reductions(self.url, self.meta, where, self.data)
+        found = find_reductions(self.url, self.meta, where)
         if found is None:
             raise StoreError(
                 "no reductions of this subset", Remedy.first("reduce", self.url, where=where)
@@ -208,17 +210,6 @@ class Store:
                 f"`components` {' '.join(self.meta.components)}"
             )
         return self.contributions()[name]
-
-    def images(self, start: int = 0, stop: int | None = None) -> pa.Table:
-        """The image table, or its rows ``start … stop-1``."""
-        return images.read_rows(self.data, start, self.meta.images if stop is None else stop)
-
-    def ledger(self) -> pa.Table:
-        """What became of each image of the finished shards."""
-        return ledger.read_ledger(self.data)
-
-    def done_shards(self) -> set[int]:
-        return ledger.done_shards(self.data)
 
     def validate(self, sources: ReadAgain | None = None) -> list[str]:
         """Every fault of the store, as one line each; empty if it is sound and finished.

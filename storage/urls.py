@@ -242,7 +242,7 @@ def free_bytes(url: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def check_writable(url: str, setting: str = "store") -> None:
+def check_writable(url: str, setting: str = "store", also: str | None = None) -> None:
     """Refuse a place where nothing can be written, before any work is done for it.
 
     Parameters
@@ -250,6 +250,8 @@ def check_writable(url: str, setting: str = "store") -> None:
     url : str
     setting : str
         Which one named the place.
+    also : str, optional
+        What else would help, for the message.
 
     Raises
     ------
@@ -264,10 +266,15 @@ def check_writable(url: str, setting: str = "store") -> None:
         if isinstance(error, StoreError) and not isinstance(error, ObjectError):
             raise
         why = error.__cause__ or error  # what to do about a probe is said here
+        if is_local(url) and Path(absolute(url)).is_file():
+            raise StoreError(f"{url} is a file: give `{setting}` a folder") from error
+        # The name of the probe would be the first that a reader sees.
+        what = (error.strerror if isinstance(error, OSError) else None) or why
         raise StoreError(
-            f"cannot write to {url}: {why}. "
+            f"cannot write to {url}: {what}. "
             + (
                 remedy(url, why)
                 or f"Choose a `{setting}` where this user may write, or mend its permissions."
             )
+            + (f" Or {also}." if also else "")
         ) from error

@@ -41,6 +41,8 @@ def test_commands_are_understood_and_their_settings_go_together(place, tmp_path,
         config = kit.parse(command)
         if config is None or kit.ELIDED in command.words or kit.UNKNOWN in command.words:
             continue  # a mention; or the rest is not known here
+        if isinstance(getattr(config, "images", None), str):
+            config = dataclasses.replace(config, images="microworld:n=4")
         if isinstance(config, plan.PlanConfig):
             plan.check(config)
         elif isinstance(config, rosetta.RosettaConfig):

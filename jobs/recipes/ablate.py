@@ -14,7 +14,7 @@ from jobs.ablate import OF_MODEL, AblateConfig
 from jobs.console import TELLER, console, show_table
 from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.settings import command, refuse_unused
-from jobs.steps import embedded, reduced
+from jobs.steps import embedded, opened, reduced
 from pipeline.heads.ablation import random_directions
 from pipeline.heads.answers import ablated
 from pipeline.heads.choices import parse_head
@@ -34,7 +34,6 @@ from pipeline.pages.html import as_file
 from pipeline.texts import load_pool
 from pipeline.texts.classes import Classes, PoolError, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder
-from storage import open_store, urls
 from storage.results import Result
 from storage.store import Store
 
@@ -61,7 +60,7 @@ class AblateRun:
 def run(config: AblateConfig, classes: Classes) -> AblateRun:
     """Make what is missing, classify with every ablation, compare."""
     started = time.monotonic()
-    store = open_store(config.store)
+    store = opened(config.store)
     ask = question(config, store, classes)
     ask.check(store)
     if not ask.runs_model(store):
@@ -129,7 +128,6 @@ def pools_of(config: AblateConfig) -> list[tuple[str, tuple[str, ...]]]:
 
 def find(config: AblateConfig, identity: dict[str, Any], store: Store, ask: Question) -> Result:
     """Classify with every ablation, compare, and keep what is found."""
-    urls.check_writable(store.url)
     encoder = TextEncoder(store, config.pretrained)
     encoded = embedded(encoder, f"classes {config.classes}", ask.classes.flat)
     reductions = reduced(store, config.reference, ask.components)

@@ -7,17 +7,16 @@ import time
 from jobs.console import say_found, show_next, show_table
 from jobs.encode_texts import EncodeTextsConfig
 from jobs.settings import command
-from jobs.steps import embedded
+from jobs.steps import embedded, opened
 from pipeline.texts import Pool
 from pipeline.texts.encoding import Encoded, TextEncoder
-from storage import open_store
 from storage.store import Store
 
 
 def run(config: EncodeTextsConfig, pool: Pool) -> Encoded:
     """Embed the pool, say what was left out."""
     started = time.monotonic()
-    store = open_store(config.store)
+    store = opened(config.store)
     encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
     if not encoded.new:
         say_found(encoded.result.url)

@@ -10,18 +10,17 @@ from dataclasses import replace
 from humanize import naturalsize
 
 from jobs.console import TELLER, progress_bar, show_next, show_table
-from jobs.extract import ExtractConfig
+from jobs.extract import ExtractConfig, spec_of
 from jobs.scaffold import actors, of_workers, save
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory
 from pipeline.cluster.work import Workers
 from pipeline.extraction import plan
 from pipeline.extraction import run as extraction
-from pipeline.extraction.spec import StoreSpec
 from pipeline.extraction.store import images_left, open_or_create
 from pipeline.identity import settings
 from pipeline.images.rows import ListingReport
-from pipeline.models import ModelSpec, check_supported, load_model
+from pipeline.models import check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
 from pipeline.texts.encoding import model_spec
@@ -60,20 +59,6 @@ def run(config: ExtractConfig) -> Store:
     save(url, "extract", config, facts, identity=identity)
     show_summary(store, report, progress, time.monotonic() - started)
     return store
-
-
-def spec_of(config: ExtractConfig) -> StoreSpec:
-    """What decides the store."""
-    return StoreSpec(
-        images=config.images,
-        model=ModelSpec(config.model, config.pretrained, config.seed),
-        components=config.components,
-        layers=config.layers,
-        precision=config.precision,
-        store_dtype=config.store_dtype,
-        shard_size=config.shard_size,
-        limit=config.limit,
-    )
 
 
 def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:

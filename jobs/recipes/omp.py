@@ -19,7 +19,7 @@ from jobs.console import TELLER, console, show_table
 from jobs.omp import OmpConfig
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import command
-from jobs.steps import embedded
+from jobs.steps import embedded, opened
 from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_memory
 from pipeline.heads import roles
@@ -38,7 +38,6 @@ from pipeline.stats.accuracy import ChanceWarning
 from pipeline.texts import Pool
 from pipeline.texts.classes import Classes, class_means, classes_digest, texts_digest
 from pipeline.texts.encoding import TextEncoder, store_model
-from storage import open_store, urls
 from storage.results import Result
 from storage.store import Store
 
@@ -51,7 +50,7 @@ def run(config: OmpConfig, pool: Pool, classes: Classes | None) -> coding.FoundC
     """Code the neurons, classify with the codes, compare with the truth where it is known."""
     started = time.monotonic()
     console.print(pool.report)
-    store = open_store(config.store)
+    store = opened(config.store)
     layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
     if classes is not None:
         code_accuracy.check(store, layers, config.label_column, classes)
@@ -88,7 +87,6 @@ def find(
     effects: Result,
 ) -> Result:
     """Code the neurons of a second-order result, and keep what is found."""
-    urls.check_writable(store.url)
     layers = identity["settings"]["mlp_layers"]
     directions = coding.read_directions(effects, layers)
     encoder = TextEncoder(store, config.pretrained)

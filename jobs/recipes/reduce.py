@@ -7,10 +7,10 @@ import time
 from jobs.console import say_found, show_next, show_table
 from jobs.reduce import ReduceConfig
 from jobs.settings import ELIDED, command
-from jobs.steps import reduced
+from jobs.steps import opened, reduced
 from pipeline.models.spec import WEIGHT_SUFFIXES
-from pipeline.stats.reductions import available_components, check, missing_shards
-from storage import open_store
+from pipeline.stats.choices import available_components
+from pipeline.stats.reductions import check, missing_shards
 from storage.reductions import TABLE, Reductions, subset_url
 from storage.store import Store
 from storage.weights import remembered
@@ -19,7 +19,7 @@ from storage.weights import remembered
 def run(config: ReduceConfig) -> Reductions:
     """Reduce, say what was counted."""
     started = time.monotonic()
-    store = open_store(config.store)
+    store = opened(config.store)
     components = config.components or available_components(store.meta)
     check(store, config.where, components)
     if not missing_shards(store, config.where, components):

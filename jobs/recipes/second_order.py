@@ -19,18 +19,18 @@ from jobs import extract
 from jobs.console import TELLER, progress_bar, show_table
 from jobs.recipes import extract as extraction
 from jobs.scaffold import actors, found_or_made, save, show_done
-from jobs.second_order import SecondOrderConfig
+from jobs.second_order import SecondOrderConfig, to_extract
 from jobs.settings import command
+from jobs.steps import opened
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.models.arithmetic import TF32
-from pipeline.neurons.choices import parse_mlp_layers
+from pipeline.neurons.choices import check_images, parse_mlp_layers
 from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.plan import COVARIANCE_BYTES, NeuronProjection
 from pipeline.neurons.results import JOB
 from pipeline.neurons.setup import (
     EffectsSpec,
-    check_images,
     cpu_model,
     passes,
     plan_effects,
@@ -38,7 +38,7 @@ from pipeline.neurons.setup import (
     settle_passes,
 )
 from pipeline.neurons.tables import NEURONS
-from storage import neurons, open_store, urls
+from storage import neurons, urls
 from storage.results import Result
 from storage.store import Store
 from storage.views import find_metadata
@@ -125,19 +125,8 @@ def find(
 def open_or_extract(config: SecondOrderConfig, url: str) -> Store:
     """The store; made or, where --images is given, brought to its end first."""
     if config.images is None:
-        return open_store(url, mode="r+")
-    asked = extract.ExtractConfig(
-        images=config.images,
-        model=config.model or "",
-        pretrained=config.pretrained or "",
-        store=config.store,
-        store_dtype=config.store_dtype or "float16",
-        batch_size=config.batch_size,
-        device=config.device,
-        num_actors=config.num_actors,
-        workers=config.workers,
-        max_bad=config.max_bad,
-    )
+        return opened(url, "r+")
+    asked = to_extract(config)
     existing = find_metadata(url)
     return extract.main(asked if existing is None else extraction.as_begun(asked, existing))
 

@@ -13,7 +13,7 @@ import pandas as pd
 from jobs.console import TELLER, console, show_table
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import ELIDED, command
-from jobs.steps import embedded, reduced
+from jobs.steps import embedded, opened, reduced
 from jobs.textspan import TextSpanConfig
 from pipeline.heads.answers import described_heads
 from pipeline.heads.describe import (
@@ -33,7 +33,6 @@ from pipeline.pages.html import as_file
 from pipeline.texts import Pool
 from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
-from storage import open_store, urls
 from storage.reductions import Reductions
 from storage.results import Result
 from storage.store import Store
@@ -62,7 +61,7 @@ def run(config: TextSpanConfig, pool: Pool) -> TextSpanRun:
     """Make what is missing, describe the heads, compare with the truth where it is known."""
     started = time.monotonic()
     console.print(pool.report)
-    store = open_store(config.store)
+    store = opened(config.store)
     reductions = reduced(store, config.where, ("heads",))
     refuse_one_image(reductions)
     identity = {
@@ -112,7 +111,6 @@ def describe(
     pool: Pool,
 ) -> Result:
     """Describe the heads, and keep tables and a page a layer."""
-    urls.check_writable(store.url)
     encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
     heads = heads_of(config.layers, store)
     found = describe_heads(

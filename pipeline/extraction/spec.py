@@ -84,6 +84,22 @@ class StoreSpec:
         )
 
 
+def refuse_other_settings(url: str, existing: Metadata, spec: StoreSpec) -> None:
+    """Refuse a store of other settings than those that are asked for, before anything is loaded.
+
+    Which images are meant, and what a weights file holds, is not known yet.
+    """
+    asked = spec.metadata(
+        check_supported(spec.model),
+        images=existing.images,
+        image_list_digest=existing.image_list_digest,
+        weights_digest=existing.weights_digest,
+    )
+    if all(meta.weights.endswith(WEIGHT_SUFFIXES) for meta in (existing, asked)):
+        asked = replace(asked, weights=existing.weights)
+    require_same(existing, asked, url)
+
+
 def refuse_other_model(
     url: str, existing: Metadata, model: str | None, pretrained: str | None
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
-from storage.errors import FacetError
+from storage.errors import FacetError, StoreError
+from storage.metadata import Metadata
 
 # What a text is scored by.
 Objective = Literal["projection", "explained-variance"]
@@ -12,6 +14,18 @@ Objective = Literal["projection", "explained-variance"]
 DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
 Study = DirectStudy | Literal["neurons", "effects"]
 Head = tuple[int, int]
+
+
+def refuse_studies(url: str, meta: Metadata, studies: Collection[str]) -> None:
+    """Refuse studies that the store at a URL cannot answer."""
+    direct = [study for study in studies if study not in ("neurons", "effects")]
+    needed = ["heads", "mlps"] if direct else []
+    needed += ["tokens"] if "class-token" in studies else []
+    if lacking := [n for n in needed if n not in meta.components]:
+        raise StoreError(
+            f"these ablations need {', '.join(needed)}, and the store at {url} has no "
+            f"{', '.join(lacking)}: extract with `components` {' '.join(needed)} into a new store"
+        )
 
 
 def parse_head(text: str, layers: int, heads: int) -> Head:

@@ -16,13 +16,12 @@ from pipeline.subsets import SubsetError, chosen_rows
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import urls
-from storage.errors import StoreError
 from storage.layout import CONTRIBUTIONS
 from storage.reductions import Reductions
 from storage.store import Store, open_store
 
 from . import ablation as ablate
-from .choices import DirectStudy
+from .choices import DirectStudy, refuse_studies
 from .names import heads_name
 
 if TYPE_CHECKING:
@@ -208,14 +207,7 @@ def _parts(
 
 def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> None:
     """Refuse what the store cannot answer, before anything is read."""
-    needed = ["heads", "mlps"] if studies else []
-    needed += ["tokens"] if "class-token" in studies else []
-    lacking = [n for n in needed if n not in store.meta.components]
-    if lacking:
-        raise StoreError(
-            f"these ablations need {', '.join(needed)}, and the store at {store.url} has no "
-            f"{', '.join(lacking)}: extract with `components` {' '.join(needed)} into a new store"
-        )
+    refuse_studies(store.url, store.meta, studies)
     check_labels(store, label_column)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
+from storage.layout import CONTRIBUTIONS
+from storage.objects import is_local
+
 from .errors import SourceError
-from .rows import ListingReport, Piece, conform, unify, unique_keys
+from .parquet import refuse_columns
+from .rows import ListingReport, Piece, conform, is_image_name, unify, unique_keys
 from .sources import list_piece, pieces
 
 
@@ -55,6 +60,37 @@ def list_images(
         raise SourceError(f"limit is {limit}; it must be at least 1 image.")
     report = ListingReport() if report is None else report
     return _stream(source, pieces(source), limit, mapper, report)
+
+
+def refuse_source(source: str) -> None:
+    """Refuse a source that holds no images, as far as a look tells.
+
+    Of local folders one image is sought, of Parquet files the columns of the first are read; tars
+    and objects are only found.
+
+    Raises
+    ------
+    SourceError
+        As ``list_images``; and of a store, which is no source.
+    """
+    todo = pieces(source)
+    for root in {piece.root for piece in todo if piece.kind == "folder" and is_local(piece.root)}:
+        if Path(root, CONTRIBUTIONS).exists():
+            raise SourceError(
+                f"{root} is a store, which holds no pictures: name the folder, tars or Parquet "
+                "files that they are in."
+            )
+    if todo and todo[0].kind == "parquet":
+        refuse_columns(todo[0].url)
+    elif not any(map(_may_hold, todo)):
+        next(list_images(source, limit=1))
+
+
+def _may_hold(piece: Piece) -> bool:
+    """Whether a piece holds an image; of what would have to be read, it is said to."""
+    if piece.kind != "folder" or piece.names or not is_local(piece.url):
+        return True
+    return any(is_image_name(name) for _, _, names in os.walk(piece.url) for name in names)
 
 
 def _stream(

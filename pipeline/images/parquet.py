@@ -12,6 +12,8 @@ import bisect
 import hashlib
 import itertools
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import pyarrow as pa
@@ -44,21 +46,10 @@ def parquet_piece(url: str) -> Piece:
 def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
     """Rows in the order of the file; every column but the images' bytes is kept."""
     report = ListingReport()
-    try:
-        file, size = open_file(piece.url)
-    except (BadImage, FileNotFoundError, PermissionError) as error:
-        raise SourceError(f"{piece.url} cannot be read: {error}") from error
-    with file:
-        try:
-            parquet = pq.ParquetFile(file)
-            image, kept = _columns(piece.url, parquet.schema_arrow, report)
-            table = parquet.read(columns=kept)
-            version = _version(piece.url, file, size)
-        except pa.ArrowInvalid as error:
-            raise SourceError(
-                f"{piece.url} is not a Parquet file, or is cut: {error}. "
-                "Remove it, or leave it out."
-            ) from error
+    with _opened(piece.url) as (parquet, file, size):
+        image, kept = _columns(piece.url, parquet.schema_arrow, report)
+        table = parquet.read(columns=kept)
+        version = _version(piece.url, file, size)
         n = parquet.metadata.num_rows
     columns = {name: _readable(table[name]) for name in kept}
     origin = pa.array([version] * n)
@@ -90,6 +81,28 @@ def list_parquet(piece: Piece) -> tuple[pa.Table, ListingReport]:
             name = f"meta_{name}"
         result = result.append_column(name, values)
     return result, report
+
+
+def refuse_columns(url: str) -> None:
+    """Refuse a Parquet file without a column of images; no row is read."""
+    with _opened(url) as (parquet, _, _):
+        _columns(url, parquet.schema_arrow, ListingReport())
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[pq.ParquetFile, IO[bytes], int]]:
+    """A file, as Parquet and as bytes, and its size."""
+    try:
+        file, size = open_file(url)
+    except (BadImage, FileNotFoundError, PermissionError) as error:
+        raise SourceError(f"{url} cannot be read: {error}") from error
+    with file:
+        try:
+            yield pq.ParquetFile(file), file, size
+        except pa.ArrowInvalid as error:
+            raise SourceError(
+                f"{url} is not a Parquet file, or is cut: {error}. Remove it, or leave it out."
+            ) from error
 
 
 def _version(url: str, file: IO[bytes], size: int) -> str:

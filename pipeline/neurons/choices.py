@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.extraction.plan import parse_layers
-from storage.errors import FacetError
+from pipeline.images.bad import BadImages, TooManyBadImages
+from storage import ledger
+from storage.errors import FacetError, Remedy, StoreError
+from storage.tables import StoreTables
 
 # What a store keeps of every image.
 Keep = Literal["coefficients", "norms", "moments"]
@@ -39,3 +42,34 @@ def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
             f"`mlp_layers` {text}: neurons of MLP layers 0 to {last} have second-order effects (no "
             f"attention comes after layer {layers - 1}); write all, last:1, 0-{last} or 0,{last}"
         ) from None
+
+
+def check_images(store: StoreTables, max_bad: float, top_k: int) -> BadImages:
+    """Refuse too few images and too many bad ones; returns the bad ones.
+
+    Parameters
+    ----------
+    store : Store
+    max_bad : float
+        Fraction of the store's images that may be bad.
+    top_k : int
+        Images that have to be there.
+    """
+    shards = store.done_shards()
+    if not shards:
+        raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
+    bad = BadImages()
+    for facts in ledger.read_facts(store.data, shards):
+        bad.add(facts)
+    images = sum(stop - start for start, stop in map(store.meta.rows, shards))
+    if bad.total() > max_bad * store.meta.images:
+        raise TooManyBadImages(
+            f"{bad.total()} of {store.meta.images} images are bad, more than `max_bad` "
+            f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.data} names every one."
+        )
+    if images - bad.total() < top_k:
+        raise FacetError(
+            f"`top_k` {top_k}: only {images - bad.total()} images are ok in the finished shards "
+            f"of {store.url}; use more images or a smaller `top_k`"
+        )
+    return bad

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.heads.studies import NamedStep
 from pipeline.stats.accuracy import predicted_classes
 from pipeline.texts.classes import Classes
-from pipeline.texts.labels import Labels, check_labels, shard_labels
+from pipeline.texts.labels import Labels, refuse_labels, shard_labels
 from storage import neurons
 from storage.errors import Remedy, StoreError
 from storage.store import Store, open_store
@@ -27,7 +27,6 @@ from .phases import kept_moments
 from .rows import Packed, stored_rows, tensor, unpack
 
 # Images whose labels are looked at before any work is done.
-_LABELS_CHECKED = 1000
 MEANS, DIRECTION = "all replaced by means", "uncompressed direction"
 
 
@@ -113,9 +112,7 @@ def check(store: Store, mlp_layers: Sequence[int], label_column: str, classes: C
             f"{store.url} does not keep",
             Remedy.first("second_order", store.url, mlp_layers=layers, keep="coefficients"),
         )
-    check_labels(store, label_column)
-    first = store.images(0, min(store.meta.images, _LABELS_CHECKED))
-    classes.truth(first[label_column].to_pylist())
+    refuse_labels(store, None, label_column, classes)
 
 
 def layer_means(store: Store, layer: int) -> NDArray[np.float32]:

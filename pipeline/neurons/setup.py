@@ -11,12 +11,10 @@ from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory, refuse_room
 from pipeline.cluster.work import choose_workers
 from pipeline.extraction.run import seconds_here
-from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.models import VisionModel
 from pipeline.telling import SILENT, Teller
 from pipeline.texts.encoding import store_model
-from storage import ledger, neurons
-from storage.errors import FacetError, Remedy, StoreError
+from storage import neurons
 from storage.store import Store
 
 from .choices import Keep
@@ -55,37 +53,6 @@ class EffectsSpec:
             for name in kept_quantities(self.keep)
             for shards in lacking(store, self.mlp_layers, name).values()
         )
-
-
-def check_images(store: Store, max_bad: float, top_k: int) -> BadImages:
-    """Refuse too few images and too many bad ones; returns the bad ones.
-
-    Parameters
-    ----------
-    store : Store
-    max_bad : float
-        Fraction of the store's images that may be bad.
-    top_k : int
-        Images that have to be there.
-    """
-    shards = store.done_shards()
-    if not shards:
-        raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
-    bad = BadImages()
-    for facts in ledger.read_facts(store.data, shards):
-        bad.add(facts)
-    images = sum(stop - start for start, stop in map(store.meta.rows, shards))
-    if bad.total() > max_bad * store.meta.images:
-        raise TooManyBadImages(
-            f"{bad.total()} of {store.meta.images} images are bad, more than `max_bad` "
-            f"{max_bad:g} allows:\n{bad.lines()}\nThe ledger of {store.data} names every one."
-        )
-    if images - bad.total() < top_k:
-        raise FacetError(
-            f"`top_k` {top_k}: only {images - bad.total()} images are ok in the finished shards "
-            f"of {store.url}; use more images or a smaller `top_k`"
-        )
-    return bad
 
 
 def cpu_model(store: Store, pretrained: str | None = None) -> VisionModel:

@@ -85,8 +85,8 @@ class Question:
         direct.check(store, self.direct, self.label_column)
         if "neurons" in self.studies:
             second_order_result(store, self.mlp_layers)
-        for subset in (self.where, self.reference):
-            check_where(store, subset)
+        check_where(store, self.where)
+        check_where(store, self.reference, "reference")
 
 
 @dataclass(frozen=True, eq=False)

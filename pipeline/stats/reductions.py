@@ -36,6 +36,7 @@ from storage.reductions import (
 )
 from storage.store import Store, open_store
 
+from .choices import available_components, refuse_components
 from .moments import Moments, chunk, combine, finalize, remove
 
 States = dict[str, Moments]
@@ -74,7 +75,7 @@ def reduce_store(
     """
     chosen = available_components(store.meta) if components is None else tuple(components)
     check(store, where, chosen)
-    found = find_reductions(store.url, store.meta, where, store.data)
+    found = find_reductions(store.url, store.meta, where)
     facts = Facts(where, store.meta.digest()) if found is None else found.facts
     states = {} if found is None else _states(found, store.meta)
     done = 0
@@ -95,19 +96,9 @@ def reduce_store(
     return store.reductions(where)
 
 
-def available_components(meta: Metadata) -> tuple[str, ...]:
-    """What can be reduced: the store's own components, and the embedding."""
-    return (*meta.components, "embedding")
-
-
 def check(store: Store, where: str | None, components: Sequence[str]) -> None:
     """Refuse what cannot work before a task starts."""
-    absent = [c for c in components if c not in available_components(store.meta)]
-    if absent or not components:
-        raise StoreError(
-            f"components {', '.join(absent) or 'none'} cannot be reduced: the store at {store.url} "
-            f"has {', '.join(available_components(store.meta))}"
-        )
+    refuse_components(store.url, store.meta, components)
     check_where(store, where)
     if not store.done_shards():
         raise StoreError(f"no shard of {store.url} is finished", Remedy.first("extract", store.url))
@@ -128,7 +119,7 @@ def _missing(
 
 def missing_shards(store: Store, where: str | None, components: Sequence[str]) -> int:
     """How many shards ``reduce_store`` would read."""
-    found = find_reductions(store.url, store.meta, where, store.data)
+    found = find_reductions(store.url, store.meta, where)
     facts = Facts(where, store.meta.digest()) if found is None else found.facts
     return sum(map(len, _missing(store, facts, components).values()))
 

@@ -8,9 +8,12 @@ import numpy as np
 
 from pipeline.subsets import shard_rows
 from storage.errors import FacetError
-from storage.store import Store
+from storage.tables import StoreTables
 
 from .classes import Classes
+
+# Images whose labels are looked at before anything long begins.
+LABELS_CHECKED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class Labels:
 
 
 def shard_labels(
-    store: Store, shard: int, where: str | None, column: str, classes: Classes
+    store: StoreTables, shard: int, where: str | None, column: str, classes: Classes
 ) -> Labels:
     """What a finished shard's images show.
 
@@ -54,7 +57,17 @@ def shard_labels(
     return Labels(rows["index"].to_numpy(), truth, groups, chosen)
 
 
-def check_labels(store: Store, column: str) -> None:
+def refuse_labels(store: StoreTables, where: str | None, column: str, classes: Classes) -> None:
+    """Refuse labels that are no class, as far as the first images tell."""
+    check_labels(store, column)
+    seen = 0
+    for shard in sorted(store.done_shards()):
+        seen += len(shard_labels(store, shard, where, column, classes).images)
+        if seen >= LABELS_CHECKED:
+            return
+
+
+def check_labels(store: StoreTables, column: str) -> None:
     """Refuse a column that the image table does not have."""
     columns = store.images(0, 1).column_names
     if column not in columns:

@@ -211,6 +211,8 @@ def load_classes(source: str | Path) -> Classes:
             f"{name} is empty, gives a label twice, a label without a name, or more than these: "
             "write one class a line, or label<TAB>name"
         )
+    if len(rows) == 1:
+        raise PoolError(f"{name} has one class: to classify, images need two at least")
     return Classes(names, _templated(names), {label: i for i, label in enumerate(labels)})
 
 

@@ -31,6 +31,7 @@ from tests.refusals import refused
 from tests.storage import stores
 
 MICRO = {"images": "microworld:n=4", "model": "microworld", "pretrained": "microworld"}
+FIRST = {"mlp_layers": "0", "top_k": 9}
 UNITS = {"images": "microworld:n=4", "models": ("microworld", "microworld-cnn")}
 
 
@@ -47,16 +48,17 @@ def store(tmp_path, monkeypatch) -> str:
     for module in (setup, inversions):
         monkeypatch.setattr(module, "load_units", started)
     monkeypatch.setattr(machines, "connect", started)
+    (tmp_path / "s.txt").write_text("class-0\nclass-1\nclass-2\n")
     return stores.fill(stores.new_store(str(tmp_path / "s"))).url
 
 
 WRITERS = {
-    "extract": lambda s: extract.main(extract.ExtractConfig(**MICRO, store=s)),
+    "extract": lambda s: extract.main(extract.ExtractConfig(**MICRO, store=f"{s}-new")),
     "reduce": lambda s: reduce.main(reduce.ReduceConfig(s)),
     "encode-texts": lambda s: encode_texts.main(encode_texts.EncodeTextsConfig(s, "microworld")),
     "textspan": lambda s: textspan.main(textspan.TextSpanConfig(s, "microworld", layers="all")),
-    "ablate": lambda s: ablate.main(ablate.AblateConfig(s, "microworld:shape")),
-    "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, mlp_layers="0")),
+    "ablate": lambda s: ablate.main(ablate.AblateConfig(s, f"{s}.txt")),
+    "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
     "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", s)),
@@ -70,7 +72,7 @@ def test_every_job_that_writes_tries_it_first(job, store, monkeypatch):
 
     monkeypatch.setattr(urls, "put_bytes", full)
     monkeypatch.setattr(omp_recipe, "second_order_result", lambda *_: SimpleNamespace(name="x"))
-    with pytest.raises(StoreError, match=f"cannot write to {store}: .*Read-only file system"):
+    with pytest.raises(StoreError, match=f"cannot write to {store}(-new)?: Read-only file system"):
         WRITERS[job](store)
 
 
@@ -88,8 +90,8 @@ def test_a_run_checks_the_devices_of_all_its_stages(store, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "start",
     [
-        lambda s: extract.main(extract.ExtractConfig(**MICRO, store=s, device="cuda")),
-        lambda s: second_order.main(second_order.SecondOrderConfig(s, device="cuda")),
+        lambda s: extract.main(extract.ExtractConfig(**MICRO, store=f"{s}-new", device="cuda")),
+        lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST, device="cuda")),
         lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s, device="cuda")),
     ],
     ids=["extract", "second-order", "rosetta"],

@@ -251,11 +251,14 @@ def test_a_head_that_is_constant_and_a_subset_of_one_image_have_no_components(tm
 
 
 def test_what_cannot_be_reduced_is_refused(filled, tmp_path):
-    store, rows, _, split = filled
+    store, rows, ok, split = filled
     with pytest.raises(StoreError, match="no reductions of this subset"):
         store.reductions()
-    with pytest.raises(SubsetError, match=r"matches no image that is ok in the 5 finished"):
+    with pytest.raises(SubsetError, match="matches no image of the 20"):
         reduce_store(store, "split == 'test'")
+    bad = np.flatnonzero(~ok)[0]
+    with pytest.raises(SubsetError, match=r"matches no image that is ok in the 5 finished"):
+        reduce_store(store, f"index == {bad}")
     with pytest.raises(SubsetError, match="no column 'splt' .did you mean 'split'"):
         reduce_store(store, "splt == 'val'")
     with pytest.raises(StoreError, match="components neurons cannot be reduced"):
