@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pipeline.neurons.about import Histogram, NeuronAnswer
 from pipeline.neurons.answers import CodeText
@@ -54,6 +54,7 @@ def histogram(norms: Histogram) -> Markup:
             norms.edges[:-1], norms.edges.tolist(), weights=norms.counts, color=BLUE, log=True
         )
         axis.set(xlabel="length of its effect, mean removed", ylabel="images")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
 

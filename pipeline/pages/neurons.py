@@ -216,7 +216,7 @@ def neuron_section(shown: Shown, why: str, made: Made) -> Section:
         )
     return section(
         f"{titled}: {neuron_name(layer, neuron)}",
-        "Beside each image is where the neuron fires on it (red), and the score of its effect."
+        "Beside each image is where the neuron fires on it (blue), and the score of its effect."
         if not why
         else "The images on which its effect is longest, and the score of its effect there.",
         name=picture_of(layer, neuron),

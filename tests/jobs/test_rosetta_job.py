@@ -45,11 +45,11 @@ def config(out: Path, **changes) -> RosettaConfig:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> rosetta.RosettaRun:
+def found(tmp_path_factory) -> recipe.RosettaRun:
     return rosetta.main(config(tmp_path_factory.mktemp("rosetta") / "out"))
 
 
-def place(run: rosetta.RosettaRun) -> Path:
+def place(run: recipe.RosettaRun) -> Path:
     return Path(run.result.url).parents[2]
 
 

@@ -57,7 +57,7 @@ def copy(extracted, folder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(extracted, tmp_path_factory) -> second_order.SecondOrderRun:
+def found(extracted, tmp_path_factory) -> recipe.SecondOrderRun:
     """Coefficients kept, in float32."""
     store = copy(extracted, tmp_path_factory.mktemp("found"))
     return second_order.main(config(store, store_dtype="float32"))
