@@ -189,7 +189,11 @@ def ablation_section(
         "" if len(shown) == len(rows) else f"The {len(shown)} heads that change accuracy most.",
         name=f"ablation-{study}",
         found=sentences.joined(
-            [sentences.baseline(baseline, classes), sentences.ablated(study, rows)]
+            [
+                sentences.baseline(baseline, classes),
+                sentences.ablated(study, rows),
+                sentences.worst_group(table, rows.iloc[0]) if study == "chosen" else "",
+            ]
         ),
         notes=[*warned, *notes.chance(baseline, classes)],
         plot=() if figure is None else figure,
@@ -228,7 +232,4 @@ def _worst_groups(table: pd.DataFrame) -> dict[str, str]:
     """Accuracy of the worst group of every ablation; nothing where groups are not known."""
     groups = table[table["scope"] == "group"]
     worst = groups.loc[groups.groupby("ablation")["accuracy"].idxmin()]
-    return {
-        row["ablation"]: f"{100 * row['accuracy']:.1f} ({row['name']}, {row['n']:,} images)"
-        for row in worst.to_dict("records")
-    }
+    return {row["ablation"]: f"{100 * row['accuracy']:.1f}" for row in worst.to_dict("records")}

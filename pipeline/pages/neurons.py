@@ -17,9 +17,10 @@ from . import notes, sentences
 from .html import Made, Section, anchor, link, section
 from .neuron_figure import codes_figure, neuron_figure, truth_figure
 
-# Texts of a code that a table and a title have.
-TEXTS, TITLED = 4, 2
+# Texts of a code that a title has.
+TITLED = 2
 LISTED = 10
+LEFT = "Left is what the code leaves of the length of a neuron's direction."
 
 
 def code_of(layer: int, neuron: int) -> str:
@@ -105,7 +106,7 @@ def codes_section(
     rows = []
     for neuron in shown:
         texts = terms(found.codes, layer, neuron)
-        cells = [signed(texts[:TEXTS]) or "not coded"]
+        cells = [signed(texts[:1]) or "not coded"]
         cells.append(f"{100 * last[neuron]:.0f}" if neuron in last.index else "–")
         if areas is not None:
             known = areas.reindex([neuron]).iloc[0]
@@ -121,7 +122,7 @@ def codes_section(
     )
     return section(
         f"Neurons of MLP layer {layer} in words",
-        "" if truth is None else said,
+        LEFT if truth is None else f"{LEFT} {said}",
         name=f"codes-{layer}",
         found=sentences.joined(
             [sentences.fits(fits), "" if truth is None else sentences.true_texts(truth)]
@@ -130,9 +131,9 @@ def codes_section(
         plot=() if truth is None else truth_figure(truth),
         header=(
             "neuron",
-            f"first {TEXTS} texts of its code",
-            "left of its direction, %",
-            *(() if truth is None else ("AUC of its text", "AUC of random texts")),
+            "first text of its code",
+            "left, %",
+            *(() if truth is None else ("AUC", "of random texts")),
         ),
         rows=rows,
         made=made,

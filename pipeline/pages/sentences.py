@@ -198,6 +198,22 @@ def _textspan(rows: pd.DataFrame) -> str:
     )
 
 
+def worst_group(table: pd.DataFrame, chosen: pd.Series) -> str:
+    """The group that fares worst, and how it fares without chosen heads; where there are groups."""
+    groups = table[table["scope"] == "group"]
+    before = groups[groups["ablation"] == "none"].reset_index(drop=True)
+    if before.empty:
+        return ""
+    worst = before.iloc[before["accuracy"].to_numpy().argmin()]
+    after = groups[groups["ablation"] == chosen["ablation"]]
+    same = after[after["name"] == worst["name"]].iloc[0]
+    return (
+        f"of {several(len(before), 'group')} {worst['name']} fares worst, {accuracy(worst)} of "
+        f"{several(int(worst['n']), 'image')}; without these heads it is {accuracy(same)}, and "
+        f"the worst of all is then {after['accuracy'].min():.1%}"
+    )
+
+
 def _chosen(rows: pd.DataFrame) -> str:
     chosen = rows[rows["series"] == "chosen"].iloc[0]
     random = rows[rows["series"] != "chosen"]["change"]

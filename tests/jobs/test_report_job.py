@@ -21,6 +21,7 @@ from storage.results import latest_result
 from storage.store import Store, open_store
 from tests.commands_kit import of_lines, parse
 from tests.jobs.neuron_store import KEPT
+from tests.pipeline.rosetta.mined import mined
 from tests.refusals import refused
 
 # Ways of writing a head that are not "layer 3, head 0".
@@ -211,6 +212,14 @@ def test_neurons_are_shown_without_the_weights(store, tmp_path, monkeypatch):
     for name in neurons:
         assert "x.pt is gone" in shown.said(name, "note")
         assert len(re.findall(r"image \d+: [+-]", shown.said(name, "all"))) == page.TOP_IMAGES
+
+
+def test_units_that_models_share_are_their_dictionary(tmp_path):
+    mined(str(tmp_path / "shared"))
+    place = report.main(report.ReportConfig(str(tmp_path / "shared")))
+    shown = Page(Path(place).read_text())
+    assert any(name.startswith("concept-") for name in shown.texts)
+    assert all(a.startswith(("#", "data:")) for a in shown.addresses)
 
 
 def test_where_the_page_goes(store, tmp_path):

@@ -89,6 +89,20 @@ def test_chosen_heads_are_written_as_everywhere_also_from_older_tables():
     assert "Without layer 1, head 1; layer 3, heads 0 and 2: −20.0 points" in found.found
     assert "3 draws: +0.0 to +2.0 points" in found.found
     assert found.rows[1][0] == "layer 1, head 1; layer 3, heads 0 and 2"
+    groups = [
+        {**row("", "", change, 0.1), "ablation": of, "scope": "group", "name": name}
+        for of, changes in (
+            ("none", (0.0, -0.4)),
+            ("heads 3.0 3.2 1.1", (-0.3, 0.2)),
+            *((one["ablation"], (0.0, 0.0)) for one in random),
+        )
+        for name, change in zip(("star/sea", "star/snow"), changes, strict=True)
+    ]
+    table = pd.concat([ablations(chosen, *random), pd.DataFrame(groups)])
+    said = section_of("chosen", table).found
+    assert "Of 2 groups star/snow fares worst, 20.0% (95%: 10.0% to 30.0%) of 100 images" in said
+    assert "without these heads it is 80.0% (95%: 70.0% to 90.0%), and the worst" in said
+    assert "worst of all is then 30.0%" in said
 
 
 def test_at_chance_ablations_say_nothing():
