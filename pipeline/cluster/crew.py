@@ -267,6 +267,8 @@ class Crew(Generic[Item, Value]):
         if running >= self.size or not self._queue:
             self._say_at = now + SECONDS_BEFORE_SAYING
             return
+        if not running and not machines.joined() and not machines.resources()["CPU"]:
+            raise machines.died(RayError("no node is left"))
         if now - self._idle_since > SECONDS_TO_WAIT:
             raise FacetError(
                 f"no worker could start in {SECONDS_TO_WAIT / 60:.0f} minutes: each needs "

@@ -7,20 +7,26 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import psutil
-from humanize import naturaldelta
+from humanize import naturaldelta, naturalsize
 
 from storage.errors import FacetError
+
+from . import logs
 
 # Ray gives a node 30 seconds to start; a busy machine with cold disks can need a second try.
 ATTEMPTS = 4
 SECONDS_BEFORE_SAYING = 10.0
+SECONDS_BETWEEN_SAYING = 60.0
 SECONDS_TO_ANSWER = 10.0
+WORDS_LOGGED = 500
+ROOM_FOR_LOGS = 50_000_000
 # A socket's path has 107 bytes (103 on macOS), of which Ray's own folders and names take the end:
 # /ray/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.12
 ROOM_FOR_FOLDER = (103 if os.uname().sysname == "Darwin" else 107) - 71
@@ -130,21 +136,25 @@ def connect(say: Callable[[str], None] = print) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shorten_folder(say)
+    refuse_full_folder()
     asked = os.environ.get("RAY_ADDRESS")
     address = find_cluster(asked, say)
     there = None if address == "local" else joined() or _noted()
     say(f"joining the Ray cluster at {there}" if there else "starting Ray")
     import ray
 
+    # Without its workers' output, too, Ray prints what befalls nodes, with pages of their logs;
+    # what a job has to know of it reaches the job as an error.
+    ray._private.worker.print_to_stdstream = _log
     for attempt in range(1, ATTEMPTS + 1):
-        waits = threading.Timer(
-            SECONDS_BEFORE_SAYING, say, ["Ray is starting, which takes a busy machine a minute"]
-        )
-        waits.start()
         try:
-            ray.init(
-                address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-            )
+            with _saying(say, "Ray is starting, which takes a busy machine a minute or two"):
+                ray.init(
+                    address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except BaseException as error:
             ray.shutdown()  # what had started of the node would stand in the way of the next try
@@ -153,9 +163,52 @@ def connect(say: Callable[[str], None] = print) -> None:
             passing, words = diagnose(error, asked)
             if not passing or attempt == ATTEMPTS:
                 raise ClusterError(words) from error
-            say(f"Ray has not started ({_brief(error)}): attempt {attempt + 1} of {ATTEMPTS}")
-        finally:
-            waits.cancel()
+            say(f"Ray needs longer than it gives itself: attempt {attempt + 1} of {ATTEMPTS}")
+
+
+def _log(data: Any, ignore_prefix: bool) -> None:
+    """Ray's words to people, in the job's log."""
+    words = " ".join(str(data["lines"][0]).split())
+    logs.event("of Ray", level=logging.WARNING, words=words[:WORDS_LOGGED])
+
+
+def died(error: Exception) -> ClusterError:
+    """What to tell the user when Ray itself is gone under a job."""
+    return ClusterError(
+        f"Ray ended while this job worked on it ({type(error).__name__}), as it does where memory "
+        f"or disk end; its logs are in {_folder()}/ray/session_latest/logs. What is done is kept; "
+        "the same command goes on from there."
+    )
+
+
+@contextmanager
+def _saying(say: Callable[[str], None], words: str) -> Iterator[None]:
+    """Say, now and then, what is waited for in this block."""
+    done = threading.Event()
+
+    def tell() -> None:
+        pause = SECONDS_BEFORE_SAYING
+        while not done.wait(pause):
+            say(words)
+            pause = SECONDS_BETWEEN_SAYING
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def refuse_full_folder() -> None:
+    """Refuse a disk that has no room for Ray's sockets and logs: it would wait in vain for them."""
+    folder = Path(_folder()).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    free = psutil.disk_usage(str(there)).free
+    if free < ROOM_FOR_LOGS:
+        raise ClusterError(
+            f"{folder} is full ({naturalsize(free)} free), and Ray keeps its sockets and logs "
+            "there: make room, or set RAY_TMPDIR to a short folder on another disk"
+        )
 
 
 def shorten_folder(say: Callable[[str], None] = print) -> None:
@@ -257,7 +310,8 @@ def diagnose(error: BaseException, asked: str | None) -> tuple[bool, str]:
 def _busy(brief: str) -> str:
     return (
         f"Ray did not start on this machine in {ATTEMPTS} attempts ({brief}): wait until it is "
-        f"less busy, or end other jobs; Ray's logs are in {_folder()}/ray/session_latest/logs"
+        f"less busy, or end other jobs; or do without Ray, by `workers` here. Where the machine is "
+        f"not busy, what stopped Ray stands in {_folder()}/ray/session_latest/logs"
     )
 
 

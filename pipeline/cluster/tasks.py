@@ -92,7 +92,7 @@ class Tasks:
         if machines.here():
             return started.value
         import ray
-        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
         self._under_way.discard(started)
         try:
@@ -105,6 +105,8 @@ class Tasks:
                 f"a worker died again and again: {error}\nIt is probably out of memory: take less "
                 "at a time. What is done is kept; the same command goes on from there."
             ) from error
+        except RayError as error:
+            raise machines.died(error) from error
 
 
 def each(

@@ -59,7 +59,11 @@ def test_a_busy_machine_is_waited_for_with_words(starts):
     ("error", "words", "tries"),
     [
         (RuntimeError(SLOW), "did not start on this machine in 4 attempts .*timed out", 4),
-        (RuntimeError("raylet died"), "in 4 attempts .*raylet died.*/ray/session_latest/logs", 4),
+        (
+            RuntimeError("raylet died"),
+            "4 attempts .*raylet died.*stands in .*session_latest/logs",
+            4,
+        ),
         (PermissionError(13, "Permission denied", "/x/ray"), "set RAY_TMPDIR to a short", 1),
         (OSError(28, "No space left on device"), "is full .*set RAY_TMPDIR", 1),
         (ValueError("object store size (9 GB) exceeds /dev/shm size"), "enlarge it .*shm-size", 1),
@@ -71,6 +75,13 @@ def test_what_lasts_ends_in_one_line_with_the_remedy(starts, monkeypatch, error,
         machines.connect(lambda line: None)
     assert "\n" not in str(caught.value)
     assert len(starts) == tries
+
+
+def test_a_full_disk_is_told_before_ray_waits_for_it(starts, monkeypatch):
+    monkeypatch.setattr(machines, "ROOM_FOR_LOGS", 1 << 62)
+    with pytest.raises(ClusterError, match=r"/nowhere is full \(.* free\).*set RAY_TMPDIR"):
+        machines.connect()
+    assert starts == []
 
 
 def test_ctrl_c_is_no_failure_of_ray(starts):

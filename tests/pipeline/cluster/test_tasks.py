@@ -1,7 +1,11 @@
 """Tasks in the test's own process."""
 
+import pytest
+import ray
+from ray.exceptions import LocalRayletDiedError
+
 from pipeline.cluster import machines
-from pipeline.cluster.tasks import SCANNED_PER_CPU, scan
+from pipeline.cluster.tasks import SCANNED_PER_CPU, Tasks, scan
 
 
 def held(first: int, item: int) -> list[int]:
@@ -21,3 +25,14 @@ def test_states_that_this_process_holds_at_once_do_not_grow_with_its_cpus(here, 
     assert [count for count, _ in waves] == [8, 16, 24, 32, 40, 48, 50]
     assert most == SCANNED_PER_CPU
     assert [n for _, state in waves for n in state] == list(range(7, 57))
+
+
+def test_ray_that_dies_under_a_job_ends_it_in_one_line(monkeypatch):
+    def get(ref):
+        raise LocalRayletDiedError
+
+    monkeypatch.setattr(ray, "get", get)
+    machines.work("ray")
+    with pytest.raises(machines.ClusterError, match="Ray ended .*the same command goes on") as one:
+        Tasks().result(None)
+    assert "\n" not in str(one.value)
