@@ -17,10 +17,9 @@ import tyro
 
 from jobs.console import run_job, say_loading
 from storage import urls, views
+from storage.layout import SETUP
 
 NAME = "report.html"
-# What such a place holds: see ``storage/SCHEMA.md``.
-SETUP = "rosetta.json"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ IMAGES = "images"
 LEDGER = "ledger"
 REDUCTIONS = "reductions.zarr"
 RESULTS = "results"
+# Of units that models share: what all sums of a place have in common.
+SETUP = "rosetta.json"
 
 ROWS_PER_IMAGE_PART = 65_536
 CHUNK_BYTES = 2**20

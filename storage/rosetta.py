@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from . import urls
 from .arrays import consolidate, open_dataset, refuse_not_finite, write_dataset
 from .errors import StoreError, StoreMismatch
+from .layout import SETUP
 from .records import of_json
 
 SCHEMA_VERSION = 1
-SETUP = "rosetta.json"
 MODELS = "models"
 SUMS = "sums"
 CORRELATIONS = "correlations.zarr"

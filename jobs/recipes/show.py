@@ -68,7 +68,7 @@ def run(config: ShowConfig) -> Answer:
         return answer
     place = urls.absolute(config.out) if config.out is not None else ""
     if config.format == "parquet":
-        urls.check_writable(place.rpartition("/")[0], "out")
+        urls.check_writable(place.rpartition("/")[0] or "/", "out")
     with redirect_stdout(sys.stderr):  # whatever is said on the way is no part of the document
         answer = kind.find(config)
     if config.format == "json":
