@@ -74,6 +74,11 @@ def main(config: ExtractConfig) -> Store:
     """Check all that needs neither model nor images, then extract."""
     choose_place(config)
     check(config)
+    if views.find_metadata(urls.absolute(config.store)) is not None:
+        from jobs.recipes.extracted import find
+
+        if (store := find(config)) is not None:
+            return store
     say_loading()
     from jobs.recipes.extract import run
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from . import urls, views
 
@@ -12,14 +14,47 @@ PLACE = "weights.json"
 
 def remember(url: str, file: str | Path) -> None:
     """Note the file, by its absolute path; it was read and holds the store's weights."""
-    path = str(Path(file).expanduser().absolute())
-    if remembered(url) != path:
-        urls.put_bytes(urls.join(url, PLACE), json.dumps({"file": path}).encode())
+    path = Path(file).expanduser().absolute()
+    noted, seen = _note(url), _seen(path)
+    if noted.get("file") == str(path) and seen.items() <= noted.items():
+        return
+    if seen:
+        seen["sha256"] = _sha256(path)
+    urls.put_bytes(urls.join(url, PLACE), json.dumps({"file": str(path), **seen}).encode())
 
 
 def remembered(url: str) -> str | None:
     """The path that was noted last, in a view or in its store; None where none was."""
+    return _note(url).get("file")
+
+
+def holds(url: str, file: str | Path) -> bool:
+    """Whether a file is, to the byte, the one that was noted last: told without loading a model.
+
+    The very file, of the size and the time that were noted, is not read.
+    """
+    path = Path(file).expanduser().absolute()
+    noted, seen = _note(url), _seen(path)
+    if "sha256" not in noted or not seen or seen["size"] != noted["size"]:
+        return False
+    same = noted["file"] == str(path) and seen["modified"] == noted["modified"]
+    return same or _sha256(path) == noted["sha256"]
+
+
+def _note(url: str) -> dict[str, Any]:
     place = urls.join(url, PLACE)
     if not urls.exists(place) and (store := views.source(url)) is not None:
         place = urls.join(store, PLACE)
-    return str(json.loads(urls.read_bytes(place))["file"]) if urls.exists(place) else None
+    return dict(json.loads(urls.read_bytes(place))) if urls.exists(place) else {}
+
+
+def _seen(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    found = path.stat()
+    return {"size": found.st_size, "modified": found.st_mtime_ns}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

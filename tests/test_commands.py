@@ -9,7 +9,7 @@ import pytest
 from jobs import cli, encode_texts, extract, omp, plan, reduce, rosetta, second_order, textspan
 from jobs.console import told
 from jobs.recipes import encode_texts as encode_texts_recipe
-from jobs.recipes import extract as extract_recipe
+from jobs.recipes import extracted
 from jobs.recipes import omp as omp_recipe
 from jobs.recipes import reduce as reduce_recipe
 from jobs.recipes import second_order as second_order_recipe
@@ -151,7 +151,7 @@ def test_a_store_of_a_weights_file_asks_for_the_file(tmp_path):
 def test_the_store_opens_as_extract_says(tmp_path):
     url = str(tmp_path / "it's [1] é😀")
     new_store(url)
-    python, option, code = shlex.split(extract_recipe.next_command(url))
+    python, option, code = shlex.split(extracted.next_command(url))
     assert (python, option) == ("python", "-c")
     said: list[object] = []
     exec(code, {"print": said.append})

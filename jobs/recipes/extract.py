@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from dataclasses import replace
 
 from humanize import naturalsize
 
-from jobs.console import TELLER, progress_bar, show_next, show_table
+from jobs.console import TELLER, progress_bar, show_table
 from jobs.extract import ExtractConfig, spec_of
+from jobs.recipes.extracted import show_summary
 from jobs.scaffold import actors, of_workers, save
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory
@@ -19,13 +18,11 @@ from pipeline.extraction import plan
 from pipeline.extraction import run as extraction
 from pipeline.extraction.store import images_left, open_or_create
 from pipeline.identity import settings
-from pipeline.images.rows import ListingReport
 from pipeline.models import check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
 from pipeline.texts.encoding import model_spec
 from storage import urls
-from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
 from storage.store import Store
 
@@ -95,29 +92,3 @@ def show_plan(store: Store, workers: Workers, projection: plan.Projection) -> No
             "store": store.url,
         },
     )
-
-
-def show_summary(
-    store: Store, report: ListingReport, progress: extraction.Progress, seconds: float
-) -> None:
-    """What was done, what was not, how exact it is, and what to type next."""
-    files, size = map(sum, zip(*store.size().values(), strict=True))
-    bad = progress.bad.total()
-    facts: dict[str, object] = {
-        "images": f"{store.meta.images - bad:,} ok, {bad:,} bad",
-        **progress.bad.rows(),
-        **report.facts(),
-        "this run": f"{progress.images:,} images in {seconds:.0f} s",
-    }
-    for name, largest in sorted(progress.largest.items()):
-        mean = progress.sums[name] / (store.meta.images - bad)
-        facts[name] = f"mean {mean:.1e}, max {largest:.1e}"
-    facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
-    show_table("done", facts)
-    show_next(next_command(store.url))
-
-
-def next_command(url: str) -> str:
-    """The store opened without any code of ours."""
-    opened = json.dumps(urls.join(url, CONTRIBUTIONS), ensure_ascii=False)
-    return shlex.join(["python", "-c", f"import xarray; print(xarray.open_zarr({opened}))"])

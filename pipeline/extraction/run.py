@@ -6,13 +6,12 @@ A shard is written whole and idempotently, so doing it again is safe.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cluster import machines, pace
 from pipeline.cluster.loop import over_shards
 from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers, choose_workers
-from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.images.batches import batch_calls
 from pipeline.models import VisionModel
 from storage import ledger
@@ -22,33 +21,7 @@ from storage.store import Store
 from . import plan
 from .cost import forward_flops
 from .extractor import Extractor
-
-
-@dataclass
-class Progress:
-    """What has become of a store's images.
-
-    Attributes
-    ----------
-    images : int
-        Computed in this run.
-    bad : BadImages
-        Of all finished shards.
-    sums, largest : dict of str to float
-        Of ``residual`` and ``rounding``, over the images of all finished shards that are ok.
-    """
-
-    images: int = 0
-    bad: BadImages = field(default_factory=BadImages)
-    sums: dict[str, float] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
-
-    def count(self, facts: dict[str, dict[str, Any]]) -> None:
-        """Take in what the ledger keeps of a finished shard."""
-        self.bad.add(facts)
-        for name in facts.keys() & {"residual", "rounding"}:
-            self.sums[name] = self.sums.get(name, 0.0) + facts[name]["sum"]
-            self.largest[name] = max(self.largest.get(name, 0.0), facts[name]["max"])
+from .progress import Progress, check_bad, so_far
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,27 +148,13 @@ def run(
     store.sweep()
     done = store.done_shards()
     pending = [s for s in range(store.meta.shards) if s not in done]
-    progress = Progress()
-    for facts in ledger.read_facts(store.url, sorted(done)):
-        progress.count(facts)
-    _check_bad(store, progress, max_bad)
+    progress = so_far(store, max_bad)
     if not pending:
         return progress
     work = Extraction(store.url, store.meta, model, workers)
     with over_shards(work, pending, workers.actors, report=report, say=say) as finished:
         for shard in finished:
             progress.count(shard.facts)
-            _check_bad(store, progress, max_bad)
+            check_bad(store, progress, max_bad)
     progress.images = sum(map(work.images, pending))
     return progress
-
-
-def _check_bad(store: Store, progress: Progress, max_bad: float) -> None:
-    bad, images = progress.bad.total(), store.meta.images
-    if bad <= max_bad * images:
-        return
-    raise TooManyBadImages(
-        f"{bad} of {images} images are bad, more than `max_bad` {max_bad:g} allows:\n"
-        f"{progress.bad.lines()}\nThe shards done are kept and the ledger names every image. Mend "
-        "the images and use a new `store`, or run again with a larger `max_bad`."
-    )

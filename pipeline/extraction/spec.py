@@ -42,6 +42,13 @@ class StoreSpec:
     shard_size: int
     limit: int | None = None
 
+    @property
+    def weights(self) -> str:
+        """The weights' name, as the store's metadata has it."""
+        if self.model.pretrained == "none":
+            return f"none:{self.model.seed}"
+        return self.model.pretrained.rsplit("/", 1)[-1]
+
     def metadata(
         self,
         architecture: Architecture,
@@ -51,14 +58,11 @@ class StoreSpec:
         weights_digest: str = "",
     ) -> Metadata:
         """The identity of the store; without digests, of one that is only planned."""
-        name, pretrained = self.model.model, self.model.pretrained
         tokens = "tokens" in self.components
         return Metadata(
-            architecture=name,
+            architecture=self.model.model,
             architecture_digest=config_digest(architecture.config),
-            weights=f"none:{self.model.seed}"
-            if pretrained == "none"
-            else pretrained.rsplit("/", 1)[-1],
+            weights=self.weights,
             weights_digest=weights_digest,
             activation=architecture.activation,
             preprocessing=architecture.preprocess.identity(),

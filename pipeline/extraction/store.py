@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,7 +14,7 @@ from pipeline.cluster.room import refuse_room
 from pipeline.cluster.tasks import each, listed
 from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
-from pipeline.models import Architecture, VisionModel, model_maps
+from pipeline.models import Architecture
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.telling import SILENT, Teller
 from storage.images import ListDigest, write_images
@@ -26,6 +28,9 @@ from storage.weights import remember
 from .growth import KnownImages, append
 from .spec import StoreSpec
 from .unchanged import sample, settle
+
+if TYPE_CHECKING:
+    from pipeline.models import VisionModel
 
 
 def open_or_create(
@@ -68,22 +73,24 @@ def open_or_create(
 
     if existing is not None:
         store = same_or_grown(url, existing, tables, describe, list_source, teller)
-        _remember_weights(store, spec)
+        _remember_weights(store, architecture)
         return store, report
     with teller.wait("listing images"):
         write_images(url, tables)
     meta = describe()
     check_room(url, meta)
+    from pipeline.models import model_maps  # brings torch, which a store that stands does without
+
     maps = {name: getattr(model_maps(model), name) for name in (term.map for term in TAIL)}
     store = create_store(url, meta, maps)
-    _remember_weights(store, spec)
+    _remember_weights(store, architecture)
     return store, report
 
 
-def _remember_weights(store: Store, spec: StoreSpec) -> None:
-    """So that whoever needs the model later finds them."""
-    if store.meta.weights.endswith(WEIGHT_SUFFIXES):
-        remember(store.url, spec.model.pretrained)
+def _remember_weights(store: Store, architecture: Architecture) -> None:
+    """So that whoever needs the model later finds them, or need not read them again."""
+    if isinstance(architecture.checkpoint, Path):
+        remember(store.url, architecture.checkpoint)
 
 
 def same_or_grown(
@@ -93,6 +100,7 @@ def same_or_grown(
     describe: Callable[[], Metadata],
     list_source: Callable[[], Iterator[pa.Table]],
     teller: Teller = SILENT,
+    mapper: Callable[..., Iterable[Any]] = each,
 ) -> Store:
     """The store that stands, with the images appended that its source has gained since.
 
@@ -108,6 +116,8 @@ def same_or_grown(
     list_source : callable
         Lists the source once more.
     teller : Teller
+    mapper : callable
+        ``map``, or one like it, to read images again in parallel.
     """
     known = KnownImages(url, existing.images, sample(url, existing.images, existing.shard_size))
     with teller.wait("listing images"):
@@ -119,7 +129,7 @@ def same_or_grown(
     with teller.wait("reading images again"):
         notes = settle(
             url, existing.images, existing.shard_size, known, meta.source,
-            place="`store`", must_read=bool(new or images_left(store)), mapper=each,
+            place="`store`", must_read=bool(new or images_left(store)), mapper=mapper,
         )  # fmt: skip
     for note in notes:
         teller.say(note)
