@@ -154,6 +154,14 @@ MISTAKES = {
         "no results of textspan in {store}: run `facet textspan",
         light=False,
     ),
+    "a report of nothing": Mistake(
+        "report --store {root}/stor", "no store at {root}/stor: run `facet extract"
+    ),
+    "a page where this user may not write": Mistake(
+        "report --store {store} --out {photos}/page.html",
+        "cannot write to {photos}: Permission denied. Choose a --out where",
+        nobody=True,
+    ),
     "a neuron that is none": Mistake(
         "show neuron --store {store} --layer 0 --neuron 9999",
         "--neuron 9999: MLP layer 0 has neurons 0-191",
