@@ -13,6 +13,7 @@ from jobs.console import console, show_table
 from jobs.demo import DemoConfig
 from jobs.pages import as_typed, reader, write
 from jobs.settings import command
+from pipeline.cluster import machines
 from pipeline.pages.heads import heads_of
 from pipeline.pages.html import Made, Section, link, section
 from pipeline.pages.planted import heads_about, planted_section
@@ -51,6 +52,7 @@ def run(config: DemoConfig) -> None:
     read = reader(store, url)
     planted = planted_pair(url, described.descriptions, read)
     shared = shared_units(config.out)
+    machines.work("here")  # the page takes no help
     write(str(config.out / "index.html"), store_page(read, [planted], [shared]))
     console.print(f"all of it took {time.monotonic() - started:.0f} s")
     show_table("on pictures of your own, type", {str(i): line for i, line in enumerate(own(), 1)})
