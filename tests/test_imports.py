@@ -25,6 +25,7 @@ LIGHT = {
         ["pipeline.images.listing", "pipeline.images.load", "pipeline.images.again"],
         MODELS,
     ),
+    "neurons' truth": (["pipeline.neurons.truth"], ("scipy.stats",)),
     "pictures": (["pipeline.microworld.draw"], (*MODELS, *SCIENCE, "ray", "sklearn")),
     "commands": (["jobs.cli", "jobs.settings", "pipeline.run_file"], (*MODELS, *SCIENCE, "ray")),
 }

@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pipeline.cluster.tasks import each
 from pipeline.microworld.words import microworld_values
@@ -174,6 +173,8 @@ def areas(holds_tb: NDArray[np.bool_], firing_bn: NDArray) -> NDArray[np.float64
     By rank sums (Mann & Whitney 1947), equal firings counted as half. NaN where a text is true
     of all images or of none.
     """
+    from scipy.stats import rankdata  # a second to import, for pages that hold no truth, too
+
     ranks_bn = rankdata(firing_bn, axis=0)
     positive = holds_tb.sum(1, keepdims=True).astype(float)
     negative = holds_tb.shape[1] - positive
