@@ -27,6 +27,7 @@ from storage import urls, views
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
+    from storage.metadata import Metadata
     from storage.store import Store
 
 
@@ -120,6 +121,12 @@ def spec_of(config: ExtractConfig) -> StoreSpec:
         shard_size=config.shard_size,
         limit=config.limit,
     )
+
+
+def plan_store(config: ExtractConfig) -> Metadata:
+    """The identity of the store that will be, but for its images and weights."""
+    spec = spec_of(config)
+    return spec.metadata(check_supported(spec.model), images=0)
 
 
 if __name__ == "__main__":

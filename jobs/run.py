@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields
 
 import tyro
 
-from jobs import cli
+from jobs import cli, extract, second_order
 from jobs.console import run_job, say_loading
 from jobs.settings import arguments
-from pipeline.cluster import machines
 from pipeline.run_file import RunFile, read_run
 from storage import urls
+from storage.errors import FacetError
+from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,28 @@ def main(config: RunConfig) -> None:
 
 
 def check(config: RunConfig) -> RunFile:
-    """Refuse a mistake in any stage: one in the last must not show after hours."""
+    """Refuse a mistake in any stage: one in the last must not show after hours.
+
+    Where a stage brings images, it is not known yet what later ones find in the store's tables.
+    """
     run_file = read_run(config.file, cli.stages(), settings_of)
+    planned: dict[str, Metadata] = {}
     for stage in run_file.stages:
-        job = cli.config_of(stage.job)
+        job, module = cli.config_of(stage.job), cli.job_module(stage.job)
         settings = tyro.cli(job, prog=f"facet {stage.job}", args=arguments(stage.settings))
-        # Not left to the stage: it joins the whole run's cluster, and would wait for that to grow.
-        machines.check_device(getattr(settings, "device", "auto"))
+        # Devices are not left to the stage: it joins the whole run's cluster, and would wait for
+        # that to grow.
+        try:
+            if cli.JOBS[stage.job].reads:
+                module.check(settings, planned.get(settings.store))
+            else:
+                module.check(settings)
+        except FacetError as error:
+            raise type(error)(f"stage {stage.name}: {error}", error.remedy) from error
+        if isinstance(settings, extract.ExtractConfig):
+            planned[settings.store] = extract.plan_store(settings)
+        elif isinstance(settings, second_order.SecondOrderConfig) and settings.images is not None:
+            planned[settings.store] = extract.plan_store(second_order.to_extract(settings))
     urls.check_writable(urls.absolute(run_file.store))
     return run_file
 

@@ -258,7 +258,13 @@ def check_writable(url: str, setting: str = "store", also: str | None = None) ->
     StoreError
         Unless a small object could be written under the URL and removed again.
     """
-    probe = join(absolute(url), f".probe-{uuid.uuid4().hex}")
+    place = absolute(url)
+    if is_local(url):  # no folder is made for what may be refused next
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if os.path.isfile(place):
+            raise StoreError(f"{place} is a file: give `{setting}` a folder")
+    probe = join(place, f".probe-{uuid.uuid4().hex}")
     try:
         put_bytes(probe, b"facet")
         remove(probe)
@@ -266,8 +272,6 @@ def check_writable(url: str, setting: str = "store", also: str | None = None) ->
         if isinstance(error, StoreError) and not isinstance(error, ObjectError):
             raise
         why = error.__cause__ or error  # what to do about a probe is said here
-        if is_local(url) and Path(absolute(url)).is_file():
-            raise StoreError(f"{url} is a file: give `{setting}` a folder") from error
         # The name of the probe would be the first that a reader sees.
         what = (error.strerror if isinstance(error, OSError) else None) or why
         raise StoreError(

@@ -199,6 +199,12 @@ MISTAKES = {
     "a run file with a job that is none": Mistake(
         "run {bad_job}", "stage texspan: there is no job 'texspan'. Did you mean 'textspan'?"
     ),
+    "a run file whose last stage cannot work": Mistake(
+        "run {bad_layers}", "stage textspan: --layers 9: the model's layers are 0-3"
+    ),
+    "a run file whose first stage cannot work": Mistake(
+        "run {bad_images}", "stage extract: {root}/phtos: 1 of 1 paths do not exist"
+    ),
     "a run file with a setting that is none": Mistake(
         "run {bad_setting}", "there is no setting 'pol'. Did you mean 'pool'?"
     ),
@@ -227,6 +233,8 @@ def fill(root: Path) -> dict[str, str]:
         "bad_yaml": "bad.yaml",
         "bad_job": "job.yaml",
         "bad_setting": "setting.yaml",
+        "bad_layers": "layers.yaml",
+        "bad_images": "images.yaml",
     }
     here = {
         "root": str(root),
@@ -246,12 +254,13 @@ def fill(root: Path) -> dict[str, str]:
     shutil.make_archive(str(root / "photos"), "tar", root / "photos")
     pq.write_table(pa.table({"n": [1, 2]}), root / "numbers.parquet")
     (root / "bad.yaml").write_text("store: [\n")
-    (root / "job.yaml").write_text(
-        f"store: {here['store']}\nstages:\n  texspan: {{pool: general}}\n"
-    )
-    (root / "setting.yaml").write_text(
-        f"store: {here['store']}\nstages:\n  textspan: {{pol: general}}\n"
-    )
+    for name, stage in (("job", "texspan: {pool: general}"), ("setting", "textspan: {pol: a}")):
+        (root / f"{name}.yaml").write_text(f"store: {here['store']}\nstages:\n  {stage}\n")
+    for name, images in (("layers", here["source"]), ("images", f"{root}/phtos")):
+        (root / f"{name}.yaml").write_text(
+            f"store: {root}/made\nimages: {images}\nmodel: {here['tiny']}\npretrained: none\n"
+            "stages:\n  extract:\n  textspan: {pool: microworld, layers: '9'}\n"
+        )
     extract.main(
         extract.ExtractConfig(
             images=here["source"], model=here["tiny"], pretrained="none", store=here["store"],

@@ -80,8 +80,8 @@ def test_a_run_checks_the_devices_of_all_its_stages(store, tmp_path, monkeypatch
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     file = tmp_path / "run.yaml"
     file.write_text(
-        f"store: {store}\nimages: microworld:n=4\nmodel: microworld\npretrained: microworld\n"
-        "stages:\n  extract:\n  second-order:\n    device: cuda\n"
+        f"store: {store}-new\nimages: microworld:n=4\nmodel: microworld\npretrained: microworld\n"
+        "stages:\n  extract:\n  second-order:\n    device: cuda\n    mlp_layers: 2\n"
     )
     with refused(FacetError, "--device cuda: this machine has no GPU"):
         run.main(run.RunConfig(str(file)))
