@@ -11,7 +11,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from jobs import extract
 from tests import tiny
@@ -20,6 +22,7 @@ from tests.jobs import typed
 # What every mistake is told without.
 NONE_OF = ("torch", "ray", "xarray", "zarr")
 EXTRACT = "extract --model {tiny} --pretrained none --store new"
+WITH = "extract --model {tiny} --images {photos} --store new --workers here --pretrained "
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,23 @@ MISTAKES = {
     "findings whose store is gone": Mistake(
         "reduce --store {orphan}", "{orphan} holds what was found of the store at /gone, and that"
     ),
+    "object storage without credentials": Mistake(
+        "reduce --store s3://bucket/store",
+        "s3://bucket/store",
+        environment=dict.fromkeys(
+            ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL")
+        )
+        | {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nowhere"},
+    ),
+    "weights that are cut": Mistake(WITH + "{cut}", "{cut}", light=False),
+    "a pointer in place of weights": Mistake(WITH + "{pointer}", "{pointer}", light=False),
+    "weights of another architecture": Mistake(WITH + "{others}", "{others}", light=False),
+    "a cluster that does not answer": Mistake(
+        EXTRACT + " --images {photos} --workers ray",
+        "RAY_ADDRESS",
+        light=False,
+        environment={"RAY_ADDRESS": "127.0.0.1:9"},
+    ),
     "no run file": Mistake("run {root}/nightly.yaml", "nightly.yaml cannot be read"),
     "a run file that is no YAML": Mistake("run {bad_yaml}", "{bad_yaml} is no YAML"),
     "a run file with a job that is none": Mistake(
@@ -235,6 +255,9 @@ def fill(root: Path) -> dict[str, str]:
         "bad_setting": "setting.yaml",
         "bad_layers": "layers.yaml",
         "bad_images": "images.yaml",
+        "cut": "cut.safetensors",
+        "pointer": "pointer.safetensors",
+        "others": "others.safetensors",
     }
     here = {
         "root": str(root),
@@ -254,6 +277,10 @@ def fill(root: Path) -> dict[str, str]:
     shutil.make_archive(str(root / "photos"), "tar", root / "photos")
     pq.write_table(pa.table({"n": [1, 2]}), root / "numbers.parquet")
     (root / "bad.yaml").write_text("store: [\n")
+    save_file({"visual.proj": torch.zeros(3, 3)}, root / "others.safetensors")
+    whole = (root / "others.safetensors").read_bytes()
+    (root / "cut.safetensors").write_bytes(whole[:-10])
+    (root / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     for name, stage in (("job", "texspan: {pool: general}"), ("setting", "textspan: {pol: a}")):
         (root / f"{name}.yaml").write_text(f"store: {here['store']}\nstages:\n  {stage}\n")
     for name, images in (("layers", here["source"]), ("images", f"{root}/phtos")):
