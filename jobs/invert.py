@@ -18,6 +18,7 @@ import tyro
 from jobs.console import run_job, say_loading
 from jobs.settings import refuse_bounds
 from pipeline.images.listing import refuse_source
+from pipeline.rosetta.mined import refuse_unmined
 from storage import urls
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def main(config: InvertConfig) -> InvertRun:
     """Check all that needs no model, then invert."""
     refuse_bounds(config, steps=1, limit=1, starts=1)
     refuse_source(config.images)
+    refuse_unmined(urls.absolute(config.rosetta))
     place = config.rosetta if config.out is None else config.out
     urls.check_writable(urls.absolute(place), "out")
     say_loading()

@@ -84,6 +84,8 @@ def check(config: ShowConfig) -> None:
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
+    if config.what not in ("rosetta", "invert", "results"):
+        views.find(config.store)
 
 
 def refuse_neuron(meta: Metadata, layer: int, neuron: int) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
 from pipeline.telling import SILENT, Teller
-from storage.errors import FacetError, Remedy
+from storage.errors import FacetError
 from storage.results import Result, finished_results
 from storage.rosetta import find_setup, read_cards, require_same
 
 from .edits import Edit, copy_paste, remove, shift, zoom
 from .image_figures import psnr, ssim
 from .inversion import Guidance, InversionError, invert, perceptual_distance, prepared
+from .mined import NotMined
 from .models import UnitModel, latents, load_units
 
 PERCEPTUAL, GUIDED, BOTH = "perceptual loss", "guidance alone", "perceptual loss and guidance"
@@ -117,10 +118,7 @@ def load_models(url: str, guide: str | None, judge: str) -> InversionModels:
     setup = find_setup(url)
     results = finished_results(url, "rosetta")
     if setup is None or setup.generator is None or not results:
-        mining = {"generator": "microworld-generator", "models": "microworld-cnn"}
-        raise FacetError(
-            f"no mining with a generator at {url}", Remedy.first("rosetta", url, **mining)
-        )
+        raise NotMined(url)
     mined = results[-1]
     pairs = _turned(mined.table("buddies").to_pandas(), setup.generator)
     others = list(dict.fromkeys(pairs["model_b"]))
