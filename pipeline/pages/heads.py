@@ -222,6 +222,8 @@ def _replaced(row: pd.Series, described: Collection[Head]) -> str:
         return "nothing"
     if row["study"] == "chosen" and row["series"] == "chosen":
         return sentences.chosen_heads(row)
+    if row["study"] == "chosen":
+        return f"as many random heads, draw {int(row['at']) + 1}"
     if row["study"] == "heads":
         at = head_at(row["at"])
         return anchor(linked(at, texts_of(at), described), without(at))
