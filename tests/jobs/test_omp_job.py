@@ -193,7 +193,7 @@ def test_planted_directions_give_their_texts_and_dead_neurons_are_listed(store, 
     assert run.truths == {}
     assert run.accuracy is None
     said = capsys.readouterr().out
-    assert f"{store.meta.mlp_width - 2}, not coded: 1.0, 1.1" in said
+    assert f"{store.meta.mlp_width - 2}, not coded: MLP layer {PLANTED}, neurons 0, 1" in said
     assert "needs neurons in the store" in said
     shown = show.main(show.ShowConfig("omp", store.url, top=2)).found
     assert len(shown.neurons) == len(planted)
