@@ -172,7 +172,7 @@ def test_what_comes_next_is_about_the_same_images(store, capsys):
         ({"pool": "nothing.txt"}, PoolError, "no pool and no file"),
         ({"layers": "7"}, FacetError, "the model's layers are 0-2"),
         ({"texts_per_head": 0}, FacetError, "must be at least 1"),
-        ({"where": "shape == 'cube'"}, SubsetError, "matches no image that is ok"),
+        ({"where": "shape == 'cube'"}, SubsetError, "matches no image of the"),
         ({"where": "index == 0"}, FacetError, "only 1 image was counted"),
     ],
 )
