@@ -259,6 +259,10 @@ def check_writable(url: str, setting: str = "store", also: str | None = None) ->
         Unless a small object could be written under the URL and removed again.
     """
     place = absolute(url)
+    if place.startswith(("http://", "https://")):  # which would be asked to take what is put
+        raise StoreError(
+            f"{url} can only be read: give `{setting}` a local path, or an s3://… or gs://… URL"
+        )
     if is_local(url):  # no folder is made for what may be refused next
         while not os.path.lexists(place):
             place = os.path.dirname(place)

@@ -96,7 +96,7 @@ MISTAKES = {
     ),
     "a store on the web": Mistake(
         "extract --model {tiny} --pretrained none --images {photos} --store https://host/store",
-        "https://host/store",
+        "https://host/store can only be read: give --store a local path",
     ),
     "a store at another kind of URL": Mistake(
         "reduce --store s4://bucket/store", "s4://bucket/store"
