@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from humanize import naturalsize
 
@@ -10,11 +11,13 @@ from jobs.console import TELLER, console, progress_bar
 from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_room
 from pipeline.stats.reductions import check, missing_shards, reduce_store
-from pipeline.texts.encoding import Encoded, TextEncoder
 from storage import open_store
 from storage.growth import follow
 from storage.reductions import TABLE, Reductions, state_bytes
 from storage.store import Mode, Store
+
+if TYPE_CHECKING:
+    from pipeline.texts.encoding import Encoded, TextEncoder
 
 
 def opened(url: str, mode: Mode = "r") -> Store:

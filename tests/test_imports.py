@@ -153,3 +153,17 @@ def test_tables_are_shown_by_what_reads_a_store(what, store, tmp_path):
     done, imported = facet(f"{what} --store {store}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert imported <= READERS
+
+
+def test_what_is_kept_is_found_again_without_a_model(tmp_path):
+    images = "--images microworld:n=12,seed=1 --model microworld --pretrained microworld"
+    for line in (
+        f"extract {images} --store s --workers here",
+        "textspan --store s --pool microworld --layers 3 --texts-per-head 2 --workers here",
+        "reduce --store s --workers here",
+    ):
+        first, _ = facet(line, tmp_path)
+        assert first.returncode == 0, first.stderr
+        again, imported = facet(line, tmp_path)
+        assert "all is done: this very run was finished before" in again.stdout, again.stderr
+        assert imported <= READERS

@@ -27,12 +27,8 @@ from pipeline.heads.roles import KnownRoles, known_roles
 from pipeline.heads.tables import DESCRIPTIONS
 from pipeline.identity import over, settings
 from pipeline.pages import tables
-from pipeline.pages.figures import roles_figure, textspan_figure
-from pipeline.pages.heads import ROLES, layer_title
-from pipeline.pages.html import as_file
 from pipeline.texts import Pool
 from pipeline.texts.classes import texts_digest
-from pipeline.texts.encoding import TextEncoder
 from storage.reductions import Reductions
 from storage.results import Result
 from storage.store import Store
@@ -111,6 +107,12 @@ def describe(
     pool: Pool,
 ) -> Result:
     """Describe the heads, and keep tables and a page a layer."""
+    # These bring torch, which a run that was finished before does without.
+    from pipeline.pages.figures import roles_figure, textspan_figure
+    from pipeline.pages.heads import ROLES, layer_title
+    from pipeline.pages.html import as_file
+    from pipeline.texts.encoding import TextEncoder
+
     encoded = embedded(TextEncoder(store, config.pretrained), pool.source, pool.texts)
     heads = heads_of(config.layers, store)
     found = describe_heads(
