@@ -123,10 +123,10 @@ def test_second_order_effects_are_printed(store, coded, capsys):
     [
         ({}, FacetError, "needs --layer and --neuron"),
         ({"layer": 2}, FacetError, "needs --layer and --neuron"),
-        ({"layer": 3, "neuron": 0}, FacetError, "no attention comes after layer 3"),
+        ({"layer": 3, "neuron": 0}, FacetError, "MLP layers 0 to 2"),
         ({"layer": -1, "neuron": 0}, FacetError, "MLP layers 0 to 2"),
-        ({"layer": 2, "neuron": 48}, FacetError, "neurons 0 to 47"),
-        ({"layer": 2, "neuron": -1}, FacetError, "neurons 0 to 47"),
+        ({"layer": 2, "neuron": 48}, FacetError, "neurons 0-47"),
+        ({"layer": 2, "neuron": -1}, FacetError, "neurons 0-47"),
         ({"layer": 0, "neuron": 0}, StoreError, "run `facet second-order"),
         (
             {"what": "textspan", "neuron": 1},
