@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import ray
 import yaml
 
+from pipeline.models.spec import MICROWORLD
 from storage import open_store
 from tests.processes import wait_for
 
@@ -28,7 +30,7 @@ stages:
   extract: {{shard_size: 16}}
   reduce: {{components: [heads]}}
   words: {{job: encode-texts, pool: {pool}}}
-  broken: {{job: encode-texts, pool: {other}, after: reduce}}
+  broken: {{job: encode-texts, pool: {other}, pretrained: {weights}, after: reduce}}
   after: {{job: reduce, where: "count == 1", after: broken}}
 """
 
@@ -56,7 +58,13 @@ def statuses(folder) -> dict[str, str]:
 def write_run(folder, n) -> Path:
     path = folder / "nightly.yaml"
     path.write_text(
-        RUN.format(store=folder / "s", n=n, pool=folder / "pool.txt", other=folder / "other.txt")
+        RUN.format(
+            store=folder / "s",
+            n=n,
+            pool=folder / "pool.txt",
+            other=folder / "other.txt",
+            weights=folder / "w.safetensors",
+        )
     )
     return path
 
@@ -64,17 +72,17 @@ def write_run(folder, n) -> Path:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_fails_goes_on_and_picks_up_new_images(tmp_path):
     (tmp_path / "pool.txt").write_text("a red star\na blue moon\n")
-    (tmp_path / "other.txt").write_text("\n")
+    (tmp_path / "other.txt").write_text("a green ring\na heart\n")
     run = write_run(tmp_path, 24)
     first = facet_run(run)
     assert first.returncode == 1, first.stdout + first.stderr
     done = {"extract": "done", "reduce": "done", "words": "done"}
     assert statuses(tmp_path) == {**done, "broken": "failed", "after": "not run"}
     assert "error: broken: exit status 2" in first.stderr
-    assert "other.txt" in first.stderr
+    assert "w.safetensors" in first.stderr
     words = results(tmp_path)["words"]
     assert (Path(words) / "texts.parquet").is_file()
-    (tmp_path / "other.txt").write_text("a green ring\na heart\n")
+    shutil.copy(MICROWORLD.with_suffix(".safetensors"), tmp_path / "w.safetensors")
     second = facet_run(run)
     assert second.returncode == 0, second.stdout + second.stderr
     assert results(tmp_path)["words"] == words
