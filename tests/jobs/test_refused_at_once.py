@@ -72,6 +72,7 @@ def test_every_job_that_writes_tries_it_first(job, store, monkeypatch):
 
     monkeypatch.setattr(urls, "put_bytes", full)
     monkeypatch.setattr(omp_recipe, "second_order_result", lambda *_: SimpleNamespace(name="x"))
+    monkeypatch.setattr(invert, "refuse_unmined", lambda url: None)
     with pytest.raises(StoreError, match=f"cannot write to {store}(-new)?: Read-only file system"):
         WRITERS[job](store)
 
