@@ -38,7 +38,6 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     refuse_room(store.url, 2 * state, "choose fewer `components`")
     seconds = pace.of_shards(store.meta, missing)
     machines.settle(seconds, f"{missing:,} shards to reduce", TELLER.say)
-    machines.connect()
     console.print(
         f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
         f"{naturalsize(state)}"
