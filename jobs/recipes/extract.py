@@ -9,7 +9,7 @@ from humanize import naturalsize
 
 from jobs.console import TELLER, progress_bar, show_table
 from jobs.extract import ExtractConfig, spec_of
-from jobs.recipes.extracted import show_summary
+from jobs.recipes.extracted import JOB, identity, show_summary
 from jobs.scaffold import actors, of_workers, save
 from pipeline.cluster import machines
 from pipeline.cluster.room import refuse_memory
@@ -17,7 +17,6 @@ from pipeline.cluster.work import Workers
 from pipeline.extraction import plan
 from pipeline.extraction import run as extraction
 from pipeline.extraction.store import images_left, open_or_create
-from pipeline.identity import settings
 from pipeline.models import check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
@@ -51,9 +50,8 @@ def run(config: ExtractConfig) -> Store:
     )
     with progress_bar("images", left, "finished shards are kept") as move:
         progress = extraction.run(store, model, workers, max_bad=config.max_bad, report=move)
-    identity = {"settings": settings(config), "store": store.meta.digest()}
     facts = {"images": store.meta.images, "tf32": TF32}
-    save(url, "extract", config, facts, identity=identity)
+    save(url, JOB, config, facts, identity=identity(config, store))
     show_summary(store, report, progress, time.monotonic() - started)
     return store
 

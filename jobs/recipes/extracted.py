@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from typing import Any
 
 from humanize import naturalsize
 
@@ -12,10 +13,19 @@ from jobs import extract
 from jobs.console import TELLER, say_found, show_next, show_table
 from pipeline.extraction.finished import find_finished
 from pipeline.extraction.progress import Progress, so_far
+from pipeline.identity import settings
 from pipeline.images.rows import ListingReport
 from storage import urls
 from storage.layout import CONTRIBUTIONS
+from storage.results import find_result
 from storage.store import Store
+
+JOB = "extract"
+
+
+def identity(config: extract.ExtractConfig, store: Store) -> dict[str, Any]:
+    """What the run is known by."""
+    return {"settings": settings(config), "store": store.meta.digest()}
 
 
 def find(config: extract.ExtractConfig) -> Store | None:
@@ -25,6 +35,8 @@ def find(config: extract.ExtractConfig) -> Store | None:
     if found is None:
         return None
     store, report = found
+    if find_result(store.url, JOB, identity(config, store)) is None:
+        return None  # its last shard was done, and it was stopped before it had said so
     progress = so_far(store, config.max_bad)
     say_found(store.url)
     show_summary(store, report, progress, time.monotonic() - started)

@@ -13,8 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from jobs.extract import ExtractConfig, main
 from jobs.recipes import extract as recipe
+from pipeline.images.bad import BadImages, TooManyBadImages
 from pipeline.models import ModelSpec, load_model
+from storage import ledger, urls
 from storage.errors import StoreMismatch
+from storage.results import finished_results
 from storage.weights import PLACE, holds
 from tests.pipeline.images import kit
 from tests.tiny import FEW_WORDS, tiny, write_config
@@ -85,6 +88,36 @@ def test_other_weights_under_the_same_name_are_refused(made):
     assert not holds(made.store, made.pretrained)
     with pytest.raises(StoreMismatch, match="weights_digest"):
         main(made)
+
+
+def test_other_weights_that_were_given_the_time_of_the_first_are_refused(made):
+    before = os.stat(made.pretrained)
+    state = load_file(made.pretrained)
+    state["visual.proj"] += 1
+    save_file(state, made.pretrained)
+    os.utime(made.pretrained, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(made.pretrained)
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(StoreMismatch, match="weights_digest"):
+        main(made)
+
+
+def test_a_run_that_was_stopped_after_its_last_shard_is_ended(made, capsys):
+    (kept,) = finished_results(made.store, "extract")
+    urls.remove(kept.url)
+    main(made)
+    (again,) = finished_results(made.store, "extract")
+    assert again.name == kept.name
+    assert "finished before" not in capsys.readouterr().out
+
+
+def test_a_finished_run_with_more_bad_images_than_are_allowed_now_is_refused(no_model):
+    rows, (facts,) = ledger.read_part(no_model.store, 1), ledger.read_facts(no_model.store, [1])
+    facts |= BadImages.of(["6"], ["not an image"]).facts()
+    ledger.write_part(no_model.store, 1, rows, facts)
+    with pytest.raises(TooManyBadImages, match="1 of 7 images are bad, more than `max_bad` 0.01"):
+        main(no_model)
+    main(replace(no_model, max_bad=0.5))
 
 
 def test_what_a_store_of_before_does_not_say_is_found_out_and_noted(made, monkeypatch):

@@ -53,7 +53,7 @@ def folder(made, tmp_path) -> Path:
     place = Path(shutil.copytree(made, tmp_path / "own"))
     note = json.loads((place / "store" / PLACE).read_text())
     assert note["file"] == str(made / "w.safetensors")  # absolute
-    assert set(note) == {"file", "size", "modified", "sha256"}
+    assert set(note) == {"file", "size", "modified", "changed", "sha256"}
     (place / "store" / PLACE).write_text(json.dumps({"file": str(place / "w.safetensors")}))
     return place
 
