@@ -96,7 +96,7 @@ def follow(store: Store) -> None:
         group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
         _lengthen(group, store.meta.images)
         consolidate(group)
-    views.note(store.data, store.url, store.meta)
+    views.note(store.data, store.url, store.meta, times)
 
 
 def _lengthen(group: zarr.Group, images: int) -> None:

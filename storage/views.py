@@ -7,6 +7,7 @@ contributions, model and ledger are read from the store. Whoever opens the place
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +91,20 @@ def _find(url: str) -> tuple[str, Metadata | None]:
     return data, meta
 
 
-def note(url: str, place: str, meta: Metadata) -> None:
-    """Have a place say that it is the view of a store as that is now."""
-    until = max(ledger.finished_at(url).values(), default=0.0)
+def note(url: str, place: str, meta: Metadata, finished: Mapping[int, float]) -> None:
+    """Have a place say that it is the view of a store, as that was when it was looked at.
+
+    Parameters
+    ----------
+    url : str
+        The store.
+    place : str
+    meta : Metadata
+        Of the store.
+    finished : mapping of int to float
+        When its shards were finished: ``ledger.finished_at``, read before what the view may count.
+    """
+    until = max(finished.values(), default=0.0)
     text = json.dumps({"store": url, "facet": meta.to_json(), "until": until})
     urls.put_bytes(urls.join(place, PLACE), text.encode())
 
@@ -126,4 +138,4 @@ def make(url: str, place: str, meta: Metadata) -> None:
         )
     urls.check_writable(place, "out")
     if other is None:
-        note(url, place, meta)
+        note(url, place, meta, ledger.finished_at(url))

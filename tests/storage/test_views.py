@@ -1,5 +1,6 @@
 """A view of a store: what is found is kept elsewhere, what the store is stays where it is."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_view_whose_store_is_gone_or_another(store, tmp_path):
         open_store(place)
 
 
-def test_a_view_follows_its_store(store, tmp_path):
+def test_a_view_follows_its_store(store, tmp_path, monkeypatch):
     place = str(tmp_path / "v")
     view = open_view(store.url, place)
     neurons.create(place, view.meta, LAYER, ["norms"], "float32")
@@ -122,6 +123,22 @@ def test_a_view_follows_its_store(store, tmp_path):
     assert neurons.done(place, LAYER, "norms") == {0, 2}
     assert find_reductions(place, view.meta, None) is None
     assert neurons.read_state(place, LAYER, "moments", {}).shards == set()
+
+    # A shard is done again while the view follows: it is missed now, and found the next time.
+    fill_view(view)
+    at = ledger.finished_at
+
+    def done_again(url):
+        times = at(url)
+        os.utime(ledger.part_url(url, 1), (max(times.values()) + 1e-3,) * 2)
+        return times
+
+    monkeypatch.setattr(ledger, "finished_at", done_again)
+    follow(open_store(place))
+    monkeypatch.setattr(ledger, "finished_at", at)
+    assert neurons.done(place, LAYER, "norms") == {0, 1, 2}
+    follow(open_store(place))
+    assert neurons.done(place, LAYER, "norms") == {0, 2}
 
     # The store grows: its last shard was short.
     grown = stores.fill(grow(open_store(store.url, mode="r+"), [stores.image_table(4, 10)]), [2, 3])
