@@ -16,6 +16,7 @@ from fsspec.spec import AbstractFileSystem
 
 from .errors import StoreError
 from .objects import (
+    MISSING,
     ObjectError,
     is_local,
     is_pattern,
@@ -93,7 +94,7 @@ def read_each(urls: Sequence[str]) -> list[bytes | None]:
     with naming(urls[0], "read"):
         found = fs.cat_ranges(paths, [0] * len(paths), [None] * len(paths), on_error="return")
         for content in found:
-            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+            if isinstance(content, Exception) and not isinstance(content, MISSING):
                 raise content
     return [None if isinstance(content, Exception) else content for content in found]
 

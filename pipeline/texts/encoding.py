@@ -211,7 +211,9 @@ class TextEncoder:
         module, tokenizer = self._model.module, tokenizer_of(self._model)
         rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
         weights = config["weights_digest"]
-        before = [met_before(of, JOB, weights, texts) for of in {url, self.store.data}]
+        before = [
+            met_before(of, JOB, weights, texts) for of in dict.fromkeys((self.store.data, url))
+        ]
         for at, found in chain(*before, read_parts(place)):
             rows[at] = found
         left_m = np.flatnonzero(np.isnan(rows[:, 0]))

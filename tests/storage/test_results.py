@@ -103,6 +103,8 @@ def test_the_index_lists_what_is_finished_and_follows_it(tmp_path):
     assert read_index(url)["asked"].to_pylist()[0] == again.provenance["asked"]
     urls.remove(urls.join(early.url, "provenance.json"))
     urls.put_bytes(urls.join(url, "results", "run", "nightly.json"), b"{}")
+    for name in ("README", "textspan/NOTES"):  # of whoever keeps files there
+        urls.put_bytes(urls.join(url, "results", name), b"ours")
     assert index(url)["job"].to_pylist() == ["textspan"]
     urls.put_bytes(urls.join(late.url, "provenance.json"), b"{")
     with pytest.raises(StoreError, match="is damaged"):
