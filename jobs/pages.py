@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs import cli
 from jobs.console import console, show_table
-from jobs.settings import ELIDED, command
+from jobs.settings import ELIDED, command, pool_of
 from pipeline.pages.report import Reader
 from storage import urls
 from storage.store import Store
@@ -43,7 +43,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
     """The command that finds each kind of result, as far as it can be known."""
     meta = store.meta
     world = meta.source.startswith("microworld")
-    pool, classes = ("microworld", "microworld:shape") if world else ("general", ELIDED)
+    pool, classes = pool_of(meta.source), "microworld:shape" if world else ELIDED
     last = str(meta.layers - 2)
     return {
         "extract": command(

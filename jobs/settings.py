@@ -14,6 +14,11 @@ from storage.errors import FacetError
 ELIDED = "…"
 
 
+def pool_of(source: str) -> str:
+    """The pool of texts to begin with, of a store of these images."""
+    return "microworld" if source.startswith("microworld") else "general"
+
+
 def flag(name: str) -> str:
     """A setting as the command line has it: ``batch_size`` is ``--batch-size``."""
     return f"--{name.replace('_', '-')}"

@@ -102,6 +102,8 @@ WHERE = "label in ('a b', \"it's\") and count > 1"
 
 def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     store = new_store(str(tmp_path / "s"))
+    found = kit.understood(extracted.next_command(store))
+    assert (found.store, found.pool, found.layers) == (store.url, "general", "all")
     found = kit.understood(reduce_recipe.next_command(reduce.ReduceConfig(ODD, WHERE), store))
     assert (found.store, found.where, found.pretrained) == (ODD, WHERE, None)
     assert (store.meta.layers, found.layers) == (2, "all")  # there are no last four
@@ -121,9 +123,10 @@ def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
     assert (found.store, found.pool, found.layers) == (ODD, "my pool.txt", "0,2")
     assert (found.reference, found.pretrained, found.study) == (WHERE, "w.pt", ("textspan",))
     assert found.classes == "microworld:shape"
-    assert "--classes …" in textspan_recipe.next_command(spans, ())
+    found = kit.understood(textspan_recipe.next_command(spans, ()))
+    assert found.store == ODD  # of a report: no classes are known
     effects = second_order.SecondOrderConfig(ODD, pretrained="w.pt", mlp_layers="0,2")
-    found = kit.understood(second_order_recipe.next_command(effects))
+    found = kit.understood(second_order_recipe.next_command(effects, store))
     # Whoever gave the weights file need not give it again: the store remembers it.
     assert (found.store, found.mlp_layers, found.pretrained) == (ODD, "0,2", None)
     codes = omp.OmpConfig(ODD, "0,2", "p", pretrained="w.pt")
@@ -151,7 +154,7 @@ def test_a_store_of_a_weights_file_asks_for_the_file(tmp_path):
 def test_the_store_opens_as_extract_says(tmp_path):
     url = str(tmp_path / "it's [1] é😀")
     new_store(url)
-    python, option, code = shlex.split(extracted.next_command(url))
+    python, option, code = shlex.split(extracted.opening(url))
     assert (python, option) == ("python", "-c")
     said: list[object] = []
     exec(code, {"print": said.append})

@@ -11,6 +11,7 @@ from humanize import naturalsize
 
 from jobs import extract
 from jobs.console import TELLER, say_found, show_next, show_table
+from jobs.settings import command, pool_of
 from pipeline.extraction.finished import find_finished
 from pipeline.extraction.progress import Progress, so_far
 from pipeline.identity import settings
@@ -57,11 +58,24 @@ def show_summary(store: Store, report: ListingReport, progress: Progress, second
         mean = progress.sums[name] / (store.meta.images - bad)
         facts[name] = f"mean {mean:.1e}, max {largest:.1e}"
     facts["store"] = f"{naturalsize(size)} in {files:,} files at {store.url}"
+    facts["opens by"] = opening(store.url)
     show_table("done", facts)
-    show_next(next_command(store.url))
+    show_next(next_command(store))
 
 
-def next_command(url: str) -> str:
+def next_command(store: Store) -> str:
+    """What the parts are for."""
+    if "heads" not in store.meta.components:
+        return command("report", store=store.url)
+    return command(
+        "textspan",
+        store=store.url,
+        pool=pool_of(store.meta.source),
+        layers=None if store.meta.layers >= 4 else "all",
+    )
+
+
+def opening(url: str) -> str:
     """The store opened without any code of ours."""
     opened = json.dumps(urls.join(url, CONTRIBUTIONS), ensure_ascii=False)
     return shlex.join(["python", "-c", f"import xarray; print(xarray.open_zarr({opened}))"])

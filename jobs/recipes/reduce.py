@@ -6,7 +6,7 @@ import time
 
 from jobs.console import say_found, show_next, show_table
 from jobs.reduce import ReduceConfig
-from jobs.settings import ELIDED, command
+from jobs.settings import ELIDED, command, pool_of
 from jobs.steps import opened, reduced
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.stats.choices import available_components
@@ -48,7 +48,7 @@ def next_command(config: ReduceConfig, store: Store) -> str:
     return command(
         "textspan",
         store=config.store,
-        pool="general",
+        pool=pool_of(store.meta.source),
         layers=None if store.meta.layers >= 4 else "all",
         where=config.where,
         pretrained=ELIDED if file else None,

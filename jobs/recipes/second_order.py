@@ -20,7 +20,7 @@ from jobs.console import TELLER, progress_bar, show_table
 from jobs.recipes import extract as extraction
 from jobs.scaffold import actors, found_or_made, save, show_done
 from jobs.second_order import SecondOrderConfig, to_extract
-from jobs.settings import command
+from jobs.settings import command, pool_of
 from jobs.steps import opened
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
@@ -177,7 +177,7 @@ def summary(
         },
         seconds,
         result,
-        next_command(config),
+        next_command(config, store),
     )
     return SecondOrderRun(store, result, **tables, directions=result.arrays("components"))
 
@@ -194,11 +194,11 @@ def said_of(neurons: pd.DataFrame) -> str:
     )
 
 
-def next_command(config: SecondOrderConfig) -> str:
+def next_command(config: SecondOrderConfig, store: Store) -> str:
     """What the directions that were found are for."""
     return command(
         "omp",
         store=config.store,
         mlp_layers=config.mlp_layers,
-        pool="general",
+        pool=pool_of(store.meta.source),
     )

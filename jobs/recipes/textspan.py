@@ -12,7 +12,7 @@ import pandas as pd
 
 from jobs.console import TELLER, console, show_table
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import ELIDED, command
+from jobs.settings import command
 from jobs.steps import embedded, opened, reduced
 from jobs.textspan import TextSpanConfig
 from pipeline.heads.answers import described_heads
@@ -86,11 +86,13 @@ def run(config: TextSpanConfig, pool: Pool) -> TextSpanRun:
 
 
 def next_command(config: TextSpanConfig, attributes: Sequence[str]) -> str:
-    """Whether the texts matter, over the images that they were found with."""
+    """Whether the texts matter, over the images that they were found with; else their page."""
+    if not attributes:  # nothing is known of the classes
+        return command("report", store=config.store)
     return command(
         "ablate",
         store=config.store,
-        classes="microworld:shape" if attributes else ELIDED,
+        classes="microworld:shape",
         study="textspan",
         pool=config.pool,
         layers=config.layers,

@@ -91,7 +91,8 @@ def shares_section(found: Shares, images: int) -> Section:
     return section(
         "Which layers and heads wrote the embedding",
         "Share of the embedding that each part wrote, its contribution projected on the embedding: "
-        "all shares sum to 100%, a negative one points away.",
+        "all shares sum to 100%, a negative one points away. The start is what stands before the "
+        "first layer, the same for every image.",
         name="shares",
         found=sentences.written(found, images),
         plot=share_figures(found),

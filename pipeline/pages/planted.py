@@ -49,7 +49,7 @@ def planted_section(
     random = table[(table["series"] == "random heads") & (table["scope"] == "group")]
     others = random.groupby("ablation")["accuracy"].min()
     worst = [min(row["accuracy"] for row in groups.values()) for groups in (before, after)]
-    as_well = ", the best of them as well" if others.max() >= worst[1] else ""
+    as_well = "; the best of them does as well" if others.max() >= worst[1] else ""
     found = (
         f"The model leans on the background: of {sentences.several(int(whole[0]['n']), 'picture')} "
         f"of stars and hearts, backgrounds in equal parts, it tells {sentences.accuracy(whole[0])} "
