@@ -68,26 +68,6 @@ def open_store(url: str, mode: Mode = "r") -> Store:
     return Store(url, meta, mode, data)
 
 
-def open_view(url: str, place: str) -> Store:
-    """Open a store that may only be read, with a place for what is found of it.
-
-    Parameters
-    ----------
-    url : str
-        The store.
-    place : str
-        Local path or object-store URL. Later, ``open_store(place)`` does the same.
-
-    Raises
-    ------
-    StoreError
-        If the place is a store, or belongs to another store, or cannot be written to.
-    """
-    url, place = urls.absolute(url), urls.absolute(place)
-    views.make(url, place, open_store(url).meta)
-    return open_store(place)
-
-
 class Store(StoreTables):
     """An open store. All readers are lazy but ``images`` and ``ledger``.
 

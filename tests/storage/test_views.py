@@ -13,8 +13,8 @@ from storage.growth import follow, grow
 from storage.neurons import State
 from storage.reductions import Facts, find_reductions, write_reductions
 from storage.results import latest_result, save_result
-from storage.store import open_view
-from storage.views import find_metadata
+from storage.store import Store
+from storage.views import find, find_metadata, make
 from storage.weights import remember, remembered
 from tests.refusals import refused
 from tests.storage import stores
@@ -26,6 +26,11 @@ COUNTED = {"heads_count": 10, "heads_mean": np.zeros(18)}
 @pytest.fixture
 def store(tmp_path):
     return stores.fill(stores.new_store(str(tmp_path / "s"), layers=3))
+
+
+def open_view(url: str, place: str) -> Store:
+    make(url, place, find(url)[1])
+    return open_store(place)
 
 
 def tree(url: str) -> dict[str, bytes]:
