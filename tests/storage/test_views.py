@@ -95,6 +95,15 @@ def test_places_that_can_be_no_view(store, tmp_path):
         open_view(store.url, str(tmp_path / "file/v"))
 
 
+def test_no_shard_is_written_through_a_view(store, tmp_path):
+    before, place = tree(store.url), str(tmp_path / "v")
+    open_view(store.url, place)
+    with refused(StoreError, f"{place} is a view: the store is at {store.url}"):
+        stores.fill(open_store(place, mode="r+"), [0])
+    assert tree(store.url) == before
+    assert tree(place).keys() == {"store.json"}
+
+
 def test_a_view_whose_store_is_gone_or_another(store, tmp_path):
     place = str(tmp_path / "v")
     open_view(store.url, place)
@@ -134,13 +143,13 @@ def test_a_view_follows_its_store(store, tmp_path, monkeypatch):
     at = ledger.finished_at
 
     def done_again(url):
+        monkeypatch.setattr(ledger, "finished_at", at)
         times = at(url)
         os.utime(ledger.part_url(url, 1), (max(times.values()) + 1e-3,) * 2)
         return times
 
     monkeypatch.setattr(ledger, "finished_at", done_again)
     follow(open_store(place))
-    monkeypatch.setattr(ledger, "finished_at", at)
     assert neurons.done(place, LAYER, "norms") == {0, 1, 2}
     follow(open_store(place))
     assert neurons.done(place, LAYER, "norms") == {0, 2}
