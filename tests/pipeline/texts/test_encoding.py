@@ -17,7 +17,8 @@ from pipeline.texts import encoding
 from pipeline.texts.embedding import TOKENS, Passes, encode_texts, in_batches
 from pipeline.texts.encoding import TextEncoder, store_model, tokenizer_of
 from storage import open_store, urls
-from storage.results import config_digest
+from storage.records import config_digest
+from storage.results import save_result
 from tests.pipeline.extraction.kit import new_store
 from tests.tiny import tiny, write_config
 
@@ -122,6 +123,18 @@ def test_texts_of_another_pool_are_not_encoded_again(store, encoded):
     assert encoded == [["a new one"]]
     np.testing.assert_array_equal(second.embeddings[1:5], first.embeddings[5:9])
     np.testing.assert_array_equal(second.embeddings[5], first.embeddings[0])
+
+
+def test_embeddings_of_other_weights_are_not_taken(store, encoded):
+    kept = TextEncoder(store).encode("words", POOL).result
+    save_result(
+        store.url, encoding.JOB, {**kept.config, "weights_digest": "another"}, kept.provenance,
+        tables={"texts": kept.table("texts")}, arrays={"embeddings": kept.arrays("embeddings")},
+    )  # fmt: skip
+    urls.remove(kept.url)
+    encoded.clear()
+    TextEncoder(store).encode("more", POOL[:3])
+    assert sorted(text for texts in encoded for text in texts) == sorted(POOL[:3])
 
 
 def test_how_much_and_how_long_is_said_first(store, monkeypatch):
