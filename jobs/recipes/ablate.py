@@ -75,9 +75,7 @@ def run(config: AblateConfig, classes: Classes) -> AblateRun:
         "classified": f"{known['classified']:,} images, {known['ablations']:,} ablations",
         "means over": f"{known['reference_images']:,} images",
     }
-    show_done(
-        facts, time.monotonic() - started, result, command("show", "ablate", store=config.store)
-    )
+    show_done(facts, time.monotonic() - started, result, command("report", store=config.store))
     return AblateRun(result, found.accuracy, found.effects)
 
 

@@ -38,7 +38,8 @@ def images_section(store: Store, found: ExtractionStatus, made: Made) -> Section
     return section(
         "Images",
         f"{some}An image takes {naturalsize(bytes_per_image(meta))} before compression, all of "
-        f"them {naturalsize(bytes_per_image(meta) * meta.images)}, in {meta.shards:,} shards.",
+        f"them {naturalsize(bytes_per_image(meta) * meta.images)}, in "
+        f"{sentences.several(meta.shards, 'shard')}.",
         name="images",
         found=sentences.images(found),
         notes=notes.unfinished(found),
