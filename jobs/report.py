@@ -52,7 +52,11 @@ def check(config: ReportConfig) -> str:
     url, place = urls.absolute(config.store), page_url(config)
     if not is_rosetta(url):
         views.find(url)
-    urls.check_writable(place.rpartition("/")[0], "store" if config.out is None else "out")
+    folder = place.rpartition("/")[0]
+    if config.out is None:
+        urls.check_writable(folder, also="put the page elsewhere, at `out` PATH")
+    else:
+        urls.check_writable(folder, "out")
     return place
 
 

@@ -289,7 +289,7 @@ def diagnose(error: BaseException, asked: str | None) -> tuple[bool, str]:
         return False, f"{brief}: install the Ray and the Python that the cluster's nodes have"
     slow = "timed out" in said
     if asked and asked != "local":
-        return slow, f"{_nobody(asked)} ({brief})"
+        return slow, f"{_nobody(asked)}{_token()} ({brief})"
     if slow:
         return True, _busy(brief)
     if "no space left" in said:
@@ -324,6 +324,13 @@ def _nobody(address: str) -> str:
         f"no Ray cluster can be joined at RAY_ADDRESS={address}: start it, correct the address, or "
         "unset RAY_ADDRESS to run on this machine alone"
     )
+
+
+def _token() -> str:
+    """What else may be lacking where somebody answers: Ray gives no token to an address unasked."""
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return ""
+    return "; if it asks for a token, set RAY_AUTH_MODE=token"
 
 
 def _folder() -> str:

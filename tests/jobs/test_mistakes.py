@@ -179,6 +179,11 @@ MISTAKES = {
         "or mend its permissions. Or keep what is found elsewhere, at --out URL.",
         nobody=True,
     ),
+    "a page into a place that is not ours": Mistake(
+        "report --store {store}",
+        "mend its permissions. Or put the page elsewhere, at --out PATH.",
+        nobody=True,
+    ),
     "a place for findings that is not ours": Mistake(
         "reduce --store {store} --out {photos}/found",
         "cannot write to {photos}/found: Permission denied. Choose a --out where",

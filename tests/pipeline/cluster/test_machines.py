@@ -99,6 +99,7 @@ def test_errors_are_told_apart_through_their_causes():
     passing, words = diagnose(RuntimeError(SLOW), "10.0.0.1:6379")
     assert passing
     assert "RAY_ADDRESS=10.0.0.1:6379: start it, correct the address, or unset" in words
+    assert "if it asks for a token, set RAY_AUTH_MODE=token" in words
 
 
 def free_port() -> int:
