@@ -11,6 +11,7 @@ from jobs.console import TELLER, console, progress_bar
 from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_room
 from pipeline.stats.reductions import check, missing_shards, reduce_store
+from pipeline.telling import several
 from storage import open_store
 from storage.growth import follow
 from storage.reductions import TABLE, Reductions, state_bytes
@@ -37,9 +38,9 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     # Principal components are kept beside what they are of.
     refuse_room(store.url, 2 * state, "choose fewer `components`")
     seconds = pace.of_shards(store.meta, missing)
-    machines.settle(seconds, f"{missing:,} shards to reduce", TELLER.say)
+    machines.settle(seconds, f"{several(missing, 'shard')} to reduce", TELLER.say)
     console.print(
-        f"reducing {', '.join(components)} of {missing:,} shards; one state takes "
+        f"reducing {', '.join(components)} of {several(missing, 'shard')}; one state takes "
         f"{naturalsize(state)}"
     )
     with progress_bar("shards", missing, "sums of finished waves are kept") as move:

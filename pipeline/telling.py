@@ -33,3 +33,8 @@ class Teller:
 
 
 SILENT = Teller()
+
+
+def several(number: int, what: str) -> str:
+    """``1 head``, ``2 heads``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -20,6 +20,7 @@ from pipeline.extraction.store import images_left, open_or_create
 from pipeline.models import check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
+from pipeline.telling import several
 from pipeline.texts.encoding import model_spec
 from storage import urls
 from storage.metadata import Metadata
@@ -37,7 +38,7 @@ def run(config: ExtractConfig) -> Store:
     left = images_left(store)
     machines.settle(
         extraction.seconds_here(store.meta, model, left, config.device),
-        f"{left:,} images in {store.meta.shards:,} shards",
+        f"{several(left, 'image')} in {several(store.meta.shards, 'shard')}",
         TELLER.say,
         more=not left,
     )
@@ -80,8 +81,8 @@ def show_plan(store: Store, workers: Workers, projection: plan.Projection) -> No
     show_table(
         f"{meta.architecture} ({meta.weights}) over {meta.source}",
         {
-            "images": f"{meta.images:,} in {meta.shards:,} shards of {meta.shard_size:,}",
-            "already done": f"{done:,} shards",
+            "images": f"{meta.images:,} in {several(meta.shards, 'shard')} of {meta.shard_size:,}",
+            "already done": several(done, "shard"),
             "will write": f"{naturalsize(projection.store)} before compression, "
             f"{naturalsize(projection.per_image)} an image",
             "workers": of_workers(workers),

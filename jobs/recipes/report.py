@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.console import TELLER
 from jobs.pages import reader, write
 from jobs.report import ReportConfig, is_rosetta
 from pipeline.cluster import machines
@@ -12,6 +13,7 @@ from storage import open_store, urls
 def run(config: ReportConfig, place: str) -> str:
     """Write the page; returns its URL."""
     machines.work("here")
+    TELLER.say("reading what was found, and drawing it")
     if is_rosetta(urls.absolute(config.store)):
         from pipeline.rosetta.page import dictionary_page, find_dictionary
 

@@ -26,6 +26,7 @@ from pipeline.rosetta.concepts import SharedUnits, match
 from pipeline.rosetta.models import UnitModel, left_out_words
 from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create, seconds_here
 from pipeline.rosetta.tables import SHARED
+from pipeline.telling import several
 from storage import urls
 from storage.results import Result
 from storage.rosetta import Card, Setup, Tile
@@ -135,7 +136,8 @@ def show_plan(
                 for model in models.values()
                 if model.left_out
             },
-            "images": f"{setup.images:,} in {setup.shards:,} shards of {setup.shard_size:,}",
+            "images": f"{setup.images:,} in {several(setup.shards, 'shard')} of "
+            f"{setup.shard_size:,}",
             "pairs": f"{len(pairs):,} in {len(wanted):,} tiles",
             "left to do": f"{len({item.shard for item in work}):,} shards, every image up to "
             f"{passes} time(s) through the models",

@@ -38,6 +38,7 @@ from pipeline.neurons.setup import (
     settle_passes,
 )
 from pipeline.neurons.tables import NEURONS
+from pipeline.telling import several
 from storage import neurons, urls
 from storage.results import Result
 from storage.store import Store
@@ -139,7 +140,7 @@ def show_plan(run: Effects, projection: NeuronProjection) -> None:
     meta, workers = run.store.meta, run.workers
     unfinished = meta.shards - len(run.shards)
     facts: dict[str, object] = {
-        "images": f"{meta.images:,} in {meta.shards:,} shards of {meta.shard_size:,}",
+        "images": f"{meta.images:,} in {several(meta.shards, 'shard')} of {meta.shard_size:,}",
         "MLP layers": ", ".join(map(str, run.mlp_layers)),
         "passes of the model": f"{passes(run)} at most, {workers.actors} × {workers.device}, "
         f"batches of {workers.batch_size}",

@@ -11,6 +11,7 @@ from jobs.status import StatusConfig
 from pipeline.images.bad import BadImages
 from pipeline.pages.plain import to_json
 from pipeline.status import ExtractionStatus, Status, status
+from pipeline.telling import several
 
 
 def run(config: StatusConfig) -> Status:
@@ -24,7 +25,7 @@ def run(config: StatusConfig) -> Status:
     show_table(what, {"state": "finished results alone"} if of is None else extraction_rows(of))
     tables = {
         "neurons": {
-            f"layer {n['layer']} {n['quantity']}": f"{n['shards_done']:,} shards"
+            f"layer {n['layer']} {n['quantity']}": several(n["shards_done"], "shard")
             for n in found.neurons
         },
         "reductions": {

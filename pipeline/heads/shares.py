@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.cluster import machines, pace
 from pipeline.cluster.tasks import each
 from pipeline.subsets import chosen_rows, spread
+from pipeline.telling import several
 from storage import ledger, urls
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store, open_store
@@ -56,7 +57,7 @@ def shares(store: Store, most: int) -> Shares:
     mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
     shards = spread(sorted(store.done_shards()), SHARDS)
-    machines.settle(pace.of_shards(store.meta, len(shards)), f"{len(shards):,} shards")
+    machines.settle(pace.of_shards(store.meta, len(shards)), several(len(shards), "shard"))
     for part in each(shard_shares, shards, store.data, maps, -(-most // max(1, len(shards)))):
         heads += part.heads
         mlps += part.mlps

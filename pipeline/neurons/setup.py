@@ -12,7 +12,7 @@ from pipeline.cluster.room import refuse_memory, refuse_room
 from pipeline.cluster.work import choose_workers
 from pipeline.extraction.run import seconds_here
 from pipeline.models import VisionModel
-from pipeline.telling import SILENT, Teller
+from pipeline.telling import SILENT, Teller, several
 from pipeline.texts.encoding import store_model
 from storage import neurons
 from storage.store import Store
@@ -72,7 +72,7 @@ def settle_passes(
     shards = sorted(store.done_shards())
     images = sum(stop - start for start, stop in map(store.meta.rows, shards))
     seconds = seconds_here(store.meta, model, (1 + len(mlp_layers)) * images, device)
-    machines.settle(seconds, f"{images:,} images in {len(shards):,} shards", say)
+    machines.settle(seconds, f"{several(images, 'image')} in {several(len(shards), 'shard')}", say)
 
 
 def plan_effects(

@@ -19,7 +19,7 @@ from pipeline.heads.choices import DirectStudy, Study
 from pipeline.heads.studies import NamedStep, Step
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
 from pipeline.subsets import check_where
-from pipeline.telling import SILENT, Teller
+from pipeline.telling import SILENT, Teller, several
 from pipeline.texts.classes import Classes
 from storage import neurons
 from storage.reductions import Reductions
@@ -188,7 +188,9 @@ def _direct(
     shards = sorted(store.done_shards())
     products = 2 * len(shards) * store.meta.shard_size * len(made) * readout.size
     seconds = pace.of_shards(store.meta, len(shards)) + pace.of_products(products)
-    machines.settle(seconds, f"{len(shards):,} shards, {len(made):,} ablations", teller.say)
+    machines.settle(
+        seconds, f"{several(len(shards), 'shard')}, {several(len(made), 'ablation')}", teller.say
+    )
     with teller.bar("shards", len(shards)) as move:
         return direct.run(plan, shards, move)
 

@@ -15,6 +15,7 @@ from pipeline.images.again import load_again
 from pipeline.images.errors import BadImage, SourceUnavailable
 from pipeline.status import ExtractionStatus
 from pipeline.subsets import spread
+from pipeline.telling import several
 from storage.layout import bytes_per_image
 from storage.reductions import Reductions
 from storage.store import Store
@@ -39,7 +40,7 @@ def images_section(store: Store, found: ExtractionStatus, made: Made) -> Section
         "Images",
         f"{some}An image takes {naturalsize(bytes_per_image(meta))} before compression, all of "
         f"them {naturalsize(bytes_per_image(meta) * meta.images)}, in "
-        f"{sentences.several(meta.shards, 'shard')}.",
+        f"{several(meta.shards, 'shard')}.",
         name="images",
         found=sentences.images(found),
         notes=notes.unfinished(found),
@@ -116,7 +117,7 @@ def moments_section(found: Sequence[Reductions]) -> Section:
         "Means and covariances that are kept",
         "Of what each part wrote, on the published scale; further jobs start from them.",
         name="moments",
-        found=f"Moments of {sentences.several(len(found), 'set')} of images are kept.",
+        found=f"Moments of {several(len(found), 'set')} of images are kept.",
         header=("images", "of what", "images counted"),
         rows=rows,
     )

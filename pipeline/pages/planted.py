@@ -11,6 +11,7 @@ from pipeline.heads.names import heads_name
 from pipeline.heads.roles import TOP
 from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import PLANTED_RATE
+from pipeline.telling import several
 
 from . import sentences
 from .heads import linked_heads, told
@@ -51,7 +52,7 @@ def planted_section(
     worst = [min(row["accuracy"] for row in groups.values()) for groups in (before, after)]
     as_well = "; the best of them does as well" if others.max() >= worst[1] else ""
     found = (
-        f"The model leans on the background: of {sentences.several(int(whole[0]['n']), 'picture')} "
+        f"The model leans on the background: of {several(int(whole[0]['n']), 'picture')} "
         f"of stars and hearts, backgrounds in equal parts, it tells {sentences.accuracy(whole[0])} "
         f"apart (guessing: 50%), but of {before[AGAINST]['n']} stars on snow "
         f"{sentences.accuracy(before[AGAINST])}. Without the heads whose texts name backgrounds, "

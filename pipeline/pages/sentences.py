@@ -13,15 +13,11 @@ from pipeline.heads.shares import Shares
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.neurons.truth import NeuronTruth
 from pipeline.status import ExtractionStatus
+from pipeline.telling import several
 from storage.metadata import Metadata
 
 TOP = 5
 NO_CHANGE = "no change that this many images could show"
-
-
-def several(number: int, what: str) -> str:
-    """``1 head``, ``2 heads``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def points(value: float) -> str:

@@ -226,6 +226,7 @@ MISTAKES = {
         "extract --model {tiny} --pretrained none --store {of_table} --images {table}"
         " --shard-size 2",
         "{of_table} was made from other images than {table} holds now",
+        light=False,  # pictures are read again
         lines=4,  # which rows, why they are taken for others, and what to do
     ),
     "a folder too long for Ray's sockets": Mistake(

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ablate, encode_texts, extract, reduce, show, textspan
+from jobs import ablate, encode_texts, extract, reduce, report, show, textspan
 from jobs.recipes.textspan import TextSpanRun
 from pipeline.pages.heads import ablation_section
 from pipeline.pages.html import Made
@@ -163,7 +163,7 @@ def test_what_comes_next_is_about_the_same_images(store, capsys):
     assert (ablated.reference, ablated.pool, ablated.layers) == (where, "microworld", "all")
     run = ablate.main(replace(ablated, texts_per_head=(2,), baselines=(), workers="here"))
     assert run.result.provenance["reference_images"] == found.count()
-    assert next_config(capsys.readouterr().out) == show.ShowConfig("ablate", store.url)
+    assert next_config(capsys.readouterr().out) == report.ReportConfig(store.url)
 
 
 @pytest.mark.parametrize(
