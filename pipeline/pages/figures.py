@@ -17,6 +17,7 @@ from pipeline.heads.shares import Shares
 
 from .fragments import Bar, bars, matrix, render
 from .plots import BLUE, GREY, INK, ORANGE, SERIES, plot
+from .sentences import replaced
 
 TOP = 5
 # Numbers below an axis for which there is room.
@@ -146,7 +147,7 @@ def _lines(rows: pd.DataFrame, baseline: pd.Series, chance: float | None, study:
 def _points(rows: pd.DataFrame, baseline: pd.Series, chance: float | None) -> Markup:
     """Accuracies below each other, with their intervals; names stand above them."""
     shown = pd.concat([pd.DataFrame([baseline]), rows], ignore_index=True)
-    names = ["nothing ablated", *rows["ablation"]]
+    names = ["nothing ablated", *(replaced(row) for _, row in rows.iterrows())]
     unsure = may_be_none(shown)
     near = if_near(chance, shown)
 

@@ -217,17 +217,11 @@ def ablation_section(
 
 
 def _replaced(row: pd.Series, described: Collection[Head]) -> str:
-    """What was replaced, heads as they are written everywhere."""
-    if row["study"] == "none":
-        return "nothing"
-    if row["study"] == "chosen" and row["series"] == "chosen":
-        return sentences.chosen_heads(row)
-    if row["study"] == "chosen":
-        return f"as many random heads, draw {int(row['at']) + 1}"
+    """What was replaced; a single head with its texts, and where it is linked to."""
     if row["study"] == "heads":
         at = head_at(row["at"])
         return anchor(linked(at, texts_of(at), described), without(at))
-    return str(row["ablation"])
+    return sentences.replaced(row)
 
 
 def _worst_groups(table: pd.DataFrame) -> dict[str, str]:

@@ -243,6 +243,17 @@ def head_at(at: str) -> Head:
     return int(layer), int(head)
 
 
+def replaced(row: pd.Series) -> str:
+    """What an ablation replaced; sets of random heads are numbered from 1."""
+    if row["study"] == "none":
+        return "nothing"
+    if row["study"] == "chosen" and row["series"] == "chosen":
+        return chosen_heads(row)
+    if row["study"] == "chosen":
+        return f"as many random heads, draw {int(row['at']) + 1}"
+    return str(row["ablation"])
+
+
 def chosen_heads(row: pd.Series) -> str:
     """Heads of the study of chosen ones; older tables have ``heads 3.0 3.2``."""
     short = re.findall(r"\d+\.\d+", row["ablation"])
