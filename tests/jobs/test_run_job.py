@@ -56,6 +56,8 @@ def statuses(folder) -> dict[str, str]:
 
 
 def write_run(folder, n) -> Path:
+    (folder / "pool.txt").write_text("a red star\na blue moon\n")
+    (folder / "other.txt").write_text("a green ring\na heart\n")
     path = folder / "nightly.yaml"
     path.write_text(
         RUN.format(
@@ -71,8 +73,6 @@ def write_run(folder, n) -> Path:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_fails_goes_on_and_picks_up_new_images(tmp_path):
-    (tmp_path / "pool.txt").write_text("a red star\na blue moon\n")
-    (tmp_path / "other.txt").write_text("a green ring\na heart\n")
     run = write_run(tmp_path, 24)
     first = facet_run(run)
     assert first.returncode == 1, first.stdout + first.stderr
