@@ -11,13 +11,12 @@ from pipeline.models.spec import Architecture, check_supported
 from pipeline.provenance import versions
 from pipeline.telling import Teller
 from storage import ledger
-from storage.images import ListDigest
 from storage.metadata import Metadata, own_metadata
 from storage.store import Store
 from storage.weights import holds
 
 from .spec import StoreSpec
-from .store import images_left, same_or_grown
+from .store import as_listed, images_left, same_or_grown
 
 # Images whose source one process lists in seconds: more are work for a cluster.
 FEW = 100_000
@@ -42,18 +41,8 @@ def find_finished(url: str, spec: StoreSpec, teller: Teller) -> tuple[Store, Lis
     architecture = check_supported(spec.model)
     if not _same_weights(url, existing, spec, architecture):
         return None
-    report, digest = ListingReport(), ListDigest()
     list_source = partial(list_images, spec.images, limit=spec.limit)
-
-    def describe() -> Metadata:
-        return spec.metadata(
-            architecture,
-            images=digest.rows,
-            image_list_digest=digest.hexdigest(),
-            weights_digest=existing.weights_digest,
-        )
-
-    tables = digest.through(list_source(report=report))
+    tables, describe, report = as_listed(list_source, spec, architecture, existing.weights_digest)
     store = same_or_grown(url, existing, tables, describe, list_source, teller, map)
     return None if images_left(store) else (store, report)
 

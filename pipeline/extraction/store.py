@@ -57,20 +57,10 @@ def open_or_create(
         If the disk cannot hold it.
     """
     existing = find_metadata(url)
-    report, digest = ListingReport(), ListDigest()
     list_source = partial(
         list_images, spec.images, limit=spec.limit, mapper=partial(listed, teller.say)
     )
-    tables = digest.through(list_source(report=report))
-
-    def describe() -> Metadata:
-        return spec.metadata(
-            architecture,
-            images=digest.rows,
-            image_list_digest=digest.hexdigest(),
-            weights_digest=model.weights_digest,
-        )
-
+    tables, describe, report = as_listed(list_source, spec, architecture, model.weights_digest)
     if existing is not None:
         store = same_or_grown(url, existing, tables, describe, list_source, teller)
         _remember_weights(store, architecture)
@@ -85,6 +75,35 @@ def open_or_create(
     store = create_store(url, meta, maps)
     _remember_weights(store, architecture)
     return store, report
+
+
+def as_listed(
+    list_source: Callable[..., Iterator[pa.Table]],
+    spec: StoreSpec,
+    architecture: Architecture,
+    weights_digest: str,
+) -> tuple[Iterator[pa.Table], Callable[[], Metadata], ListingReport]:
+    """A source as it is listed now, and what that makes of the store that is asked for.
+
+    Returns
+    -------
+    tables : iterator of pyarrow.Table
+    describe : callable
+        The store's metadata; called once ``tables`` is at its end.
+    report : ListingReport
+        What became of the source's files.
+    """
+    report, digest = ListingReport(), ListDigest()
+
+    def describe() -> Metadata:
+        return spec.metadata(
+            architecture,
+            images=digest.rows,
+            image_list_digest=digest.hexdigest(),
+            weights_digest=weights_digest,
+        )
+
+    return digest.through(list_source(report=report)), describe, report
 
 
 def _remember_weights(store: Store, architecture: Architecture) -> None:
