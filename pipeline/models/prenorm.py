@@ -121,6 +121,10 @@ class PreNormBlock:
         x_btd = x_btd[:, : mixed_btd.shape[1]].add_(F.linear(mixed_btd, *self.out))
         return x_btd, mixed_btd[:, 0]
 
+    def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
+        mixed_bqd = mixed_bhqk.transpose(1, 2).flatten(2)
+        return x_btd[:, : mixed_bqd.shape[1]] + F.linear(mixed_bqd, *self.out)
+
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         hidden_btn = self.activation(F.linear(self.norm_2(x_btd).to(self.dtype), *self.up))
         return hidden_btn, F.linear(hidden_btn, *self.down)

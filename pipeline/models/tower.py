@@ -68,6 +68,10 @@ class Block(Protocol):
         """The stream behind the attention, and u, what the tail reads of its heads before the
         output projection, (batch, heads · head_dim). Overwrites `x_btd`."""
 
+    def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
+        """The stream behind the attention, given what heads gathered for each query that there is,
+        Σ α_i v_i, (batch, head, query, head_dim). Overwrites nothing, so that gradients pass."""
+
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         """Neurons after the activation, (batch, token, neuron), and what they write with `down`."""
 
@@ -91,6 +95,11 @@ class Attention:
         """α, (batch, head, token): u is Σ α_i v_i over the tokens. Here, of the class token."""
         logits_bht = (self.queries[:, :, :1] @ self.keys.transpose(-1, -2)).squeeze(2)
         return (logits_bht * self.queries.shape[-1] ** -0.5).softmax(-1)
+
+    def patterns(self) -> Tensor:
+        """α of every query that there is, (batch, head, query, token)."""
+        logits_bhqt = self.queries @ self.keys.transpose(-1, -2)
+        return (logits_bhqt * self.queries.shape[-1] ** -0.5).softmax(-1)
 
     def weighted_values(self) -> Tensor:
         """α_i v_i, (batch, token, heads · head_dim): their sum over tokens is u."""
