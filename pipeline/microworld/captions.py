@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from .world import ATTRIBUTES, Scene
+from .world import ATTRIBUTES, BACKGROUNDS, SHAPES, Scene
 
 # A caption that names everything lets a model skip whatever is hard to see (shape, in
 # trials); a random subset makes each attribute the only clue now and then.
@@ -35,6 +37,8 @@ SETTING = {
     "sea": ("on the sea", "in the sea"),
     "bricks": ("on bricks", "in front of a brick wall"),
 }
+# A shape on a background; not an attribute, as it is two.
+GROUP = "group"
 OPENING = ("", "a picture of ", "a photo of ", "an image of ")
 
 
@@ -77,7 +81,8 @@ def class_prompts(attribute: str) -> dict[str, list[str]]:
     Parameters
     ----------
     attribute : str
-        A key of ``world.ATTRIBUTES``.
+        A key of ``world.ATTRIBUTES``; or ``group``, what is shown on which background, as the
+        image table's column of that name has it.
 
     Returns
     -------
@@ -85,6 +90,16 @@ def class_prompts(attribute: str) -> dict[str, list[str]]:
         Value (as text) to its prompts, one thing and several.
     """
     prompts: dict[str, list[str]] = {}
+    if attribute == GROUP:
+        for shape, background in itertools.product(SHAPES, BACKGROUNDS):
+            shown = [{"shape": shape, "background": background, "count": n} for n in (1, 2)]
+            prompts[f"{shape}/{background}"] = [
+                opening + phrase(labels, {"shape", "background"}, setting)
+                for labels in shown
+                for setting in range(2)
+                for opening in OPENING
+            ]
+        return prompts
     for value in ATTRIBUTES[attribute]:
         texts = []
         for count in [value] if attribute == "count" else [1, 2]:

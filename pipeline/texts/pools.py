@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.images.columns import is_text
 from pipeline.images.lines import decode_text, lines
-from pipeline.microworld.captions import class_prompts, phrase
+from pipeline.microworld.captions import GROUP, class_prompts, phrase
 from pipeline.microworld.world import ATTRIBUTES
 
 from .classes import Classes, PoolError, nearest
@@ -170,9 +170,9 @@ def load_classes(source: str | Path) -> Classes:
     source : str or Path
         ``imagenet`` (labels may be WordNet ids, unambiguous names or numbers 0 to 999),
         ``microworld:<attribute>``, of some values alone ``microworld:<attribute>=<value>,<value>``,
-        or a text file with one class a line, optionally ``label<TAB>name`` where labels are not
-        the names. ImageNet and files take OpenAI's 80
-        templates.
+        ``microworld:group`` (a shape on a background, such as ``star/snow``), or a text file with
+        one class a line, optionally ``label<TAB>name`` where labels are not the names. ImageNet and
+        files take OpenAI's 80 templates.
     """
     name = str(source)
     if name == "imagenet":
@@ -180,11 +180,12 @@ def load_classes(source: str | Path) -> Classes:
     kind, _, rest = name.partition(":")
     if kind == "microworld":
         attribute, _, listed = rest.partition("=")
-        if attribute not in ATTRIBUTES:
-            near = nearest(attribute, ATTRIBUTES)
+        known = [*ATTRIBUTES, GROUP]
+        if attribute not in known:
+            near = nearest(attribute, known)
             raise PoolError(
                 f"the embedded world has no attribute {attribute!r}{near}: its attributes are "
-                f"{', '.join(ATTRIBUTES)}"
+                f"{', '.join(ATTRIBUTES)}; and {GROUP} is shape and background"
             )
         prompts = class_prompts(attribute)
         values = listed.split(",") if listed else list(prompts)

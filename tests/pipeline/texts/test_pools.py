@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.images.listing import list_images
 from pipeline.microworld.words import microworld_attributes
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.texts import load_classes, load_pool
@@ -122,6 +123,17 @@ def test_labels_become_classes_or_an_error() -> None:
     with pytest.raises(PoolError, match="never 'stare' .did you mean 'star'"):
         load_classes("microworld:shape=stare")
     assert shapes.truth(["star", "circle"]).tolist() == [3, 0]
+    groups = load_classes("microworld:group")
+    rows = pa.concat_tables(list_images("microworld:n=60,seed=2,split=test"))
+    assert [groups.names[i] for i in groups.truth(rows["group"].to_pylist())] == [
+        f"{shape}/{background}"
+        for shape, background in zip(
+            rows["shape"].to_pylist(), rows["background"].to_pylist(), strict=True
+        )
+    ]
+    star_on_snow = groups.prompts[groups.names.index("star/snow")]
+    assert {"a star on snow", "a photo of stars in the snow"} < set(star_on_snow)
+    assert microworld_attributes(star_on_snow[0]) == {"shape", "background"}
     with pytest.raises(PoolError, match="1 of 2 images have no label, the first at row 1"):
         shapes.truth(["star", None])
     with pytest.raises(PoolError, match=r"'stra' \(did you mean 'star'"):
