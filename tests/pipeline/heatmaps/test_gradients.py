@@ -5,22 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.gradients import GRADIENT_METHODS, GradientMaps
+from tests.pipeline.heatmaps.asked_kit import asked_of, part_of
 from tests.pipeline.heatmaps.plain_vit import forward, unit_score
 from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
-
-
-def texts_of(model, seed, classes=5):
-    generator = torch.Generator().manual_seed(seed)
-    texts_ce = torch.randn(classes, model.embed_dim, generator=generator, dtype=torch.float64)
-    return texts_ce / texts_ce.norm(dim=1, keepdim=True)
-
-
-def asked_of(model, seed, count):
-    texts_ce = texts_of(model, seed).to(model.wide["dtype"])
-    classes_b = torch.arange(count) * 2 % len(texts_ce)
-    return Asked(classes_b, texts_ce, torch.arange(count))
 
 
 def oracle(model, image, text):
@@ -96,13 +84,12 @@ def test_batches_and_their_order_change_nothing(tmp_path):
     images, asked = random_images(model, 2, 6).float(), asked_of(model, 2, 6)
     maps, order = GradientMaps(model), torch.tensor([4, 2, 0, 5, 1, 3])
     whole = maps(images, asked)
-    turned = maps(images[order], Asked(asked.classes_b[order], asked.texts_ce, order))
+    turned = maps(images[order], part_of(asked, order))
     for name in GRADIENT_METHODS:
         scale = whole[name].abs().max()
         assert (turned[name] - whole[name][order]).abs().max() < 1e-5 * scale
         for b in range(6):
-            one = Asked(asked.classes_b[b : b + 1], asked.texts_ce, order[:1])
-            alone = maps(images[b : b + 1], one)[name][0]
+            alone = maps(images[b : b + 1], part_of(asked, [b]))[name][0]
             assert (alone - whole[name][b]).abs().max() < 1e-5 * scale
 
 
