@@ -1,0 +1,285 @@
+"""What heads make of each image token, along directions of the joint space.
+
+Token i of head (l, h) contributes α_i v_i · head_map/σ to the embedding: see
+``docs/mathematics.md``. Here only its product with a few directions is wanted, of texts for
+example. So the directions go through the head map first, and what is left to be done for a token
+and a head are head_dim products; its joint-space contribution is never written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from pipeline.heads.choices import Head
+from pipeline.models import VisionModel, mean_maps, model_maps
+from pipeline.models.tower import Attention, Left
+from pipeline.neurons.maps import Convention, head_maps
+
+
+@dataclass(frozen=True, eq=False)
+class TokenShares:
+    """A logit ⟨embedding, direction⟩/‖embedding‖ and the shares whose sum it is."""
+
+    maps_bclht: Tensor
+    """(batch, direction, layer, head, token): what the chosen heads make of each token; zero for
+    heads that are not chosen. One layer and one head stand for all where only their sum is
+    known."""
+    rest: dict[str, Tensor]
+    """All else by name, (batch, direction) each."""
+    logit_bc: Tensor
+    """Of the model's own embedding, (batch, direction)."""
+    prefix: int
+    """Tokens before the patches."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+
+    @property
+    def patches_bcyx(self) -> Tensor:
+        """The picture's map: all chosen heads over the patches, (batch, direction, rows,
+        columns)."""
+        return self.maps_bclht[..., self.prefix :].sum((2, 3)).unflatten(-1, self.grid)
+
+    @property
+    def left_out(self) -> dict[str, Tensor]:
+        """What the picture's map leaves of the logit, by name, (batch, direction) each: the class
+        token, registers where there are any, then `rest`."""
+        tokens_bct = self.maps_bclht[..., : self.prefix].sum((2, 3))
+        shares = {"class token": tokens_bct[..., 0]}
+        if self.prefix > 1:
+            shares["registers"] = tokens_bct[..., 1:].sum(-1)
+        return {**shares, **self.rest}
+
+
+class TokenReader:
+    """Takes directions through head maps, and attention to what its tokens give along them.
+
+    Parameters
+    ----------
+    model : VisionModel
+    layers : sequence of int
+        Those that will be read.
+    convention : {"centred", "equal-share"}
+        Under ``equal-share`` a head's map is P diag(γ) W_O, without C. What the last norm's mean
+        and bias and the output biases add is the same for all tokens and heads of a layer:
+        `constants`.
+    """
+
+    def __init__(
+        self, model: VisionModel, layers: Sequence[int], convention: Convention = "centred"
+    ) -> None:
+        self._model = model
+        self._maps = {
+            layer: tensor(maps_hke, model).flatten(0, 1)
+            for layer, maps_hke in zip(layers, head_maps(model, layers, convention), strict=True)
+        }
+        self._shared = _shared(model) if convention == "equal-share" else None
+
+    def fold(self, layer: int, directions_bce: Tensor) -> Tensor:
+        """Directions in the coordinates of a layer's values, times σ: (batch, direction, head,
+        head_dim)."""
+        folded_bcd = directions_bce @ self._maps[layer].T
+        return folded_bcd.unflatten(-1, (self._model.heads, self._model.head_dim))
+
+    def read(self, attention: Attention, folded_bchk: Tensor) -> Tensor:
+        """α_i v_i along folded directions, times σ: (batch, direction, head, token)."""
+        folded_bhkc = folded_bchk.permute(0, 2, 3, 1).to(attention.values.dtype)
+        along_bhtc = attention.values @ folded_bhkc * attention.pattern().unsqueeze(-1)
+        return along_bhtc.permute(0, 3, 1, 2).to(folded_bchk.dtype)
+
+    def constants(self, left: Left, directions_bce: Tensor) -> tuple[Tensor, Tensor]:
+        """What each layer, all its heads and tokens together, (batch, direction, layer), and each
+        block, (batch, direction), has beside what it wrote; of all layers, times σ.
+
+        Zero unless the convention is ``equal-share``.
+        """
+        if self._shared is None:
+            zero_bc = torch.zeros_like(directions_bce[..., 0])
+            return zero_bc[..., None].expand(-1, -1, self._model.layers), zero_bc
+        own_le, mean_e, bias_e = self._shared
+        block_be = left.std_b[:, None] * bias_e - left.mean_b[:, None] * mean_e
+        block_bc = (directions_bce @ block_be.unsqueeze(-1)).squeeze(-1)
+        return directions_bce @ own_le.T + block_bc.unsqueeze(-1), block_bc
+
+
+class TokenMaps:
+    """Maps of single heads over an image's tokens along directions, and all that they leave out.
+
+    Parameters
+    ----------
+    model : VisionModel
+    layers : sequence of int
+        Whose heads are shown.
+    heads : collection of (layer, head), optional
+        Of these layers; all their heads unless given.
+    convention : {"centred", "equal-share"}
+        ``centred``: every contribution is centred by its own mean, and biases are terms of their
+        own. ``equal-share``: the published one (Gandelsman et al. 2024), in which they are spread
+        over all components, heads and tokens.
+
+    Raises
+    ------
+    ValueError
+        If a layer or head does not exist, or a head is of none of the layers.
+
+    Notes
+    -----
+    One pass of the model; beside it (direction, layer, head, token) numbers a picture.
+    """
+
+    def __init__(
+        self,
+        model: VisionModel,
+        layers: Sequence[int],
+        heads: Collection[Head] | None = None,
+        convention: Convention = "centred",
+    ) -> None:
+        self.model, self.layers = model, tuple(sorted(set(layers)))
+        every = [(layer, head) for layer in self.layers for head in range(model.heads)]
+        chosen = every if heads is None else sorted(set(heads))
+        if lost := [at for at in chosen if at not in every]:
+            raise ValueError(f"heads {lost} are of none of the layers {list(self.layers)}")
+        self._chosen_lh = head_weights(model, chosen)[list(self.layers)]
+        self._tower = model.tower()
+        self._reader = TokenReader(model, range(model.layers), convention)
+        self._centred = convention == "centred"
+        maps = model_maps(model)
+        self._bias_e, self._attention_bias_e = (
+            tensor(a, model) for a in (maps.bias, maps.attention_bias.sum(0))
+        )
+        own_mean_de = 0 if self._centred else mean_maps(model).mean_map / model.width
+        self._mlp_map_de = tensor(maps.mlp_map + own_mean_de, model)
+
+    @torch.inference_mode()
+    def __call__(self, images_bchw: Tensor, directions_bce: Tensor) -> TokenShares:
+        """The shares of a batch.
+
+        Parameters
+        ----------
+        images_bchw : Tensor
+            From `Preprocess.to_tensor`.
+        directions_bce : Tensor
+            (batch, direction, embed), on the model's device, as wide as its residual stream.
+        """
+        model, reader, tower = self.model, self._reader, self._tower
+        x_btd = tower.enter(images_bchw)
+        start_bd = tower.read(x_btd).clone()
+        mlps_bd = torch.zeros_like(start_bd)
+        tokens, heads = [], []
+        for layer, block in enumerate(tower.blocks):
+            attention = block.attention(x_btd)
+            folded_bchk = reader.fold(layer, directions_bce)
+            if layer in self.layers:
+                tokens.append(reader.read(attention, folded_bchk))
+            x_btd, u_bd, mlp_bd = block.rest(x_btd, attention)
+            u_bhk = u_bd.to(x_btd.dtype).unflatten(-1, (model.heads, model.head_dim))
+            heads.append((folded_bchk * u_bhk[:, None]).sum(-1))
+            mlps_bd += mlp_bd
+        left = tower.leave(x_btd)
+        layer_bcl, block_bc = reader.constants(left, directions_bce)
+        maps_bclht = torch.stack(tokens, 2)
+        maps_bclht += (layer_bcl[..., list(self.layers)] / model.heads / model.tokens)[
+            ..., None, None
+        ]
+        heads_bclh = torch.stack(heads, 2) + (layer_bcl / model.heads)[..., None]
+        inside_bcl = heads_bclh.sum(-1)
+        shown_bclh = heads_bclh[:, :, list(self.layers)]
+        others = [layer for layer in range(model.layers) if layer not in self.layers]
+        rest: dict[str, Tensor] = {}
+        if not self._chosen_lh.all():
+            rest["heads not chosen"] = (shown_bclh * (1 - self._chosen_lh)).sum((2, 3))
+        if others:
+            rest["other layers"] = inside_bcl[..., others].sum(-1)
+
+        def along(rows_be: Tensor) -> Tensor:
+            return (directions_bce @ rows_be.unsqueeze(-1)).squeeze(-1)
+
+        rest["MLPs"] = along(mlps_bd @ self._mlp_map_de) + model.layers * block_bc
+        rest["start"] = along(start_bd @ self._mlp_map_de) + block_bc
+        if self._centred:
+            rest["attention biases"] = directions_bce @ self._attention_bias_e
+            rest["last norm's bias"] = directions_bce @ self._bias_e * left.std_b[:, None]
+        norm_b = left.embedding_be.norm(dim=1)
+        scale_b = 1 / (left.std_b * norm_b)
+        return TokenShares(
+            maps_bclht * self._chosen_lh[..., None] * scale_b[:, None, None, None, None],
+            {name: share_bc * scale_b[:, None] for name, share_bc in rest.items()},
+            along(left.embedding_be) / norm_b[:, None],
+            model.prefix,
+            model.grid,
+        )
+
+
+def stored_shares(
+    tokens_bte: ArrayLike,
+    embedding_be: ArrayLike,
+    directions_bce: Tensor,
+    prefix: int,
+    grid: tuple[int, int],
+) -> TokenShares:
+    """Shares of images whose `tokens` a store keeps: summed over its `token_layers` and all heads.
+
+    In the centred convention, as the store has them.
+
+    Parameters
+    ----------
+    tokens_bte, embedding_be : array-like
+        Rows of the store's arrays.
+    directions_bce : Tensor
+        (batch, direction, embed).
+    prefix, grid
+        Of the store's metadata.
+    """
+    tokens, embedding = (
+        torch.as_tensor(np.asarray(rows)).to(directions_bce) for rows in (tokens_bte, embedding_be)
+    )
+    norm_b11 = embedding.norm(dim=1)[:, None, None]
+    maps_bct = directions_bce @ tokens.transpose(1, 2) / norm_b11
+    logit_bc = (directions_bce @ embedding.unsqueeze(-1) / norm_b11).squeeze(-1)
+    rest = {"other layers, MLPs and constants": logit_bc - maps_bct.sum(-1)}
+    return TokenShares(maps_bct[:, :, None, None], rest, logit_bc, prefix, grid)
+
+
+def head_weights(model: VisionModel, heads: Collection[Head]) -> Tensor:
+    """1 for each head that is given and 0 for the others, (layer, head).
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one does not exist.
+    """
+    if not heads:
+        raise ValueError("no heads chosen")
+    weights_lh = torch.zeros(model.layers, model.heads, **model.wide)
+    for layer, head in heads:
+        if not (0 <= layer < model.layers and 0 <= head < model.heads):
+            raise ValueError(
+                f"head {layer}.{head} does not exist: {model.name} has layers 0 to "
+                f"{model.layers - 1} with heads 0 to {model.heads - 1}"
+            )
+        weights_lh[layer, head] = 1
+    return weights_lh
+
+
+def tensor(array: NDArray[np.float64], model: VisionModel) -> Tensor:
+    """A map where and as wide as the model's residual stream."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(**model.wide)
+
+
+def _shared(model: VisionModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the equal-share convention: what a layer's output bias is in the joint space, times σ,
+    (layer, embed); what goes with the last norm's mean, negative, and its bias, to each of the
+    2L+1 components, (embed,) both."""
+    maps, means = model_maps(model), mean_maps(model)
+    components = 2 * model.layers + 1
+    own_le = maps.attention_bias + means.attention_bias_mean[:, None] * means.mean_map
+    return (
+        tensor(own_le, model),
+        tensor(means.mean_map / components, model),
+        tensor(maps.bias / components, model),
+    )
