@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -67,20 +68,39 @@ def decode(data: bytes) -> Image.Image:
         inks than CMYK, a CMYK JPEG without Adobe's marker (0 may be full ink or none), a TIFF
         or PSD of a kind that Pillow does not read or takes for another.
     """
-    if not data:
-        raise BadImage("the file is empty")
+    with _damage_told():
+        return to_rgb(_stored(data))
+
+
+def decode_values(data: bytes) -> Image.Image:
+    """The same picture as its file holds it: a palette's numbers, grey of 16 bits.
+
+    It is the first frame, upright, and refused as by ``decode``.
+    """
+    with _damage_told():
+        return _stored(data)
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever matters becomes a reason below
-            image = _open(data)
-            refuse_unclear(image, data)
-            image.load()
-            return to_rgb(_upright(image))
+        yield
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # damaged bytes raise nearly anything inside the decoders
         said = " ".join(str(error).split()) or type(error).__name__
         raise BadImage("truncated or damaged", said) from error
+
+
+def _stored(data: bytes) -> Image.Image:
+    if not data:
+        raise BadImage("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever matters becomes a reason
+        image = _open(data)
+        refuse_unclear(image, data)
+        image.load()
+        return _upright(image)
 
 
 def _open(data: bytes) -> Image.Image:

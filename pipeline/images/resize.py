@@ -44,7 +44,27 @@ class Resize:
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(height, width, 3) uint8."""
         resized = image.resize(self._size(image), self._filter())
-        return np.asarray(self._crop_or_pad(resized).convert("RGB"))
+        fill = self.fill if self.mode == "longest" else 0
+        return np.asarray(self._crop_or_pad(resized, "RGB", (fill,) * 3).convert("RGB"))
+
+    def mask(self, image: Image.Image, padding: int) -> NDArray[np.uint8]:
+        """What is said of each pixel of a picture, on the pixels that the picture comes to.
+
+        The same size and crop, and the nearest value, so that none is made that was not there.
+
+        Parameters
+        ----------
+        image : Image
+            Mode L, of the picture's size.
+        padding : int
+            The value of what is no part of the picture.
+
+        Returns
+        -------
+        (height, width) uint8
+        """
+        resized = image.resize(self._size(image), Image.Resampling.NEAREST)
+        return np.asarray(self._crop_or_pad(resized, "L", padding))
 
     def _filter(self) -> Image.Resampling:
         if self.mode == "shortest" and self.height != self.width:
@@ -63,17 +83,18 @@ class Resize:
         ratio = pick(h / self.height, w / self.width)
         return round(w / ratio), round(h / ratio)
 
-    def _crop_or_pad(self, image: Image.Image) -> Image.Image:
+    def _crop_or_pad(
+        self, image: Image.Image, mode: str, fill: int | tuple[int, ...]
+    ) -> Image.Image:
         w, h = image.size
         if self.mode == "squash":
             return image
         left, top = round((w - self.width) / 2.0), round((h - self.height) / 2.0)
         if w >= self.width and h >= self.height:
             return image.crop((left, top, left + self.width, top + self.height))
-        fill = self.fill if self.mode == "longest" else 0
-        canvas = Image.new("RGB", (max(w, self.width), max(h, self.height)), (fill,) * 3)
+        canvas = Image.new(mode, (max(w, self.width), max(h, self.height)), fill)
         canvas.paste(
-            image.convert("RGB"), (max(0, (self.width - w) // 2), max(0, (self.height - h) // 2))
+            image.convert(mode), (max(0, (self.width - w) // 2), max(0, (self.height - h) // 2))
         )
         left, top = (
             max(0, round((n - m) / 2.0))
