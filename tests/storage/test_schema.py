@@ -9,6 +9,7 @@ import pyarrow as pa
 
 import storage
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
+from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
 from pipeline.texts.encoding import TEXTS
@@ -97,6 +98,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "rosetta": SHARED,
         "rosetta_truth": TRUTH,
         "invert": INVERSIONS,
+        "segment": SEGMENTATION,
     }.items()
     for name, schema in tables.items()
 }
