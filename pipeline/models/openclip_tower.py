@@ -78,6 +78,11 @@ class OpenClipTower:
         return Tail(Norm.of(self._visual.ln_post), float64(self._visual.proj))
 
     def enter(self, images_bchw: Tensor) -> Tensor:
+        x_btd, positions_td = self.embed(images_bchw)
+        embedded: Tensor = self._visual.ln_pre(x_btd.add_(positions_td))
+        return embedded
+
+    def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         model, visual = self._model, self._visual
         model.refuse_other_images(images_bchw)
         filters = visual.conv1.weight
@@ -85,8 +90,7 @@ class OpenClipTower:
         x_btd = images.new_empty(len(images), model.tokens, model.width)
         x_btd[:, 0] = visual.class_embedding
         x_btd[:, 1:] = embed_patches(images, filters)
-        embedded: Tensor = visual.ln_pre(x_btd.add_(visual.positional_embedding))
-        return embedded
+        return x_btd, visual.positional_embedding
 
     def read(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, 0]

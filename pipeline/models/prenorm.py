@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tower import Attention, Norm, Weights, float64
-
-Linear = tuple[Tensor, Tensor]
+from .tower import Attention, Layers, Linear, Norm, Weights, float64
 
 
 class PreNormBlock:
@@ -78,6 +76,18 @@ class PreNormBlock:
     def _cast(self, linear: Linear) -> Linear:
         weight, bias = linear
         return weight.detach().to(self.dtype), bias.detach().to(self.dtype)
+
+    @property
+    def layers(self) -> Layers:
+        return Layers(
+            norm_1=self.norm_1,
+            qkv=self.qkv,
+            out=self.out,
+            norm_2=self.norm_2,
+            up=self.up,
+            activation=self.activation,
+            down=self.down,
+        )
 
     @property
     def weights(self) -> Weights:

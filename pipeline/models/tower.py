@@ -10,7 +10,7 @@ Axis letters are those of docs/glossary.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     pass
 
 Array = NDArray[np.float64]
+Linear = tuple[Tensor, Tensor]
+"""Weight (out, in) and bias (out,)."""
 
 
 class Tower(Protocol):
@@ -39,6 +41,10 @@ class Tower(Protocol):
     def enter(self, images_bchw: Tensor) -> Tensor:
         """The residual stream as it enters layer 0, (batch, token, width)."""
 
+    def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
+        """What the stream is made of, to be added, and normed where the family does: prefix and
+        patches as they are embedded, (batch, token, width), and positions, (token, width)."""
+
     def read(self, values_bt: Tensor) -> Tensor:
         """What the tail reads of something that every token has: (batch, token, …) without its
         token axis. Linear, and the same for the stream and for all that is written to it."""
@@ -53,6 +59,10 @@ class Block(Protocol):
     @property
     def weights(self) -> Weights:
         """Computed anew whenever asked for."""
+
+    @property
+    def layers(self) -> Layers:
+        """What it is made of, as run."""
 
     @property
     def down(self) -> tuple[Tensor, Tensor]:
@@ -105,6 +115,21 @@ class Attention:
         """α_i v_i, (batch, token, heads · head_dim): their sum over tokens is u."""
         pattern_bth1 = self.pattern().transpose(1, 2).unsqueeze(-1)
         return (self.values.transpose(1, 2) * pattern_bth1).flatten(2)
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """What a block is made of, as run: x += out(attention(qkv(norm_1(x)))), then
+    x += down(activation(up(norm_2(x))))."""
+
+    norm_1: Callable[[Tensor], Tensor]
+    qkv: Linear
+    """Queries, keys and values in one, (3 · heads · head_dim, width)."""
+    out: Linear
+    norm_2: Callable[[Tensor], Tensor]
+    up: Linear
+    activation: Callable[[Tensor], Tensor]
+    down: Linear
 
 
 @dataclass(frozen=True, eq=False)

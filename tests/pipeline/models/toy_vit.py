@@ -162,11 +162,15 @@ class ToyTower:
         return Tail(Norm.of(self._visual.after), float64(self._visual.head.weight).T)
 
     def enter(self, images_bchw: Tensor) -> Tensor:
+        x_btd, positions_td = self.embed(images_bchw)
+        return x_btd + positions_td
+
+    def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)
         visual, images = self._visual, images_bchw.to(self._visual.first)
         patches_btd = embed_patches(images, visual.patch.weight) + visual.patch.bias
         first_btd = visual.first.expand(len(images), -1, -1)
-        return torch.cat([first_btd, patches_btd], 1) + visual.positions
+        return torch.cat([first_btd, patches_btd], 1), visual.positions
 
     def read(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, 0]
