@@ -35,7 +35,15 @@ class ShowConfig:
 
     what: tyro.conf.Positional[
         Literal[
-            "textspan", "ablate", "second-order", "omp", "neuron", "rosetta", "invert", "results"
+            "textspan",
+            "ablate",
+            "second-order",
+            "omp",
+            "neuron",
+            "heatmap",
+            "rosetta",
+            "invert",
+            "results",
         ]
     ]
     """Which job's results, one neuron on a page, or the list of all results."""
@@ -80,7 +88,7 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what in ("rosetta", "invert", "ablate", "second-order", "results"):
+    if config.what in ("rosetta", "invert", "ablate", "second-order", "heatmap", "results"):
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")

@@ -138,7 +138,16 @@ def read_rows(url: str, start: int, stop: int) -> pa.Table:
 
 def read_images(url: str) -> pa.Table:
     """The whole image table."""
-    names = urls.list_names(urls.join(url, IMAGES))
-    parts = [n for n in names if n.startswith("part-")]
-    tables = [pq.read_table(io.BytesIO(urls.read_bytes(urls.join(url, IMAGES, n)))) for n in parts]
-    return pa.concat_tables(tables, promote_options="permissive")
+    return pa.concat_tables(_read_parts(url), promote_options="permissive")
+
+
+def read_keys(url: str) -> Iterator[pa.Table]:
+    """``index`` and ``key`` of all images, part by part."""
+    return _read_parts(url, ["index", "key"])
+
+
+def _read_parts(url: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    for name in urls.list_names(urls.join(url, IMAGES)):
+        if name.startswith("part-"):
+            content = io.BytesIO(urls.read_bytes(urls.join(url, IMAGES, name)))
+            yield pq.read_table(content, columns=columns)

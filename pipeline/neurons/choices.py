@@ -12,6 +12,8 @@ from storage.tables import StoreTables
 
 # What a store keeps of every image.
 Keep = Literal["coefficients", "norms", "moments"]
+# Whether biases and means are terms of their own, or spread over all components.
+Convention = Literal["centred", "equal-share"]
 # How codes are found.
 Method = Literal["omp", "lasso", "nonneg-omp"]
 # Studies of ablations that run the model.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.models import VisionModel, Weights, mean_maps, model_maps
 
-Convention = Literal["centred", "equal-share"]
+from .choices import Convention
 
 # Neurons whose vectors are written out at once, for their Gram matrices (values).
 _GRAM_VALUES = 1 << 24

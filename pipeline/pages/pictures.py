@@ -43,14 +43,22 @@ def heat(
     map_hw: NDArray[np.floating],
     between: Image.Resampling = Image.Resampling.NEAREST,
 ) -> Image.Image:
-    """A picture in grey under a map, −1 … 1: blue where it is positive, orange where negative.
+    """A picture, no larger than a page shows it, under a map: see `overlay`.
 
     Parameters
     ----------
     between : Resampling
         How the map is brought to the picture's size.
     """
-    image = small(pixels)
+    return overlay(small(pixels), map_hw, between)
+
+
+def overlay(
+    image: Image.Image,
+    map_hw: NDArray[np.floating],
+    between: Image.Resampling = Image.Resampling.NEAREST,
+) -> Image.Image:
+    """A picture in grey under a map, −1 … 1: blue where it is positive, orange where negative."""
     grey = np.asarray(image.convert("L"), float)[..., None].repeat(3, -1) * 0.8 + 30
     wide = Image.fromarray(map_hw.astype(np.float32)).resize(image.size, between)
     strength = np.clip(np.asarray(wide), -1, 1)[..., None]

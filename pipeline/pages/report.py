@@ -19,6 +19,7 @@ from pipeline import status
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
 from pipeline.heads.shares import shares
+from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.identity import over
 from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
@@ -30,13 +31,15 @@ from storage.reductions import all_reductions
 from storage.results import Result, finished_results
 from storage.store import Store
 
-from . import extraction, heads, neurons, notes, sentences
+from . import extraction, heads, heatmaps, neurons, notes, sentences
 from .html import Made, Section, page, section
 
 # Images that shares and histograms are over, about.
 READ = 2000
 # Neurons that are shown in pictures, and top images of each where the weights are not at hand.
 NEURONS, TOP_IMAGES = 8, 8
+# Pictures whose heat maps are shown.
+HEATMAPS = 3
 
 Typed = Callable[[str, Mapping[str, Any]], str]
 
@@ -110,6 +113,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_extraction(read),
         *_of_heads(read),
         *_of_neurons(read),
+        *_of_heatmaps(read),
         *_of_moments(read),
         *last,
         *_missing(read),
@@ -310,6 +314,17 @@ def _top_images(store: Store, top: pd.DataFrame, neuron: int) -> list[tuple[str,
     return [
         extraction.picture(store, row["image"], f"image {row['image']}: {row['score']:+.3f}")
         for row in rows.to_dict("records")
+    ]
+
+
+# -- where in pictures ---------------------------------------------------------------------
+
+
+def _of_heatmaps(read: Reader) -> list[Section]:
+    """The heat maps that were asked for last."""
+    return [
+        heatmaps.heatmap_section(read_heatmaps(result), f"heatmap-{result.name}", read.made(result))
+        for result in read.results("heatmap")[:HEATMAPS]
     ]
 
 

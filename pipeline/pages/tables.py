@@ -12,6 +12,8 @@ from rich.table import Table
 
 from pipeline.heads.answers import HeadAnswer
 from pipeline.heads.names import head_name, neuron_name
+from pipeline.heatmaps.found import HeatMaps
+from pipeline.heatmaps.split import TERMS
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 
 if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
@@ -86,6 +88,22 @@ def neuron(found: NeuronAnswer, top: int) -> Table:
     table = titled(neuron_name(found.layer, found.neuron), "coefficient", "text")
     for term in found.texts[:top]:
         table.add_row(f"{term.coefficient:+.4f}", term.text)
+    return table
+
+
+def heatmaps(found: HeatMaps) -> Table:
+    """What each map shows of its logit, and what it leaves out."""
+    terms = [term for term in TERMS if found.table[term].ne(0).any()]
+    columns = ["map", "share", *(term.replace("_", " ") for term in terms), "logit", "residual"]
+    less = "" if found.less is None else f", less the mean of {found.less}"
+    table = titled(f"Heat maps of {found.picture}{less}", "text", *columns)
+    for row in found.table.to_dict("records"):
+        text = f"{row['text']} − {row['against']}" if row["against"] else row["text"]
+        if row["head"]:
+            text = f"{row['head']} {row['extreme']} {row['coefficient']:+.4f}: {text}"
+        share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
+        figures = (f"{row[name]:+.4f}" for name in (*terms, "logit"))
+        table.add_row(text, f"{row['shown']:+.4f}", share, *figures, f"{row['residual']:.0e}")
     return table
 
 

@@ -17,7 +17,15 @@ import xarray as xr
 from humanize import naturaldelta
 from numpy.typing import NDArray
 
-from pipeline.models import ModelError, ModelSpec, VisionModel, load_model, open_clip
+from pipeline.models import (
+    Architecture,
+    ModelError,
+    ModelSpec,
+    VisionModel,
+    check_supported,
+    load_model,
+    open_clip,
+)
 from pipeline.models.spec import WEIGHT_SUFFIXES
 from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
@@ -30,7 +38,7 @@ from storage.results import Result, find_result, result_url, save_result
 from storage.store import Store
 from storage.weights import remember, remembered
 
-from .classes import texts_digest
+from .classes import PoolError, texts_digest
 from .embedding import Passes, Tokenizer, count_too_long
 from .kept import met_before, read_parts, remove_parts, write_part
 
@@ -146,10 +154,14 @@ def store_model(store: Store, pretrained: str | None = None) -> VisionModel:
     return model
 
 
-def tokenizer_of(model: VisionModel) -> Tokenizer:
-    """open_clip's tokenizer of a model."""
-    text = model.config["text_cfg"]
-    length = text.get("context_length", 77)
+def context_length(model: Architecture) -> int:
+    """Tokens that a model reads of a text."""
+    return int(model.config["text_cfg"].get("context_length", 77))
+
+
+def tokenizer_of(model: Architecture) -> Tokenizer:
+    """open_clip's tokenizer of a model; its weights are not needed."""
+    text, length = model.config["text_cfg"], context_length(model)
     if name := text.get("hf_tokenizer_name"):
         return open_clip.HFTokenizer(
             name, context_length=length, **text.get("tokenizer_kwargs", {})
@@ -164,7 +176,8 @@ class TextEncoder:
     ----------
     store : Store
     pretrained : str, optional
-        See ``model_spec``. The model is loaded when the first new text is met.
+        See ``model_spec``. The model is loaded when the first new text is met: texts that were
+        all met before need none.
     """
 
     def __init__(self, store: Store, pretrained: str | None = None) -> None:
@@ -187,17 +200,62 @@ class TextEncoder:
         teller : Teller
             Told how much there is to do, how long it will take, and how far it is.
         """
+        config, kept = self._find(texts)
+        result = kept or self._encode(source, texts, config, teller)
+        rows = result.arrays("embeddings")["embedding"].values
+        refuse_not_finite(f"the embeddings in {result.url}", rows)
+        return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
+
+    def _find(self, texts: Sequence[str]) -> tuple[dict[str, Any], Result | None]:
+        """What tells these texts' result, and that, if it is there."""
         config = {
             "texts": texts_digest(texts),
             "count": len(texts),
             "weights_digest": self.store.meta.weights_digest,
             "normalize": True,
         }
-        kept = find_result(self.store.url, JOB, config)
-        result = kept or self._encode(source, texts, config, teller)
-        rows = result.arrays("embeddings")["embedding"].values
-        refuse_not_finite(f"the embeddings in {result.url}", rows)
-        return Encoded(result, tuple(texts), rows, result.provenance["too_long"], kept is None)
+        return config, find_result(self.store.url, JOB, config)
+
+    def refuse_long(self, texts: Sequence[str]) -> None:
+        """Refuse texts that the model would not read to their ends.
+
+        Raises
+        ------
+        FacetError
+            Which says what would remain of the first.
+        """
+        _, kept = self._find(texts)
+        if kept is not None and not kept.provenance["too_long"]:
+            return
+        model = self._architecture()
+        length, tokenizer = context_length(model), tokenizer_of(model)
+        for text in texts:
+            if not count_too_long(tokenizer, [text], length):
+                continue
+            words = text.split(" ")
+            while len(words) > 1 and count_too_long(tokenizer, [" ".join(words)], length):
+                words.pop()
+            raise PoolError(
+                f"the text {text!r} has more than the {length} tokens that the model reads: of it "
+                f"would remain {' '.join(words)!r}. Give a shorter one"
+            )
+
+    def model(self, what: str, teller: Teller = SILENT) -> VisionModel:
+        """The store's model, loaded when it is first asked for.
+
+        Parameters
+        ----------
+        what : str
+            What it is to do, for people.
+        teller : Teller
+        """
+        if self._model is None:
+            with teller.wait(f"loading the model that {what}"):
+                self._model = store_model(self.store, self.pretrained)
+        return self._model
+
+    def _architecture(self) -> Architecture:
+        return self._model or check_supported(ModelSpec(self.store.meta.architecture, "none"))
 
     def _encode(
         self, source: str, texts: Sequence[str], config: dict[str, Any], teller: Teller
@@ -205,10 +263,6 @@ class TextEncoder:
         url = self.store.url
         urls.check_writable(url)
         place = result_url(url, JOB, config)
-        if self._model is None:
-            with teller.wait(f"loading the model that encodes {source}"):
-                self._model = store_model(self.store, self.pretrained)
-        module, tokenizer = self._model.module, tokenizer_of(self._model)
         rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
         weights = config["weights_digest"]
         before = [
@@ -218,8 +272,11 @@ class TextEncoder:
             rows[at] = found
         left_m = np.flatnonzero(np.isnan(rows[:, 0]))
         if len(left_m):
-            passes = Passes(module, tokenizer, [texts[i] for i in left_m.tolist()])
+            model = self.model(f"encodes {source}", teller)
+            left = [texts[i] for i in left_m.tolist()]
+            passes = Passes(model.module, tokenizer_of(model), left)
             self._fill(source, rows, left_m, passes, place, teller)
+        tower = self._architecture()
         result = save_result(
             url,
             JOB,
@@ -227,8 +284,8 @@ class TextEncoder:
             {
                 "source": source,
                 "differs": {"texts": source},
-                "too_long": count_too_long(tokenizer, texts, module.context_length),
-                "activation": self._model.activation,
+                "too_long": count_too_long(tokenizer_of(tower), texts, context_length(tower)),
+                "activation": self.store.meta.activation,
                 "versions": versions(),
                 "revision": revision(),
             },

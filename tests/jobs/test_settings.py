@@ -78,6 +78,14 @@ SHOWN = {
         "classes": JOBS + "omp_job.py::test_accuracy_is_that_of_effects_written_out",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "heatmap": {
+        "image picture": JOBS + "heatmap_job.py::test_a_file_gives_what_the_stores_image_gives",
+        "text layers heads convention": JOBS + "heatmap_job.py"
+        "::test_settings_of_maps_are_what_the_model_wrote",
+        "against less_classes": JOBS + "heatmap_job.py::test_maps_are_linear_in_their_texts",
+        "pool": JOBS + "heatmap_job.py::test_a_heads_own_texts_and_where_it_writes_of_them",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "rosetta": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "models neighbours": JOBS + "rosetta_job.py::test_what_cannot_work_is_refused",

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 import storage
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
+from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
@@ -95,6 +96,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "ablate": ABLATIONS | EFFECTS,
         "second_order": NEURONS,
         "omp": CODES,
+        "heatmap": HEATMAPS,
         "rosetta": SHARED,
         "rosetta_truth": TRUTH,
         "invert": INVERSIONS,

@@ -1,0 +1,184 @@
+"""What a picture's embedding has of texts, split by where it comes from: patches, and all else.
+
+⟨embedding, text⟩/‖embedding‖ is the sum of a map over the patches and of the terms that the map
+leaves out, exactly: from a store's arrays, or from one pass of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.heads.choices import Head
+from pipeline.neurons.choices import Convention
+from storage.metadata import Metadata
+from storage.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.models import VisionModel
+
+    from .tokens import TokenShares
+
+Array = NDArray[np.float64]
+# What a map leaves out; columns of the table ``maps``.
+TERMS = (
+    "class_token", "registers", "other_heads", "other_layers", "mlps", "start", "constants",
+)  # fmt: skip
+# As a pass of the model calls what is no token's.
+_CALLED = {
+    "other layers": "other_layers",
+    "MLPs": "mlps",
+    "start": "start",
+    "attention biases": "constants",
+    "last norm's bias": "constants",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Where products with M texts come from, on the published scale; float64."""
+
+    patches_mrc: Array
+    """What the chosen heads wrote from each patch, (text, rows, columns)."""
+    rest: dict[str, Array]
+    """By `TERMS`, (text,) each: what the chosen heads wrote from the class token and registers,
+    their layers' other heads, other layers' heads, MLPs, the start, constants."""
+    logit_m: Array
+    """⟨embedding, text⟩/‖embedding‖ of the model's own embedding."""
+
+    @property
+    def shown_m(self) -> Array:
+        """What the map shows of the logit."""
+        return self.patches_mrc.sum((1, 2))
+
+    @property
+    def residual_m(self) -> Array:
+        """The logit less map and rest: rounding."""
+        return self.logit_m - self.shown_m - sum(self.rest.values())
+
+    @property
+    def heads_m(self) -> Array:
+        """What the chosen heads wrote from all tokens together."""
+        return self.shown_m + self.rest["class_token"] + self.rest["registers"]
+
+    def __getitem__(self, rows: Sequence[int]) -> Split:
+        """Some of the texts, or one several times."""
+        at = list(rows)
+        rest = {name: values[at] for name, values in self.rest.items()}
+        return Split(self.patches_mrc[at], rest, self.logit_m[at])
+
+    def __sub__(self, other: Split) -> Split:
+        """Of the differences of texts: everything is linear in them."""
+        rest = {name: values - other.rest[name] for name, values in self.rest.items()}
+        return Split(self.patches_mrc - other.patches_mrc, rest, self.logit_m - other.logit_m)
+
+
+def is_stored(meta: Metadata, layers: Sequence[int]) -> bool:
+    """Whether a store has the maps of all heads of these layers, and all that they leave out."""
+    return {"heads", "mlps", "tokens"} <= set(meta.components) and set(layers) == set(
+        meta.token_layers
+    )
+
+
+def stored_split(store: Store, image: int, texts_me: NDArray[np.floating]) -> Split:
+    """Of an image whose `tokens`, `heads` and `mlps` the store keeps; centred convention.
+
+    The logit is that of the model's embedding, which was never rounded, and the residual what
+    rounding to the store's dtype costs.
+
+    Parameters
+    ----------
+    texts_me : (text, embed)
+    """
+    meta, texts = store.meta, np.asarray(texts_me, np.float64)
+    row = store.contributions().isel(image=image)
+    tokens_te, heads_lhk, mlps_sd, embedding_e, std = (
+        row[name].values.astype(np.float64)
+        for name in ("tokens", "heads", "mlps", "embedding", "ln_std")
+    )
+    maps = {name: array.values.astype(np.float64) for name, array in store.model().items()}
+    others = [layer for layer in range(meta.layers) if layer not in meta.token_layers]
+    wrote_e = {
+        "other_layers": np.einsum("lhk,lhke->e", heads_lhk[others], maps["head_map"][others]) / std,
+        "mlps": mlps_sd[1:].sum(0) @ maps["mlp_map"] / std,
+        "start": mlps_sd[0] @ maps["mlp_map"] / std,
+        "constants": maps["attention_bias"].sum(0) / std + maps["bias"],
+        "class_token": tokens_te[0],
+        "registers": tokens_te[1 : meta.prefix].sum(0),
+        "other_heads": np.zeros(meta.embed),
+    }
+    length = np.linalg.norm(embedding_e)
+    patches_mt = texts @ tokens_te[meta.prefix :].T / length
+    return Split(
+        patches_mt.reshape(len(texts), *meta.grid),
+        {name: texts @ wrote_e[name] / length for name in TERMS},
+        texts @ embedding_e / length,
+    )
+
+
+def split_of(
+    shares: TokenShares, layers: Sequence[int], heads: Collection[Head] | None = None
+) -> Split:
+    """Of some heads, from a pass of the model over one picture.
+
+    Parameters
+    ----------
+    shares : TokenShares
+        Of all heads of `layers`.
+    layers : sequence of int
+    heads : collection of (layer, head), optional
+        Of these layers; all their heads unless given.
+    """
+    maps_mlht = shares.maps_bclht[0].double().cpu().numpy()
+    chosen_lh = np.array(
+        [
+            [heads is None or (layer, head) in heads for head in range(maps_mlht.shape[2])]
+            for layer in layers
+        ]
+    )
+    beside_lh = chosen_lh.any(1, keepdims=True) & ~chosen_lh
+    heads_mlh = maps_mlht.sum(-1)
+    shown_mt = maps_mlht[:, chosen_lh].sum(1)
+    rest = {name: np.zeros(len(maps_mlht)) for name in TERMS}
+    for called, share_bc in shares.rest.items():
+        rest[_CALLED[called]] = rest[_CALLED[called]] + share_bc[0].double().cpu().numpy()
+    rest["class_token"] = shown_mt[:, 0]
+    rest["registers"] = shown_mt[:, 1 : shares.prefix].sum(-1)
+    rest["other_heads"] = heads_mlh[:, beside_lh].sum(-1)
+    rest["other_layers"] = rest["other_layers"] + heads_mlh[:, ~(chosen_lh | beside_lh)].sum(-1)
+    patches_mt = shown_mt[:, shares.prefix :]
+    return Split(
+        patches_mt.reshape(-1, *shares.grid), rest, shares.logit_bc[0].double().cpu().numpy()
+    )
+
+
+def shares_of(
+    model: VisionModel,
+    pixels_hwc: NDArray[np.uint8],
+    texts_me: NDArray[np.floating],
+    layers: Sequence[int],
+    convention: Convention = "centred",
+) -> TokenShares:
+    """One pass of the model over one picture.
+
+    Parameters
+    ----------
+    pixels_hwc : (height, width, 3) uint8
+        As the model sees it.
+    texts_me : (text, embed)
+    layers : sequence of int
+        Of which the heads are told apart.
+    """
+    # Whoever reads what is stored does without.
+    import torch
+
+    from .tokens import TokenMaps
+
+    pixels = torch.from_numpy(np.array(pixels_hwc))[None].to(model.device)
+    texts_bme = torch.from_numpy(np.asarray(texts_me))[None].to(**model.wide)
+    maps = TokenMaps(model, layers, convention=convention)
+    return maps(model.preprocess.to_tensor(pixels), texts_bme)
