@@ -22,7 +22,7 @@ MODELS, SCIENCE = ("torch", "open_clip", "timm", "torchvision"), ("zarr", "xarra
 LIGHT = {
     "the store": (STORAGE, (*MODELS, "ray")),
     "the plan": (
-        ["pipeline.extraction.cost", "pipeline.extraction.plan"],
+        ["pipeline.extraction.cost", "pipeline.extraction.plan", "pipeline.heatmaps.memory"],
         (*MODELS, *SCIENCE, "ray"),
     ),
     "tables that are shown": (

@@ -3,7 +3,7 @@
 A map ranks the patches of its picture. They are removed a step at a time, the highest first
 (`deletion`) or the lowest first (`insertion`: read backwards, the highest are put in first). A map
 that is right about the model has a small area under the first curve and a large one under the
-second; a random map has both alike (Petsiuk 2018, on patches in place of blurred pixels).
+second; a random map has both alike (Petsiuk et al. 2018, who blur or grey pixels).
 
 A patch is removed by leaving its token out of the stream as it enters layer 0. For a ViT that is
 exact: positions stay with their tokens, and attention has fewer of them to choose from; no grey

@@ -6,13 +6,13 @@ reads the class token, so that in the last layer only its row counts; it is the 
 
 ``gradcam``
     (mean_h w_h A_h)⁺ in the last layer, the class token's row: w_h is the mean of ∂y/∂A_h over
-    the patches (Selvaraju 2017, for attention as in Chefer 2021).
+    the patches (Selvaraju et al. 2017; on attention as Chefer et al. 2021 have it).
 ``gradient-attention``
     The class token's row of (I + Ā_L) ⋯ (I + Ā_1), where Ā_l = mean_h (∇A_l ⊙ A_l)⁺ is cut at
-    zero before the mean and rows are not normalised (Chefer 2021, Generic Attention).
+    zero before the mean and rows are not normalised (Chefer et al. 2021).
 ``legrad``
-    Σ_l mean over heads and queries of (∂s_l/∂A_l)⁺ (Bousselham 2024), where s_l is the score of
-    the class token behind layer l, attention and MLP, taken through the model's tail: norm,
+    Σ_l mean over heads and queries of (∂s_l/∂A_l)⁺ (Bousselham et al. 2024), where s_l is the score
+    of the class token behind layer l, attention and MLP, taken through the model's tail: norm,
     projection, and the embedding's length, as y is, so that s_L = y. No gradient of s_l passes
     through layers before l, and all rows of queries but the class token's have none: the mean
     over queries is that row divided by the number of tokens, in every layer.
@@ -28,6 +28,7 @@ from torch import Tensor
 from pipeline.models import VisionModel
 
 from .asked import Asked
+from .memory import first_derived
 from .traced import Step, score, steps
 
 GRADIENT_METHODS = ("gradcam", "gradient-attention", "legrad")
@@ -54,10 +55,7 @@ class GradientMaps:
             raise ValueError(f"methods {sorted(unknown)} are none of {', '.join(GRADIENT_METHODS)}")
         self.model, self.methods = model, tuple(methods)
         self._tower, self._wide = model.tower(), model.wide["dtype"]
-        # The first layer whose patterns y is derived by.
-        last = model.layers - 1
-        firsts = {"gradcam": last, "gradient-attention": 0, "legrad": model.layers}
-        self._first = min((firsts[m] for m in methods), default=model.layers)
+        self._first = first_derived(methods, model.layers)
 
     @torch.enable_grad()
     def __call__(self, images_bchw: Tensor, asked: Asked) -> dict[str, Tensor]:
