@@ -37,7 +37,7 @@ class ExtractConfig:
 
     images: str
     """Folder, WebDataset tars or Parquet files (globs and {000..009} allowed, local or s3://,
-    gs://), or microworld:n=2000,seed=7,split=test."""
+    gs://), gtsegs:PATH (ImageNet-Segmentation's file), or microworld:n=2000,seed=7,split=test."""
     model: str
     """An OpenCLIP model name, a model config (JSON), or microworld."""
     pretrained: str

@@ -4,6 +4,8 @@
 ``microworld``         the embedded world's own, drawn with the picture
 a folder               mask pictures by the key of their picture, whatever the suffix of
                        either: ``n01440764/x.JPEG`` has ``n01440764/x.png``
+``gtsegs:PATH``        ImageNet-Segmentation's file, by the name that a key ends in, without its
+                       suffix
 =====================  =================================================================
 
 A mask is one of the **upright** picture: where EXIF has a picture turned, its mask is of the
@@ -22,16 +24,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.microworld.draw import picture
 from storage.objects import is_local, object_store
 from storage.urls import absolute
 
+from . import micro
 from .addresses import Addresses
 from .decode import decode_values, read_bytes, to_image
 from .errors import BadImage, SourceError
 from .files import below, inside, kind_of, with_retries
+from .gtsegs import PREFIX as GTSEGS
+from .gtsegs import SegmentationFile, opened, place
 from .mask_values import BACKGROUND, FOREGROUND, IGNORED, mask_of
-from .micro import PREFIX, parse
+from .micro import PREFIX
 from .resize import Resize
 from .rows import is_image_name
 
@@ -46,9 +50,9 @@ class MaskSource:
 
     Attributes
     ----------
-    kind : {"microworld", "folder"}
+    kind : {"microworld", "folder", "gtsegs"}
     url : str
-        The folder; empty of the microworld.
+        The folder or file; empty of the microworld.
     """
 
     kind: str
@@ -67,17 +71,24 @@ def parse_masks(text: str) -> MaskSource:
         return MaskSource("microworld")
     if text.startswith(PREFIX):
         raise SourceError(f"masks {text!r}: write {MICROWORLD} alone, the pictures say which")
+    if text.startswith(GTSEGS):
+        url = place(text)
+        with opened(url):
+            return MaskSource("gtsegs", url)
     if not text.strip():
         raise SourceError(f"The source of masks is empty: name {MICROWORLD} or a folder.")
     url = absolute(text)
     kind = kind_of(url)
     if kind is None:
         raise SourceError(
-            f"masks {text!r}: there is no such folder. Name {MICROWORLD}, or a folder of mask "
-            "pictures that are called as the keys of their pictures."
+            f"masks {text!r}: there is no such folder. Name {MICROWORLD}, {GTSEGS}PATH, or a "
+            "folder of mask pictures that are called as the keys of their pictures."
         )
     if kind != "directory":
-        raise SourceError(f"masks {text!r} is a file: name the folder that mask pictures are in")
+        raise SourceError(
+            f"masks {text!r} is a file: name the folder that mask pictures are in, or {GTSEGS}PATH "
+            "for the file of ImageNet-Segmentation"
+        )
     return MaskSource("folder", url)
 
 
@@ -120,6 +131,11 @@ def check_masks(rows: pa.Table, source: MaskSource) -> Coverage:
         none = f"none of the {len(rows):,} pictures"
         if source.kind == "microworld":
             raise SourceError(f"{none} is of the embedded world: name a folder of their masks")
+        if source.kind == "gtsegs":
+            raise SourceError(
+                f"{none} has a mask in {source.url}: it knows pictures by the names that their "
+                f"keys end in, such as {_name(lacking[0]) if lacking else 'n02084071_1234'}"
+            )
         first = f", as {stem(lacking[0])}.png" if lacking else ""
         raise SourceError(
             f"{none} has a mask in {source.url}: masks are called as the keys of their "
@@ -132,6 +148,10 @@ def _known(source: MaskSource) -> Callable[[dict[str, Any]], bool]:
     """Tells whether the picture of a row has a mask."""
     if source.kind == "microworld":
         return lambda row: row["uri"].startswith(PREFIX)
+    if source.kind == "gtsegs":
+        with opened(source.url) as file:
+            named = {name for name, i in file.places().items() if file.has_mask(i)}
+        return lambda row: _name(row["key"]) in named
     names = with_retries(lambda: _all_names(source.url), source.url)
     stems = {stem(name) for name in names if is_image_name(name)}
     return lambda row: stem(row["key"]) in stems
@@ -151,16 +171,30 @@ def stem(key: str) -> str:
     return key.rpartition(".")[0] if is_image_name(key) else key
 
 
+def _name(key: str) -> str:
+    """What a key ends in, without the suffix of a picture."""
+    return stem(key).rpartition("/")[2]
+
+
 # -- reading ----------------------------------------------------------------------------------
 
 
 class MaskReader:
-    """Reads masks as they are; what it has listed of a local folder is kept for the next one."""
+    """Reads masks as they are; what it has listed or opened is kept for the next one."""
 
     def __init__(self, source: MaskSource) -> None:
         self._source = source
         self._addresses = Addresses()
         self._listed: dict[str, list[str]] = {}
+        self._file: SegmentationFile | None = None
+        self._places: dict[str, int] = {}
+
+    def __enter__(self) -> MaskReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def read(self, row: dict[str, Any]) -> Mask:
         """The mask of the picture of a row, (height, width).
@@ -175,17 +209,31 @@ class MaskReader:
         if self._source.kind == "microworld":
             if not row["uri"].startswith(PREFIX) or row["offset"] is None:
                 raise BadImage("no mask", "the picture is not of the embedded world")
-            _, seed, split = parse(row["uri"])
-            return picture(seed, split, row["offset"])[1].astype(np.uint8)
-        return mask_of(decode_values(self._addresses.read(self._file(stem(row["key"])))))
+            return micro.mask(row["uri"], row["offset"])
+        if self._source.kind == "gtsegs":
+            return with_retries(lambda: self._element(row), self._source.url)
+        return mask_of(decode_values(self._addresses.read(self._picture(stem(row["key"])))))
 
-    def _file(self, name: str) -> str:
+    def _element(self, row: dict[str, Any]) -> Mask:
+        """The mask of a picture in the file that it came from, or that knows its name."""
+        url = self._source.url
+        if self._file is None:
+            self._file = SegmentationFile(url)
+        if row["uri"] == GTSEGS + url and row["offset"] is not None:
+            return self._file.mask(row["offset"])
+        self._places = self._places or self._file.places()
+        name = _name(row["key"])
+        if name not in self._places:
+            raise BadImage("no mask", f"{url} has no picture {name}")
+        return self._file.mask(self._places[name])
+
+    def _picture(self, name: str) -> str:
         """The one mask picture whose path without its suffix is ``name``."""
-        place = inside(self._source.url, name)
-        folder, _, own = place.rpartition("/")
+        start = inside(self._source.url, name)
+        folder, _, own = start.rpartition("/")
         found = [n for n in self._names(folder, own) if is_image_name(n) and stem(n) == own]
         if not found or ".." in name.split("/"):
-            raise BadImage("no mask", f"{place}.*")
+            raise BadImage("no mask", f"{start}.*")
         if len(found) > 1:
             raise BadImage("several masks", f"{folder}: {', '.join(sorted(found))}")
         return f"{folder}/{found[0]}"
@@ -279,20 +327,20 @@ def load_masks(
     shape = (len(rows), resize.height, resize.width)
     masks = {protocol: np.full(shape, IGNORED, np.uint8) for protocol in protocols}
     error: list[str | None] = [None] * len(rows)
-    reader = MaskReader(source)
-    for i, row in enumerate(rows.select(["key", "uri", "offset", "length"]).to_pylist()):
-        try:
-            size = to_image(row, read_bytes(row)).size if sizes is None else sizes[i]
-            if not all(size):
-                raise BadImage("no mask", "its picture cannot be had")
-            mask = reader.read(row)
-            _refuse_size(mask, size)
-        except BadImage as bad:
-            error[i] = str(bad)
-            continue
-        image = Image.fromarray(mask)
-        for protocol, loaded in masks.items():
-            loaded[i] = PROTOCOLS[protocol](image, resize)
+    with MaskReader(source) as reader:
+        for i, row in enumerate(rows.select(["key", "uri", "offset", "length"]).to_pylist()):
+            try:
+                size = to_image(row, read_bytes(row)).size if sizes is None else sizes[i]
+                if not all(size):
+                    raise BadImage("no mask", "its picture cannot be had")
+                mask = reader.read(row)
+                _refuse_size(mask, size)
+            except BadImage as bad:
+                error[i] = str(bad)
+                continue
+            image = Image.fromarray(mask)
+            for protocol, loaded in masks.items():
+                loaded[i] = PROTOCOLS[protocol](image, resize)
     return LoadedMasks(masks, error)
 
 

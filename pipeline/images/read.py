@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import IO
 
-from . import micro
+from . import gtsegs, micro
 from .addresses import Addresses, address_in, fault_of_the_image
 from .errors import BadImage
 from .files import READ_AHEAD, open_file, refuse_larger, with_retries
@@ -12,7 +12,7 @@ from .parquet import ImageColumn
 
 
 class ImageReader:
-    """Reads images; keeps the last tar or Parquet file open for the next one.
+    """Reads images; keeps the last tar, Parquet or MATLAB file open for the next one.
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ class ImageReader:
         self._file: IO[bytes] | None = None
         self._size = 0
         self._column: ImageColumn | None = None
+        self._segmented: gtsegs.SegmentationFile | None = None
         self._addresses = Addresses()
 
     def __enter__(self) -> ImageReader:
@@ -37,10 +38,10 @@ class ImageReader:
 
     def close(self) -> None:
         """Close what is open."""
-        for opened in (self._file, self._column):
+        for opened in (self._file, self._column, self._segmented):
             if opened is not None:
                 opened.close()
-        self._uri, self._file, self._column = "", None, None
+        self._uri, self._file, self._column, self._segmented = "", None, None, None
 
     def read(self, uri: str, offset: int | None, length: int | None) -> bytes:
         """The encoded image; of the microworld, its pixels (64 x 64 x 3 bytes).
@@ -63,8 +64,10 @@ class ImageReader:
         return found if isinstance(found, bytes) else self._addresses.read(found)
 
     def _inside(self, uri: str, offset: int, length: int | None) -> bytes | str:
-        """An image's bytes in a tar or in a Parquet file, or the address that stands there."""
+        """An image's bytes in a file of many, or the address that stands there."""
         try:
+            if uri.startswith(gtsegs.PREFIX):
+                return self._element(uri, offset)
             if length is None:
                 return self._cell(uri, offset)
             return self._range(uri, offset, length)
@@ -107,3 +110,10 @@ class ImageReader:
         if isinstance(value, bytes):
             return value
         return address_in(value, url.rpartition("/")[0])
+
+    def _element(self, uri: str, place: int) -> bytes:
+        if self._uri != uri or self._segmented is None:
+            self.close()
+            self._segmented = gtsegs.SegmentationFile(uri.removeprefix(gtsegs.PREFIX))
+            self._uri = uri
+        return self._segmented.picture(place)

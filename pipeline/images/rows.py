@@ -40,9 +40,9 @@ class Piece:
 
     Attributes
     ----------
-    kind : {"folder", "tar", "parquet", "microworld"}
+    kind : {"folder", "tar", "parquet", "microworld", "gtsegs"}
     url : str
-        The folder or file; of the microworld, what its rows carry as ``uri``.
+        The folder or file; of the microworld and of gtsegs, what their rows carry as ``uri``.
     space : str
         Keys of two pieces can be equal only if their spaces are.
     root : str

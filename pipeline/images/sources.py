@@ -6,6 +6,7 @@
 ``laion/{00000..00010}.tar``        WebDataset tars
 ``s3://bucket/part-*.parquet``      Parquet files with images or paths
 ``microworld:n=2000,seed=7``        the embedded world
+``gtsegs:gtsegs_ijcv.mat``          ImageNet-Segmentation's file, with its masks
 ==================================  ===================================================
 
 Order is by URL, code point by code point, whatever the machine. A path that exists, and a
@@ -35,6 +36,8 @@ from .files import (
     with_retries,
 )
 from .folders import file_pieces, folder_pieces, list_folder
+from .gtsegs import PREFIX as GTSEGS
+from .gtsegs import gtsegs_pieces, list_gtsegs
 from .micro import PREFIX, list_microworld, microworld_pieces
 from .parquet import list_parquet, parquet_piece
 from .rows import ListingReport, Piece, is_image_name
@@ -45,6 +48,7 @@ LISTERS = {
     "tar": list_tar,
     "parquet": list_parquet,
     "microworld": list_microworld,
+    "gtsegs": list_gtsegs,
 }
 SHOWN = 3
 
@@ -59,6 +63,8 @@ def pieces(source: str) -> list[Piece]:
     """
     if source.startswith(PREFIX):
         return microworld_pieces(source)
+    if source.startswith(GTSEGS):
+        return gtsegs_pieces(source)
     if not source.strip():
         raise SourceError("The image source is empty: name a folder, tars, Parquet files or URLs.")
     found: dict[str, list[str]] = defaultdict(list)

@@ -4,6 +4,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.extraction.growth import KnownImages
+from pipeline.images.listing import list_images
+from pipeline.images.masks import Coverage, check_masks, load_masks, parse_masks
+from pipeline.images.resize import Resize
+from pipeline.microworld.draw import picture
+from storage.images import append_images, read_images, write_images
 from tests.storage.stores import image_table, new_store
 
 
@@ -39,3 +44,25 @@ def test_rows_that_are_gone(tmp_path):
     known = KnownImages(store.url, store.meta.images)
     assert list(known.new([image_table(8)])) == []
     assert known.missing == 2
+
+
+def test_a_list_of_before_masks_were_known_is_the_same_and_grows(tmp_path):
+    """Its pictures have their masks all the same; the column is there in what came after."""
+    url, source = str(tmp_path), "microworld:n={},seed=3,split=val"
+    old = pa.concat_tables(list_images(source.format(10))).drop_columns(["mask"])
+    write_images(url, [old])
+    same = KnownImages(url, 10)
+    assert list(same.new(list_images(source.format(10)))) == []
+    assert (same.missing, same.changed, same.moved) == (0, [], [])
+    grown = KnownImages(url, 10)
+    assert append_images(url, 10, grown.new(list_images(source.format(14)))) == 4
+    table = read_images(url)
+    assert table["mask"].to_pylist() == [None] * 10 + ["microworld"] * 4
+    assert table.select(old.column_names).slice(0, 10) == old
+    again = KnownImages(url, 14)
+    assert list(again.new(list_images(source.format(14)))) == []
+    masks = parse_masks("microworld")
+    assert check_masks(table, masks) == Coverage(14, 0, [])
+    found = load_masks(table, masks, Resize(64, 64, "bicubic", "squash", 0), ["aligned"])
+    assert found.error == [None] * 14
+    assert (found.masks["aligned"][3] == picture(3, "val", 3)[1]).all()

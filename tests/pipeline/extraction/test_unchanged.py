@@ -18,6 +18,7 @@ from storage import ledger
 from storage.errors import StoreMismatch
 from storage.images import read_images, write_images
 from tests.pipeline.images.kit import encode, picture, write_tar
+from tests.pipeline.images.mat_kit import write_mat
 
 SHARD = 4
 
@@ -261,3 +262,27 @@ def test_tars_whose_keys_once_went_past_the_first_dot_are_refused(tmp_path: Path
     with pytest.raises(StoreMismatch) as caught:
         meet(tmp_path / "new", tar)
     assert "first dot" not in str(caught.value)
+
+
+def mat(path: Path, seeds: list[int]) -> str:
+    """A file of pictures and masks, as a source."""
+    pictures = [np.asarray(picture(i)) for i in seeds]
+    masks = [[np.eye(6, 8, dtype=np.uint8)] for _ in seeds]
+    return f"gtsegs:{write_mat(path, pictures, masks, [f'n00000001_{i}' for i in seeds])}"
+
+
+def test_a_file_of_pictures_and_masks_grows_and_moves_and_may_not_change(tmp_path):
+    source = mat(tmp_path / "a.mat", list(range(6)))
+    keep(tmp_path / "s", source)
+    assert meet(tmp_path / "s", source) == ([], [])
+    # Two more, in front, in another file.
+    (tmp_path / "a.mat").unlink()
+    source = mat(tmp_path / "b.mat", [8, 7, *range(6)])
+    new, notes = meet(tmp_path / "s", source)
+    assert new == ["n00000001_8", "n00000001_7"]
+    assert notes == ["6 images of the store lie elsewhere now: its image table follows"]
+    assert agrees(tmp_path / "s")
+    names = [f"n00000001_{i}" for i in range(6)]
+    write_mat(tmp_path / "b.mat", [np.asarray(picture(i + 1)) for i in range(6)], [[]] * 6, names)
+    with pytest.raises(StoreMismatch, match="6 of 6 that were read again have other contents"):
+        meet(tmp_path / "s", source)

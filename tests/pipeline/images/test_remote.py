@@ -18,6 +18,8 @@ from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
+from pipeline.images.masks import Coverage, check_masks, load_masks, parse_masks
+from pipeline.images.resize import Resize
 from pipeline.images.rows import ROW_ORIGIN, ListingReport
 from storage.errors import FacetError
 from tests import s3_kit
@@ -88,6 +90,23 @@ def test_folders_on_s3(s3: str) -> None:
     gone = table.slice(0, 1).set_column(2, "uri", pa.array(["s3://bucket/train/gone.png"]))
     (error,) = load_rows(gone, transform, (4, 4)).error
     assert "does not exist" in str(error)
+
+
+def test_masks_on_s3(s3: str) -> None:
+    """Of objects of the same names with other suffixes, and of no others that begin alike."""
+    client, masks = boto3.client("s3"), {}
+    for i, name in enumerate(("z.png", "zz.png", "n1/a.tif", "n1/deep/b.png", "n1/deep/b.c.png")):
+        masks[name.rpartition(".")[0]] = np.eye(6, 8, i, np.uint8)
+        data = encode(
+            Image.fromarray(masks[name.rpartition(".")[0]]), name[-3:].replace("tif", "TIFF")
+        )
+        client.put_object(Bucket="bucket", Key=f"masks/{name}", Body=data)
+    rows, source = pa.concat_tables(list_images(f"{s3}/train/")), parse_masks(f"{s3}/masks")
+    assert check_masks(rows, source) == Coverage(4, 1, ["n2/c.png"])
+    found = load_masks(rows, source, Resize(6, 8, "bicubic", "squash", 0), ["aligned"])
+    assert found.error == [None, None, None, "no mask: s3://bucket/masks/n2/c.*"]
+    for mask, name in zip(found.masks["aligned"], ("z", "n1/a", "n1/deep/b"), strict=False):
+        np.testing.assert_array_equal(mask, masks[name])
 
 
 ODD = ["x[1].png", "{a,b}.png", "a*b?.png", "a::b.png", "50%#.png", "s//two.png", "s/one.png",
