@@ -13,6 +13,7 @@ from pipeline.cluster.work import choose_workers
 from pipeline.extraction.store import same_or_grown
 from pipeline.images.bad import TooManyBadImages
 from pipeline.images.decode import DECODING
+from pipeline.images.masks import load_masks, parse_masks
 from pipeline.models import ModelSpec, load_model
 from pipeline.stats.reductions import missing_shards, reduce_store
 from storage import growth, neurons, open_store
@@ -20,6 +21,8 @@ from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
 from tests import tiny
 from tests.contents import contents, stored_files
+from tests.pipeline.images.kit import picture
+from tests.pipeline.images.mat_kit import write_mat
 from tests.refusals import refused
 from tests.storage import stores
 
@@ -269,3 +272,25 @@ def test_workers_fit_the_cluster():
     assert of(choose(2, 0, device="cuda")) == ("cuda", 1, 1)
     with refused(FacetError, "--num-actors 0"):
         choose(2, 0, actors=0)
+
+
+def test_a_file_of_pictures_and_masks_is_extracted_and_grows(model, tmp_path):
+    """In place of the file comes one with more, as another download of it may be."""
+
+    def mat(seeds: range) -> str:
+        pictures = [np.asarray(picture(i, 20, 12)) for i in seeds]
+        names = [f"n0000000{i}_1" for i in seeds]
+        masks = [[np.tri(12, 20, i, dtype=np.uint8)] for i in seeds]
+        return f"gtsegs:{write_mat(tmp_path / 'segs.mat', pictures, masks, names)}"
+
+    store = main(config(model, tmp_path / "s", images=mat(range(5)), shard_size=4))
+    embedding = store.contributions()["embedding"].values
+    grown = main(config(model, tmp_path / "s", images=mat(range(7)), shard_size=4))
+    assert grown.validate() == []
+    np.testing.assert_array_equal(grown.contributions()["embedding"].values[:4], embedding[:4])
+    rows = grown.images()
+    assert rows["label"].to_pylist() == [f"n0000000{i}" for i in range(7)]
+    resize = load_model(ModelSpec(model, "none")).preprocess.resize
+    masks = load_masks(rows, parse_masks(f"gtsegs:{tmp_path}/segs.mat"), resize, ["aligned"])
+    assert masks.error == [None] * 7
+    assert set(np.unique(masks.masks["aligned"])) == {0, 1}
