@@ -4,6 +4,7 @@
     facet show neuron --store out/ --layer 9 --neuron 4
     facet show neuron --store out/ --layer 9 --neuron 4 --format json | jq .found.texts
     facet show ablate --store out/ --format csv > accuracy.csv
+    facet show segment --store out/
     facet show rosetta --store shared/
     facet show results --store out/
 
@@ -39,6 +40,7 @@ class ShowConfig:
             "ablate",
             "second-order",
             "omp",
+            "segment",
             "neuron",
             "heatmap",
             "rosetta",
@@ -88,7 +90,8 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what in ("rosetta", "invert", "ablate", "second-order", "heatmap", "results"):
+    whole = ("rosetta", "invert", "ablate", "second-order", "segment", "heatmap", "results")
+    if config.what in whole:
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")

@@ -18,6 +18,7 @@ from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
 from pipeline.heads.answers import ablated, described_heads
 from pipeline.heads.names import neuron_name
+from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.identity import over
 from pipeline.neurons.answers import coded, strongest
@@ -265,6 +266,11 @@ KINDS = {
         lambda found: found,
     ),
     "omp": Kind(of_store(coded), table_of(codes_table), lambda found: flat.codes(found.neurons)),
+    "segment": Kind(
+        of_store(lambda store, result, top: segmented(result)),
+        table_of(lambda config, found: tables.segmentation(found)),
+        lambda found: found.methods,
+    ),
     "neuron": Kind(find_neuron, show_neuron, lambda found: flat.codes([found])),
     "heatmap": Kind(
         of_store(lambda store, result, top: read_heatmaps(result)),

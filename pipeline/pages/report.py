@@ -19,7 +19,9 @@ from pipeline import status
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
 from pipeline.heads.shares import shares
+from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
+from pipeline.heatmaps.sheet import Sheet
 from pipeline.identity import over
 from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
@@ -31,7 +33,7 @@ from storage.reductions import all_reductions
 from storage.results import Result, finished_results
 from storage.store import Store
 
-from . import extraction, heads, heatmaps, neurons, notes, sentences
+from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences
 from .html import Made, Section, page, section
 
 # Images that shares and histograms are over, about.
@@ -113,6 +115,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_extraction(read),
         *_of_heads(read),
         *_of_neurons(read),
+        *_of_segments(read),
         *_of_heatmaps(read),
         *_of_moments(read),
         *last,
@@ -326,6 +329,18 @@ def _of_heatmaps(read: Reader) -> list[Section]:
         heatmaps.heatmap_section(read_heatmaps(result), f"heatmap-{result.name}", read.made(result))
         for result in read.results("heatmap")[:HEATMAPS]
     ]
+
+
+def _of_segments(read: Reader) -> list[Section]:
+    """Methods against masks, for each list of classes that maps were made of."""
+    found = by_part(read.results("segment"), lambda result: [result.config["classes"]])
+    sections = []
+    for classes, result in found.items():
+        sections += segmentation.segmentation_sections(
+            segmented(result), Sheet.of(result), result.config["class_"], classes,
+            read.older(result), read.made(result),
+        )  # fmt: skip
+    return sections
 
 
 # -- what is not there ---------------------------------------------------------------------

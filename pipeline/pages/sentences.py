@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from pipeline.heads.describe import Head
 from pipeline.heads.names import head_name, heads_name
 from pipeline.heads.shares import Shares
+from pipeline.heatmaps.tables import BASELINE
 from pipeline.microworld.world import ATTRIBUTES
 from pipeline.neurons.truth import NeuronTruth
 from pipeline.status import ExtractionStatus
@@ -307,6 +308,57 @@ def true_texts(found: NeuronTruth) -> str:
         f"pool it is {found.draws.mean():.2f} ({len(found.draws)} draws, {low:.2f} to {high:.2f}), "
         "and 0.50 is chance."
     )
+
+
+# -- heat maps -----------------------------------------------------------------------------
+
+MASKS = {
+    "aligned": "with masks on the pixels of their pictures",
+    "published": "with masks stretched to the input, as published",
+}
+
+
+def figure(row: pd.Series, name: str) -> str:
+    """A share with its interval: ``61.2% (95%: 59.8% to 62.5%)``."""
+    return f"{row[name]:.1%} (95%: {row[f'{name}_low']:.1%} to {row[f'{name}_high']:.1%})"
+
+
+def found_best(methods: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Which method agrees best with masks under one protocol, and by how much."""
+    ranked = methods.sort_values("miou", ascending=False, kind="stable")
+    by_name = {str(row["method"]): row for _, row in ranked.iterrows()}
+    best, *others = by_name
+    said = (
+        f"{MASKS[str(ranked['protocol'].iloc[0])]}, over "
+        f"{several(int(ranked['images'].iloc[0]), 'image')}, {best} has the best mIoU: "
+        f"{figure(by_name[best], 'miou')}"
+    )
+    less = miou_less_than(best, differences)
+    if others:
+        said += f"; next is {_less(others[0], less)}"
+    if BASELINE in others[1:]:
+        said += f"; {_less(BASELINE, less)}"
+    if "random" in others:
+        said += f"; maps drawn at random get {by_name['random']['miou']:.1%}"
+    by_map = max(by_name.values(), key=lambda row: row["map"])
+    which = "it is first, too" if by_map["method"] == best else f"{by_map['method']} is first"
+    return f"{said}. By mAP {which}: {figure(by_map, 'map')}"
+
+
+def miou_less_than(best: str, differences: pd.DataFrame) -> dict[str, pd.Series]:
+    """How the mIoU of every method differs from that of the best, by method."""
+    rows = differences[(differences["figure"] == "miou") & (differences["against"] == best)]
+    return {str(row["method"]): row for _, row in rows.iterrows()}
+
+
+def _less(method: str, less: Mapping[str, pd.Series]) -> str:
+    row = less[method]
+    if is_none(row):
+        return (
+            f"{method}, with no difference that this many images could show "
+            f"({points(row['change'])} points, 95%: {interval(row)})"
+        )
+    return f"{method}, {points(row['change'])} points (95%: {interval(row)})"
 
 
 def joined(parts: Sequence[str]) -> str:

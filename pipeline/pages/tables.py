@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipeline.heads.answers import HeadAnswer
 from pipeline.heads.names import head_name, neuron_name
+from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
@@ -104,6 +105,24 @@ def heatmaps(found: HeatMaps) -> Table:
         share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
         figures = (f"{row[name]:+.4f}" for name in (*terms, "logit"))
         table.add_row(text, f"{row['shown']:+.4f}", share, *figures, f"{row['residual']:.0e}")
+    return table
+
+
+def segmentation(found: Segmented) -> Table:
+    """How far the maps of methods agree with masks; the best mIoU first, under each protocol."""
+    columns = ["method", "masks", "mIoU", "95%", "pixels right", "mAP", "95%"]
+    erased = found.methods["deletion"].notna().all()
+    columns += ["deletion", "insertion"] if erased else []
+    table = titled("Maps against masks", *columns)
+    for _, of in found.methods.groupby("protocol", sort=False):
+        for row in of.sort_values("miou", ascending=False, kind="stable").itertuples():
+            table.add_row(
+                str(row.method), str(row.protocol),
+                f"{row.miou:.1%}", f"{row.miou_low:.1%} to {row.miou_high:.1%}",
+                f"{row.accuracy:.1%}",
+                f"{row.map:.1%}", f"{row.map_low:.1%} to {row.map_high:.1%}",
+                *([f"{row.deletion:.3f}", f"{row.insertion:.3f}"] if erased else []),
+            )  # fmt: skip
     return table
 
 

@@ -18,6 +18,7 @@ from jobs.show import ShowConfig
 from pipeline.cluster import machines
 from pipeline.extraction.run import Workers
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
+from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.models import ModelSpec, load_model
 from pipeline.neurons import about
 from pipeline.neurons.phases import Effects, find_effects
@@ -31,13 +32,14 @@ from storage.errors import FacetError, StoreError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
 from tests.pipeline.extraction.kit import extract_all, new_store
+from tests.pipeline.heatmaps.segmented import SHOWN, segmented
 from tests.pipeline.neurons.kit import CONFIG
 from tests.pipeline.rosetta.mined import mined
 from tests.refusals import refused
 from tests.tiny import write_config
 
 LAYER, NEURON, IMAGES, SHARD = 2, 7, 40, 16
-SCHEMAS = {**NEURONS, **CODES, **DESCRIPTIONS}
+SCHEMAS = {**NEURONS, **CODES, **DESCRIPTIONS, **SEGMENTATION}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,7 @@ def store(model, tmp_path_factory) -> Store:
     tables = {"descriptions": descriptions, "roles": roles}
     keep(store, "textspan", {"truth": True, "identity": {}}, tables, shares=shares)
     keep(store, "ablate", {}, {"accuracy": accuracy()}, {"study": ["mlps"]})
+    keep(store, "segment", {}, segmented(folder)[0], {"classes": "microworld:shape"})
     return store
 
 
@@ -158,6 +161,18 @@ def test_codes(store, capsys, monkeypatch):
     assert len(found["accuracy"]) == 2
 
 
+def test_methods_held_to_masks(store, capsys, monkeypatch):
+    found = told(ShowConfig("segment", store.url, format="json"), capsys, monkeypatch)["found"]
+    assert set(found) == {"methods", "differences", "classes", "curve"}
+    assert [row["method"] for row in found["methods"]] == 2 * SHOWN
+    show.main(ShowConfig("segment", store.url))
+    best = max(found["methods"], key=lambda row: row["miou"])
+    lines = capsys.readouterr().out.splitlines()
+    first = next(line for line in lines if "aligned" in line)
+    assert best["method"] in first
+    assert f"{best['miou']:.1%}" in first
+
+
 def test_one_neuron(store, model, capsys, monkeypatch):
     monkeypatch.setattr(about, "store_model", lambda store, pretrained: model)
     config = ShowConfig("neuron", store.url, layer=LAYER, neuron=NEURON, top=1, format="json")
@@ -194,6 +209,7 @@ def test_flat_tables(store, tmp_path, capsys, monkeypatch):
     laws = {
         "textspan": DESCRIPTIONS["descriptions"], "ablate": ABLATIONS["accuracy"],
         "second-order": NEURONS["neurons"], "omp": CODES["codes"],
+        "segment": SEGMENTATION["methods"],
     }  # fmt: skip
     for what, law in laws.items():
         out = str(tmp_path / f"{what}.parquet")
@@ -220,7 +236,7 @@ def test_a_flat_table_of_concepts(tmp_path, capsys):
 
 def test_the_list_of_results(store, capsys, monkeypatch):
     said = told(ShowConfig("results", store.url, format="json"), capsys, monkeypatch)["found"]
-    assert {row["job"] for row in said} == {"ablate", "omp", "second_order", "textspan"}
+    assert {row["job"] for row in said} == {"ablate", "omp", "second_order", "segment", "textspan"}
     ablation = next(row for row in said if row["job"] == "ablate")
     assert ablation["settings"] == {"study": ["mlps"]}
     assert urls.exists(urls.join(store.url, ablation["address"], "accuracy.parquet"))
@@ -243,7 +259,13 @@ def test_a_store(store, capsys):
     assert [run["run"] for run in said["runs"]] == ["first", "nightly"]
     status.main(status.StatusConfig(store.url))
     assert "failed, 2026-02-01" in capsys.readouterr().out
-    assert {r["job"] for r in said["results"]} == {"ablate", "omp", "second_order", "textspan"}
+    assert {r["job"] for r in said["results"]} == {
+        "ablate",
+        "omp",
+        "second_order",
+        "segment",
+        "textspan",
+    }
 
 
 def test_pictures_are_not_asked_for_in_json(store):

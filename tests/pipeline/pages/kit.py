@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from pipeline.heads.shares import Shares
+from pipeline.heatmaps.answers import Segmented
 from pipeline.neurons.about import Histogram, NeuronAnswer, TopImage
 from pipeline.neurons.answers import CodeText
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS
@@ -19,6 +23,8 @@ from pipeline.pages.figures import (
 )
 from pipeline.pages.html import Made, Section, link, page, section
 from pipeline.pages.neuron_figure import codes_figure, neuron_figure, truth_figure
+from pipeline.pages.segmentation import segmentation_sections
+from tests.pipeline.heatmaps.segmented import segmented
 
 RNG = np.random.default_rng(5)
 LONG = "an image of four striped purple moons on a beach, at night, with <b>& $x$ in a corner"
@@ -89,6 +95,13 @@ def truth() -> NeuronTruth:
     return NeuronTruth(table, np.ones(90, np.float32), np.full(20, 0.5), 0, 60, "scores")
 
 
+def segmentation() -> list[Section]:
+    with tempfile.TemporaryDirectory() as folder:
+        tables, sheet = segmented(Path(folder))
+    made = Made("facet segment --store out")
+    return segmentation_sections(Segmented(**tables), sheet, "label", "microworld:shape", [], made)
+
+
 def sections() -> list[Section]:
     shares = Shares(RNG.normal(0.02, 0.02, (4, 12)), RNG.normal(0.05, 0.05, 5), 0.01, 900)
     attributes = ["shape", "colour", "texture", "size", "count", "place", "background"]
@@ -104,6 +117,7 @@ def sections() -> list[Section]:
         section("Truth", plot=[truth_figure(truth())], links=[link("roles", "#roles")]),
         section("Codes", plot=[codes_figure(codes(), 2)], made=Made("facet omp " + "--x y " * 40)),
         *studies,
+        *segmentation(),
     ]
 
 

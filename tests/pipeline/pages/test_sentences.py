@@ -130,3 +130,33 @@ def test_shown_neurons_are_the_best_the_worst_and_a_variety():
     found = picked(table, directions, codes, quality, ("best", "worst"), 3)
     assert [(p.neuron, p.why) for p in found[:2]] == [(1, "best"), (3, "worst")]
     assert found[2].neuron == 2
+
+
+def test_which_method_agrees_best_with_masks():
+    def said(method: str, change: float, around: float) -> str:
+        values = {"tokens all": 0.6, "raw-attention": 0.5, "rollout": 0.6 + change, "random": 0.3}
+        methods = pd.DataFrame(
+            [
+                {"method": m, "protocol": "aligned", "images": 900, "map": 0.7 + (m == method),
+                 **{f"{f}{end}": v + by for f in ("miou",)
+                    for end, by in (("", 0), ("_low", -0.01), ("_high", 0.01))},
+                 "map_low": 0.7, "map_high": 0.8}
+                for m, v in values.items()
+            ]
+        )  # fmt: skip
+        differences = pd.DataFrame(
+            [
+                {"method": m, "figure": "miou", "against": "tokens all", "change": v - 0.6,
+                 "change_low": v - 0.6 - around, "change_high": v - 0.6 + around}
+                for m, v in values.items() if m != "tokens all"
+            ]
+        )  # fmt: skip
+        return sentences.found_best(methods, differences)
+
+    clear = said("tokens all", -0.05, 0.02)
+    assert "over 900 images, tokens all has the best mIoU: 60.0% (95%: 59.0% to 61.0%)" in clear
+    assert "next is rollout, −5.0 points (95%: −7.0 to −3.0); raw-attention, −10.0" in clear
+    assert "drawn at random get 30.0%. By mAP it is first, too" in clear
+    unsure = said("rollout", -0.01, 0.02)
+    assert "next is rollout, with no difference that this many images could show (−1.0" in unsure
+    assert "By mAP rollout is first" in unsure
