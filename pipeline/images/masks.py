@@ -245,11 +245,15 @@ class MaskReader:
             found = with_retries(lambda: fs.find(path, prefix=f"{own}."), folder)
             return [below(path.rstrip("/"), name) for name in found]
         if folder not in self._listed:
-            try:
-                self._listed[folder] = with_retries(lambda: os.listdir(folder), folder)
-            except FileNotFoundError:
-                self._listed[folder] = []
+            self._listed[folder] = with_retries(lambda: _local_names(folder), folder)
         return self._listed[folder]
+
+
+def _local_names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def test_the_published_protocol_stretches_the_mask_and_aligned_does_not(
 
 def test_masks_of_a_folder_by_key_whatever_the_suffixes(tmp_path: Path) -> None:
     pictures, masks = tmp_path / "pictures", tmp_path / "masks"
-    for i, name in enumerate(("n1/x.JPEG", "n1/y.v2.png", "n2/x.png", "z.webp")):
+    for i, name in enumerate(("n1/x.JPEG", "n1/y.v2.png", "n2/x.png", "n3/q.png", "z.webp")):
         saved(pictures, name, picture(i, 6, 4))
     for i, name in enumerate(("n1/x.png", "n1/y.v2.PNG", "n1/y.png", "n2/x.gif", "n2/x.txt")):
         values = np.zeros((4, 6), np.uint8)
@@ -237,19 +237,20 @@ def test_masks_of_a_folder_by_key_whatever_the_suffixes(tmp_path: Path) -> None:
             saved(masks, name, Image.fromarray(values))
     (masks / "n2" / "x.txt").write_text("no mask")
     rows, source = listed(pictures), parse_masks(str(masks))
-    assert check_masks(rows, source) == Coverage(4, 1, ["z.webp"])
+    assert check_masks(rows, source) == Coverage(5, 2, ["z.webp", "n3/q.png"])
     resize = Resize(4, 6, "bicubic", "squash", 0)
     found = load_masks(rows, source, resize, ["published"])
     assert dict(zip(rows["key"].to_pylist(), found.error, strict=True)) == {
         "n1/x.JPEG": None,
         "n1/y.v2.png": None,
         "n2/x.png": None,
+        "n3/q.png": f"no mask: {masks}/n3/q.*",
         "z.webp": f"no mask: {masks}/z.*",
     }
-    assert found.masks["published"].shape == (4, 4, 6)
+    assert found.masks["published"].shape == (5, 4, 6)
     assert {key: int(mask[0].argmax()) for key, mask in zip(
         rows["key"].to_pylist(), found.masks["published"], strict=True
-    )} == {"n1/x.JPEG": 0, "n1/y.v2.png": 1, "n2/x.png": 3, "z.webp": 0}  # fmt: skip
+    )} == {"n1/x.JPEG": 0, "n1/y.v2.png": 1, "n2/x.png": 3, "n3/q.png": 0, "z.webp": 0}  # fmt: skip
     assert (found.masks["published"][rows["key"].to_pylist().index("z.webp")] == IGNORED).all()
 
 
