@@ -15,7 +15,8 @@ turned one, or says the same of itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +154,7 @@ def _known(source: MaskSource) -> Callable[[dict[str, Any]], bool]:
             named = {name for name, i in file.places().items() if file.has_mask(i)}
         return lambda row: _name(row["key"]) in named
     names = with_retries(lambda: _all_names(source.url), source.url)
-    stems = {stem(name) for name in names if is_image_name(name)}
+    stems = _by_stem(names)
     return lambda row: stem(row["key"]) in stems
 
 
@@ -185,7 +186,7 @@ class MaskReader:
     def __init__(self, source: MaskSource) -> None:
         self._source = source
         self._addresses = Addresses()
-        self._listed: dict[str, list[str]] = {}
+        self._listed: dict[str, dict[str, list[str]]] = {}
         self._file: SegmentationFile | None = None
         self._places: dict[str, int] = {}
 
@@ -231,7 +232,7 @@ class MaskReader:
         """The one mask picture whose path without its suffix is ``name``."""
         start = inside(self._source.url, name)
         folder, _, own = start.rpartition("/")
-        found = [n for n in self._names(folder, own) if is_image_name(n) and stem(n) == own]
+        found = self._names(folder, own)
         if not found or ".." in name.split("/"):
             raise BadImage("no mask", f"{start}.*")
         if len(found) > 1:
@@ -239,14 +240,15 @@ class MaskReader:
         return f"{folder}/{found[0]}"
 
     def _names(self, folder: str, own: str) -> list[str]:
-        """Names in a folder, at least those that begin with ``own``."""
+        """Names of pictures in a folder that are ``own`` without their suffixes."""
         if not is_local(folder):
             fs, path = object_store(folder)
             found = with_retries(lambda: fs.find(path, prefix=f"{own}."), folder)
-            return [below(path.rstrip("/"), name) for name in found]
+            return _by_stem(below(path.rstrip("/"), name) for name in found).get(own, [])
         if folder not in self._listed:
-            self._listed[folder] = with_retries(lambda: _local_names(folder), folder)
-        return self._listed[folder]
+            names = with_retries(lambda: _local_names(folder), folder)
+            self._listed[folder] = _by_stem(names)
+        return self._listed[folder].get(own, [])
 
 
 def _local_names(folder: str) -> list[str]:
@@ -254,6 +256,13 @@ def _local_names(folder: str) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in filter(is_image_name, names):
+        found[stem(name)].append(name)
+    return found
 
 
 @dataclass(frozen=True)
