@@ -154,13 +154,16 @@ def find(
 
 def keep(config: HeatmapConfig, store: Store, found: HeatMaps, identity: dict[str, Any]) -> Result:
     """Keep arrays, table, pictures and their page."""
+    # What was found before is shown without torch.
+    from pipeline.models.arithmetic import TF32
     from pipeline.pages.heatmaps import heatmap_page, overlays
 
+    facts = found.facts() | ({} if found.stored else {"tf32": TF32})
     pictures = {PICTURE: Image.fromarray(found.pixels)}
     pictures |= {f"map-{i:02d}.png": image for i, image in enumerate(overlays(found))}
     files = {name: png(image) for name, image in pictures.items()}
     return save(
-        store.url, JOB, config, found.facts(),
+        store.url, JOB, config, facts,
         identity=identity,
         tables={"maps": found.table},
         schemas=HEATMAPS,

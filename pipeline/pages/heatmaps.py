@@ -51,9 +51,8 @@ def heatmap_section(found: HeatMaps, name: str = "", made: Made | None = None) -
         Its address in a page of several sections; on a page of its own it has none, and no title.
     """
     rows = rows_of(found)
-    columns = {"text": called, "map": _figure("shown")}
-    if found.own_texts:
-        columns = {"head": head_of, "coefficient": _figure("coefficient"), **columns}
+    columns = {"head": head_of} if found.own_texts else {}
+    columns |= {"text": called, "map": _figure("shown")}
     columns |= {CALLED[term]: _figure(term) for term in terms_of(rows)}
     columns |= {"logit": _figure("logit"), "residual": lambda row: sentences.tiny(row["residual"])}
     return section(
@@ -70,13 +69,25 @@ def heatmap_section(found: HeatMaps, name: str = "", made: Made | None = None) -
 
 
 def heatmap_figure(found: HeatMaps) -> Markup:
-    """The picture, then each map over it, with what it shows and leaves out; their scale."""
-    shown = Image.fromarray(found.pixels)
-    figures = [(data_url(sized(shown)), found.picture, "as the model saw it")]
-    for image, row in zip(overlays(found), rows_of(found), strict=True):
-        figures.append((data_url(sized(image)), heading(row), caption(row)))
+    """The picture, then each map over it, with what it shows and leaves out; their scale.
+
+    Maps of heads' own texts stand head by head.
+    """
+    rows = rows_of(found)
+    maps = [
+        (data_url(sized(image)), heading(row), caption(row))
+        for image, row in zip(overlays(found), rows, strict=True)
+    ]
+    seen = (data_url(sized(Image.fromarray(found.pixels))), found.picture, "as the model saw it")
+    heads: dict[str, list[tuple[str, str, str]]] = {}
+    if found.own_texts:
+        for row, figure in zip(rows, maps, strict=True):
+            heads.setdefault(head_of(row), []).append(figure)
     ends = signed(-found.strongest), signed(found.strongest)
-    return render("heatmap.html", figures=figures, ends=ends)
+    return render(
+        "heatmap.html", figures=[seen] if heads else [seen, *maps], heads=list(heads.items()),
+        ends=ends,
+    )  # fmt: skip
 
 
 def sized(image: Image.Image) -> Image.Image:
@@ -115,7 +126,9 @@ def head_of(row: Row) -> str:
 
 def heading(row: Row) -> str:
     """What a map is of."""
-    return f"{head_of(row)}, {row['extreme']}: {called(row)}" if row["head"] else called(row)
+    if not row["head"]:
+        return called(row)
+    return f"{row['extreme']}, {signed(row['coefficient'])}: {called(row)}"
 
 
 def caption(row: Row) -> str:
@@ -142,8 +155,8 @@ def sentence(row: Row) -> str:
     """What the first map shows."""
     if row["head"]:
         return (
-            f"Of the texts that describe it, {head_of(row)} writes most of {called(row)}: its "
-            f"coefficient is {signed(row['coefficient'])}."
+            f"Of the texts that describe it, {head_of(row)} wrote most of {called(row)}: "
+            f"{signed(row['coefficient'])}."
         )
     return (
         f"Of {called(row)} the embedding has {signed(row['logit'])}; the patches of the map wrote "
@@ -159,15 +172,20 @@ def how(found: HeatMaps) -> str:
     ]
     if found.own_texts:
         said.append(
-            "A head's coefficient is the product of all that it wrote with a text, its mean not "
-            "removed; the largest and the smallest of the texts that describe it are shown."
+            "A head is shown by two of the texts that describe it: those of the largest and the "
+            "smallest coefficient, the product of all that it wrote with a text, its mean not "
+            "removed."
         )
     if found.less is not None:
         said.append(f"The mean map of the texts {found.less} was taken from each.")
     if found.convention != "centred":
         said.append("Means and biases are spread in equal shares over all heads and tokens.")
     most = sentences.tiny(float(found.table["residual"].abs().max()))
-    said.append("It is from what the store keeps." if found.stored else "The model was run for it.")
+    said.append(
+        "The maps are from what the store keeps."
+        if found.stored
+        else "They took one pass of the model."
+    )
     said.append(f"Map and all that it leaves out sum to the logit, to {most}: rounding.")
     return " ".join(said)
 

@@ -156,6 +156,52 @@ MISTAKES = {
     "more texts than there are": Mistake(
         "omp --store {store} --mlp-layers 0 --pool {pool}", "has 3 texts, and --terms 128"
     ),
+    "an image that is not there": Mistake(
+        "heatmap --store {store} --image tset-3/00000002 --text star",
+        "--image 'tset-3/00000002': no image of {store} has this key (did you mean "
+        "'test-3/00000002'?); by number, its images are 0-11",
+    ),
+    "a number past the last image": Mistake(
+        "heatmap --store {store} --image 12 --text star", "by number, its images are 0-11"
+    ),
+    "no picture to look at": Mistake(
+        "heatmap --store {store} --text star", "give one picture: --image KEY or number, of the"
+    ),
+    "two pictures to look at": Mistake(
+        "heatmap --store {store} --image 0 --picture {photos}/a.png --text star",
+        "give one picture",
+    ),
+    "a picture that is not there": Mistake(
+        "heatmap --store {store} --picture {photos}/b.png --text star",
+        "--picture {photos}/b.png: there is no such file",
+    ),
+    "a picture that is none": Mistake(
+        "heatmap --store {store} --picture {notes} --text star",
+        "--picture {notes} cannot be read: not an image",
+    ),
+    "nothing to look for": Mistake(
+        "heatmap --store {store} --image 0", "say what to look for: --text, or --heads with --pool"
+    ),
+    "maps of layers past the last": Mistake(
+        "heatmap --store {store} --image 0 --text star --layers 4",
+        "--layers 4: the model's layers are 0-3",
+    ),
+    "maps of a head that is none": Mistake(
+        "heatmap --store {store} --image 0 --text star --heads 3.9",
+        "--heads 3.9: the model has layers 0-3, heads 0-2",
+    ),
+    "a text that the model would not read": Mistake(
+        "heatmap --store {store} --image 0 --text "
+        "'one two three four five six seven eight nine ten eleven twelve thirteen fourteen more'",
+        "more than the 16 tokens that the model reads: of it would remain 'one two three four five "
+        "six seven eight nine ten eleven twelve thirteen fourteen'",
+        light=False,  # its tokenizer is open_clip's
+    ),
+    "a head that no texts describe": Mistake(
+        "heatmap --store {store} --image 0 --heads 3.0 --pool microworld",
+        "no heads in {store} are described by microworld: run `facet textspan",
+        light=False,
+    ),
     "nothing to show": Mistake(
         "show textspan --store {store}",
         "no results of textspan in {store}: run `facet textspan",

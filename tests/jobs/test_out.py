@@ -8,7 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jobs import ablate, encode_texts, extract, omp, reduce, second_order, show, status, textspan
+from jobs import (
+    ablate,
+    encode_texts,
+    extract,
+    heatmap,
+    omp,
+    reduce,
+    second_order,
+    show,
+    status,
+    textspan,
+)
 from storage import open_store
 from storage.errors import FacetError
 from storage.results import finished_results
@@ -60,7 +71,8 @@ def test_every_job_that_analyses_writes_to_out_alone(store, tmp_path, capsys):
             **here, classes="microworld:shape", study=("mlps", "neurons"), mlp_layers=str(KEPT)
         )
     )
-    for run in (described, effects, found, classified):
+    mapped = heatmap.main(heatmap.HeatmapConfig(**given, image="3", text=("a red star",)))
+    for run in (described, effects, found, classified, mapped):
         assert run.result.url.startswith(f"{place}/results/")
 
     # From now on the place is all that has to be named.

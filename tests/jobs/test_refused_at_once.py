@@ -11,6 +11,7 @@ from jobs import (
     ablate,
     encode_texts,
     extract,
+    heatmap,
     invert,
     omp,
     reduce,
@@ -60,6 +61,7 @@ WRITERS = {
     "ablate": lambda s: ablate.main(ablate.AblateConfig(s, f"{s}.txt")),
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
+    "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),
     "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
     "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", s)),
 }

@@ -10,6 +10,8 @@ import pandas as pd
 
 from pipeline.heads.shares import Shares
 from pipeline.heatmaps.answers import Segmented
+from pipeline.heatmaps.found import HeatMaps
+from pipeline.heatmaps.split import TERMS
 from pipeline.neurons.about import Histogram, NeuronAnswer, TopImage
 from pipeline.neurons.answers import CodeText
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS
@@ -21,6 +23,7 @@ from pipeline.pages.figures import (
     share_figures,
     textspan_figure,
 )
+from pipeline.pages.heatmaps import heatmap_section
 from pipeline.pages.html import Made, Section, link, page, section
 from pipeline.pages.neuron_figure import codes_figure, neuron_figure, truth_figure
 from pipeline.pages.segmentation import segmentation_sections
@@ -90,6 +93,21 @@ def neuron(images: int = 8, side: int = 64) -> NeuronAnswer:
     return NeuronAnswer(2, 17, {}, True, texts, shown, norms)
 
 
+def heatmaps(head: str = "") -> HeatMaps:
+    table = pd.DataFrame(
+        {
+            "text": [LONG, "snow"], "against": ["", "" if head else LONG], "head": head,
+            "extreme": ["largest", "smallest"] if head else "", "coefficient": 0.1, "shown": -0.2,
+            "share": [0.7, np.nan], **dict.fromkeys(TERMS, 0.01), "logit": 0.1, "residual": 1e-8,
+        }
+    )  # fmt: skip
+    maps, pixels = RNG.normal(size=(2, 4, 4)), RNG.integers(0, 255, (64, 64, 3), np.uint8)
+    return HeatMaps(
+        "image 7, " + "folder/" * 9, 7, None if head else "does not exist", [1, 2, 3],
+        [head] if head else [], "centred", "general", not head, maps, table, pixels,
+    )  # fmt: skip
+
+
 def truth() -> NeuronTruth:
     table = pd.DataFrame({"auc": RNG.uniform(0.3, 1, 90), "auc_random": RNG.normal(0.5, 0.03, 90)})
     return NeuronTruth(table, np.ones(90, np.float32), np.full(20, 0.5), 0, 60, "scores")
@@ -114,6 +132,8 @@ def sections() -> list[Section]:
         section("Texts", found="Three heads.", plot=[textspan_figure(descriptions(), 2)]),
         section("Roles", plot=[roles], header=("head", "share"), rows=[("layer 3, head 0", "72%")]),
         section("Neuron", plot=[neuron_figure(neuron())], notes=["Weights are random."]),
+        heatmap_section(heatmaps(), "heat", Made("facet heatmap")),
+        heatmap_section(heatmaps("3.0"), "heat-of-a-head"),
         section("Truth", plot=[truth_figure(truth())], links=[link("roles", "#roles")]),
         section("Codes", plot=[codes_figure(codes(), 2)], made=Made("facet omp " + "--x y " * 40)),
         *studies,
