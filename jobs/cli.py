@@ -45,6 +45,9 @@ JOBS = {
     "second-order": Job("what neurons write through later attention heads", ("extract",)),
     "omp": Job("sparse text codes of neurons", ("extract", "encode-texts", "second-order")),
     "heatmap": Job("where in a picture texts come from"),
+    "segment": Job(
+        "heat maps of many methods, held to masks", ("extract", "encode-texts", "second-order")
+    ),
     "rosetta": Job("units that different models share", ()),
     "invert": Job("latents whose pictures are given ones, led by shared units"),
     "plan": Job("what a store of any size will take, before any of it is made"),

@@ -67,8 +67,8 @@ def check(config: RunConfig) -> RunFile:
 
 
 def settings_of(job: str) -> set[str]:
-    """Names of a job's settings."""
-    return {f.name for f in fields(cli.config_of(job))}
+    """Names of a job's settings, as run files have them."""
+    return {f.name.rstrip("_") for f in fields(cli.config_of(job))}
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ def pool_of(source: str) -> str:
 
 
 def flag(name: str) -> str:
-    """A setting as the command line has it: ``batch_size`` is ``--batch-size``."""
-    return f"--{name.replace('_', '-')}"
+    """A setting as the command line has it: ``batch_size`` is ``--batch-size``, and ``class_``,
+    which Python lets no field be called, ``--class``."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def command(job: str, *words: object, **settings: object) -> str:

@@ -182,6 +182,16 @@ def tree(url: str) -> dict[str, tuple[int, int]]:
     return sizes
 
 
+def stamps(url: str) -> list[tuple[str, int, float]]:
+    """Path, bytes and time of the last change of a file, or of every file below a folder."""
+    fs, path = filesystem(url)
+    with naming(url, "listed"):
+        found = fs.find(path, detail=True)
+    return sorted(
+        (name.removeprefix(path), int(info["size"]), _seconds(info)) for name, info in found.items()
+    )
+
+
 def remove(url: str) -> None:
     """Remove whatever is under a URL; nothing there is fine."""
     fs, path = filesystem(url)

@@ -90,6 +90,7 @@ REFUSED = {
     "textspan --store {tmp}/gone --pool microworld": "no store at",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
+    "segment --store {tmp}/gone --classes microworld:shape": "no store at",
     "omp --store {tmp}/gone --mlp-layers 1 --pool microworld": "no store at",
     "invert --rosetta {tmp}/gone --images microworld:n=4": "no mining with a generator at",
     "status --store {tmp}/gone": "no store at",

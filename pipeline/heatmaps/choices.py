@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.extraction.plan import parse_layers
+from pipeline.heads.choices import Head, parse_head
+from storage.errors import FacetError
+from storage.metadata import Metadata
 
 Method = Literal[
     "tokens",
@@ -53,3 +59,26 @@ METHODS: dict[Method, MethodFacts] = {
     "legrad": MethodFacts(gradients=True),
     "random": MethodFacts(),
 }
+
+
+def token_heads(
+    layers: Sequence[str], heads: Sequence[str], meta: Metadata
+) -> dict[str, tuple[Head, ...]]:
+    """For the method of tokens: the heads that each choice of layers sums, by the choice.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        Such as ``all`` or ``last:4``.
+    heads : sequence of str
+        Such as ``3.0``: these alone; all of the layers if none is named.
+    meta : Metadata
+    """
+    named = [parse_head(text, meta.layers, meta.heads) for text in heads]
+    found: dict[str, tuple[Head, ...]] = {}
+    for text in layers:
+        every = [(at, head) for at in parse_layers(text, meta.layers) for head in range(meta.heads)]
+        found[text] = tuple(head for head in every if not named or head in named)
+        if not found[text]:
+            raise FacetError(f"`heads` {' '.join(heads)}: none is of `layers` {text}")
+    return found

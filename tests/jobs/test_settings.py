@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import ablate, cli, extract, omp, rosetta, second_order, show, textspan
+from jobs import ablate, cli, extract, omp, rosetta, second_order, segment, show, textspan
 from jobs.recipes import extract as recipe
 from pipeline.models import check_supported, load_model
 from storage.errors import FacetError
@@ -84,6 +84,14 @@ SHOWN = {
         "::test_settings_of_maps_are_what_the_model_wrote",
         "against less_classes": JOBS + "heatmap_job.py::test_maps_are_linear_in_their_texts",
         "pool": JOBS + "heatmap_job.py::test_a_heads_own_texts_and_where_it_writes_of_them",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "segment": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "classes methods protocol class_ label_column layers heads convention mlp_layers where "
+        "steps": JOBS + "segment_job.py::test_settings_of_segmentations",
+        "masks": JOBS + "segment_job.py::test_what_is_left_out_is_counted_and_named",
+        "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "rosetta": {
@@ -197,6 +205,12 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
          "--label-column belongs to --classes"),
         (second_order.SecondOrderConfig("s", keep="moments", store_dtype="float32"),
          "--store-dtype belongs to --keep"),
+        (segment.SegmentConfig("s", "microworld:shape", methods=("random",), layers=("all",)),
+         "--layers belongs to --methods tokens"),
+        (segment.SegmentConfig("s", "microworld:shape", mlp_layers="1"),
+         "--mlp-layers belongs to --methods neurons"),
+        (segment.SegmentConfig("s", "microworld:shape", label_column="shape"),
+         "--label-column belongs to --class label"),
         (rosetta.RosettaConfig(("a", "b"), "o", images="i", seeds=9), "--seeds belongs"),
         (rosetta.RosettaConfig(("a",), "o", generator="g", limit=9), "--limit belongs to --images"),
         (show.ShowConfig("ablate", "s", top=9), "--top belongs to"),
@@ -215,6 +229,7 @@ def test_settings_that_would_change_nothing_are_refused(
         omp.OmpConfig: lambda: omp.check(config),
         second_order.SecondOrderConfig: lambda: second_order.check(config),
         rosetta.RosettaConfig: lambda: rosetta.check(config),
+        segment.SegmentConfig: lambda: segment.check(config),
         show.ShowConfig: lambda: show.check(config),
     }[type(config)]
     with pytest.raises(FacetError, match=words):

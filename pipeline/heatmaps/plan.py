@@ -1,0 +1,105 @@
+"""What holding methods to masks will need and take: workers, bytes, seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.cluster import machines, pace
+from pipeline.cluster.room import refuse_memory
+from pipeline.cluster.work import LIBRARIES, Workers, choose_workers
+from pipeline.extraction.cost import forward_flops
+from pipeline.models import VisionModel
+from pipeline.telling import several
+from storage.metadata import Metadata
+
+from .bench import Bench
+from .gradients import GRADIENT_METHODS
+from .plain import PLAIN
+from .relevance import RELEVANCE
+
+# Of a picture's map as wide as the picture, float32: relevance, its bits, sorted, their order.
+_COPIES = 24
+# What a batch takes at the most where its size is ours to choose.
+BATCH_BYTES = 4 << 30
+
+
+def worker_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: int) -> int:
+    """Peak memory of one worker."""
+    itemsize = 4 if meta.precision == "fp32" else 2
+    parameters = sum(p.numel() for p in model.module.parameters())
+    fixed = LIBRARIES + parameters * (4 + itemsize) + 4 * bench.texts_ce.size
+    fixed += sum(rows.nbytes for rows in bench.directions.values())
+    fixed += 4 * meta.embed * meta.layers * meta.width  # maps of heads
+    return fixed + batch_bytes(meta, model, bench, batch_size)
+
+
+def batch_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: int) -> int:
+    """What a batch takes while its maps are made, one maker after the other, and are scored."""
+    itemsize = 4 if meta.precision == "fp32" else 2
+    # As extraction has it: a block's stream, what it makes of it, and its hidden layer.
+    needs = [batch_size * meta.tokens * meta.width * 16 * itemsize]
+    if "rollout" in bench.methods:
+        needs[0] += batch_size * meta.tokens**2 * 4 * (2 * meta.heads + 3)
+    if bench.of((*GRADIENT_METHODS, *RELEVANCE)):
+        # Of every layer: the pattern, its gradient and relevance, and a block's activations.
+        layer = 4 * meta.tokens * (3 * meta.heads * meta.tokens + 24 * meta.width)
+        needs.append(batch_size * meta.layers * layer)
+    height, width = model.preprocess.size
+    scored = batch_size * height * width * _COPIES
+    maps = batch_size * meta.tokens * 4 * len(bench.rows)
+    return max(needs) + maps + scored
+
+
+def choose(
+    meta: Metadata,
+    model: VisionModel,
+    bench: Bench,
+    device: str,
+    actors: int | None,
+    batch_size: int | None,
+) -> tuple[Workers, int]:
+    """Workers that fit the cluster, and the bytes that one needs; see ``choose_workers``.
+
+    A batch size that is ours to choose is halved until its batches fit the machine.
+
+    Raises
+    ------
+    FacetError
+        If a worker fits no machine.
+    """
+
+    def workers(batch_size: int | None) -> Workers:
+        return choose_workers(
+            machines.resources(), device, actors, batch_size, shards=meta.shards,
+            fit=lambda batch: machines.memory() // worker_bytes(meta, model, bench, batch),
+        )  # fmt: skip
+
+    found = workers(batch_size)
+    while batch_size is None and found.batch_size > 1 and not _fits(meta, model, bench, found):
+        found = workers(found.batch_size // 2)
+    need = worker_bytes(meta, model, bench, found.batch_size)
+    refuse_memory(need, "lower `batch_size`, or take fewer `methods`")
+    return found, need
+
+
+def _fits(meta: Metadata, model: VisionModel, bench: Bench, workers: Workers) -> bool:
+    given = (meta, model, bench, workers.batch_size)
+    return batch_bytes(*given) <= BATCH_BYTES and worker_bytes(*given) <= machines.node_memory()
+
+
+def settle(
+    meta: Metadata, model: VisionModel, bench: Bench, images: int, shards: int, device: str,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Settle where so many images are worked on, from what the methods cost."""
+    (height, width), (rows, columns) = model.preprocess.size, meta.grid
+    flops = forward_flops(meta, 3 * (height // rows) * (width // columns)) * passes(bench)
+    seconds = pace.of_images(images, flops, device)
+    machines.settle(seconds, f"{several(images, 'image')} in {several(shards, 'shard')}", say)
+
+
+def passes(bench: Bench) -> int:
+    """What the methods cost, in forward passes of the model."""
+    graded = 3 * bool(bench.of(GRADIENT_METHODS)) + 6 * bool(bench.of(RELEVANCE))
+    erased = 2 * bench.steps * len(bench.rows)
+    return max(1, bool(bench.of(PLAIN)) + graded + erased)

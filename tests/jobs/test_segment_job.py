@@ -1,0 +1,267 @@
+"""Maps of many methods held to masks: the job, on small models and the embedded world."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from jobs import extract, segment
+from jobs.recipes import segment as recipe
+from jobs.segment import SegmentConfig
+from jobs.settings import arguments
+from pipeline.heatmaps.asked import Asked
+from pipeline.heatmaps.bench import makers
+from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.scores import relevance, score
+from pipeline.images.decode import read_bytes, to_image
+from pipeline.microworld.draw import picture
+from pipeline.microworld.world import SHAPES
+from pipeline.neurons.setup import cpu_model
+from pipeline.texts import load_classes
+from pipeline.texts.classes import class_means
+from pipeline.texts.encoding import TextEncoder
+from storage import open_store
+from storage.errors import FacetError, StoreError
+from storage.images import read_images
+from tests import tiny
+from tests.jobs.neuron_store import KEPT, TINY
+from tests.processes import wait_for
+from tests.refusals import refused
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY = tuple(method for method in METHODS if method != "neurons")
+SAME = ["image", "method", "protocol"]
+BOTH = ("aligned", "published")
+
+
+def asked(store: str, **changes) -> SegmentConfig:
+    """A run that asks for little."""
+    plain = SegmentConfig(
+        store, "microworld:shape", methods=("tokens", "raw-attention", "random"), layers=("all",),
+        batch_size=8, workers="here",
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
+def pictures(run: recipe.SegmentRun) -> pd.DataFrame:
+    """The numbers of every picture, row and protocol."""
+    parts = sorted(Path(run.result.url, "pictures").iterdir())
+    return pd.concat([pq.read_table(part).to_pandas() for part in parts], ignore_index=True)
+
+
+def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    """Numbers of two runs agree, but for pixels whose relevance is the threshold's to 1e-5.
+
+    The attention of a random model is nearly the same everywhere: what float32 rounds is then a
+    larger part of the range that a map is scaled by, and pixels change their ranks.
+    """
+    a, b = (table.sort_values(SAME).reset_index(drop=True) for table in (a, b))
+    assert a[[*SAME, "class", "key", "counted"]].equals(b[[*SAME, "class", "key", "counted"]])
+    np.testing.assert_allclose(a["average_precision"], b["average_precision"], atol=5e-3)
+    for name in ("correct", "intersection_foreground", "union_background"):
+        assert (a[name] - b[name]).abs().max() <= 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return tiny.write_config(tmp_path_factory.mktemp("model"), TINY)
+
+
+def extracted(model: str, folder: Path, **changes) -> str:
+    plain = extract.ExtractConfig(
+        "microworld:n=24,seed=3,split=test", model, "none", str(folder), store_dtype="float32",
+        shard_size=10, seed=5, workers="here",
+    )  # fmt: skip
+    return extract.main(replace(plain, **changes)).url
+
+
+@pytest.fixture(scope="module")
+def store(model, tmp_path_factory) -> str:
+    return extracted(model, tmp_path_factory.mktemp("extracted") / "store")
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory) -> recipe.SegmentRun:
+    """Every method but neurons, in one go."""
+    place = str(tmp_path_factory.mktemp("whole") / "found")
+    return segment.main(asked(store, methods=EVERY, protocol=BOTH, steps=2, out=place))
+
+
+def test_every_row_is_what_a_plain_loop_gives(whole, store):
+    """One picture at a time, straight from the makers, the masks and the scores."""
+    config, opened = asked(store, methods=EVERY), open_store(store)
+    classes = load_classes(config.classes)
+    texts = class_means(TextEncoder(opened).encode("classes", classes.flat).embeddings, classes)
+    model = cpu_model(opened)
+    bench = recipe.bench_of(config, opened, classes, texts, None)
+    assert set(whole.methods["method"]) == set(bench.rows)
+    rows, table = read_images(store).to_pylist(), pictures(whole)
+    for row in rows[::7]:
+        pixels = torch.from_numpy(model.preprocess.to_uint8(to_image(row, read_bytes(row))).copy())
+        images = model.preprocess.to_tensor(pixels[None])
+        with torch.no_grad():
+            of = (model.module.encode_image(images) @ torch.from_numpy(texts).T).argmax(1)
+        mask = Image.fromarray(picture(3, "test", row["offset"])[1]).resize((32, 32), 0)
+        masks = torch.from_numpy(np.array(mask, np.uint8))[None]
+        want = Asked(of, torch.from_numpy(texts), torch.tensor([row["index"]]))
+        for maker in makers(model, bench):
+            for name, maps in maker(images, want).items():
+                facts = METHODS[name.split(" ")[0]]
+                found = score(relevance(maps, (32, 32), facts.clipped), masks, facts.threshold)
+                at = table[(table["image"] == row["index"]) & (table["method"] == name)]
+                assert sorted(at["protocol"]) == ["aligned", "published"]  # squares: the same
+                assert (at["class"] == SHAPES[int(of)]).all()
+                assert (at["correct"] - int(found.correct_b)).abs().max() <= 2
+                precision = float(found.average_precision_b)
+                np.testing.assert_allclose(at["average_precision"], precision, atol=5e-3)
+
+
+def test_batches_and_shards_change_nothing(whole, model, tmp_path):
+    other = extracted(model, tmp_path / "s", shard_size=7)
+    again = segment.main(asked(other, methods=EVERY, protocol=BOTH, steps=2, batch_size=5))
+    same(pictures(whole), pictures(again))
+    for figure in ("miou", "deletion", "insertion"):
+        ours, theirs = (run.methods[figure] for run in (whole, again))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=figure)
+
+
+def test_the_same_command_again_does_nothing(whole, capsys):
+    place = whole.result.url.partition("/results/")[0]
+    config = asked(place, methods=EVERY, protocol=BOTH, steps=2)
+    before = {p: p.stat().st_mtime_ns for p in Path(place).rglob("part-*")}
+    again = segment.main(config)
+    assert "this very run was finished before" in capsys.readouterr().out
+    assert again.methods.equals(whole.methods)
+    assert {p: p.stat().st_mtime_ns for p in Path(place).rglob("part-*")} == before
+    assert not Path(whole.result.url, "parts").exists()
+
+
+def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path):
+    """Kill -9 once some shards are done; the same command goes on from there."""
+    place = tmp_path / "found"
+    config = asked(store, methods=EVERY, protocol=BOTH, steps=2, out=str(place))
+    line = arguments({**asdict(config), "batch_size": 1})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "segment", *line], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: list(place.rglob("part-*.json")) or process.poll() is not None, 240)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    kept = {p: p.stat().st_mtime_ns for p in place.rglob("part-*.parquet")}
+    assert 1 <= len(kept) < 3
+    run = segment.main(config)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a finished shard was done again"
+    same(pictures(whole), pictures(run))
+
+
+def test_actors_give_what_one_process_gives(whole, store, tmp_path, ray_cluster):
+    config = asked(store, methods=EVERY, protocol=BOTH, steps=2, workers="ray")
+    same(pictures(whole), pictures(segment.main(replace(config, out=str(tmp_path / "found")))))
+
+
+# -- pictures and masks of a folder --------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    """Nine pictures, one of them damaged, with masks: their left halves."""
+    rng = np.random.default_rng(0)
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    for folder in (photos, masks):
+        folder.mkdir()
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 255, (48, 40, 3), np.uint8)).save(photos / f"{i}.png")
+        half = np.zeros((48, 40), np.uint8)
+        half[:, :20] = 255
+        Image.fromarray(half).save(masks / f"{i}.png")
+    (photos / "8.png").write_bytes(b"no picture")
+    return photos, masks
+
+
+def of_folders(model: str, folders: tuple[Path, Path], **changes) -> SegmentConfig:
+    store = str(folders[0].parent / "s")
+    if not Path(store).exists():
+        extracted(model, Path(store), images=str(folders[0]), shard_size=4, max_bad=0.5)
+    return asked(store, masks=str(folders[1]), **changes)
+
+
+def test_what_is_left_out_is_counted_and_named(model, folders, capsys):
+    masks = folders[1]
+    (masks / "1.png").unlink()
+    Image.new("L", (40, 40)).save(masks / "2.png")
+    (masks / "3.png").write_bytes(b"no mask")
+    run = segment.main(of_folders(model, folders))
+    assert sorted(set(pictures(run)["image"])) == [0, 4, 5, 6, 7]
+    assert run.methods["images"].eq(5).all()
+    said = capsys.readouterr().out
+    for words in ("no mask", "1.png", "a mask of another size than its picture", "2.png", "8.png"):
+        assert words in said
+    assert sum(run.result.provenance["left_out"].values()) == 4
+
+
+def test_pictures_without_any_mask_are_refused_before_a_model_is_loaded(
+    model, folders, monkeypatch
+):
+    masks = folders[1]
+    config = of_folders(model, folders)
+    for place in masks.iterdir():
+        place.rename(place.with_name(f"mask-{place.name}"))
+    monkeypatch.setattr(recipe, "cpu_model", None)
+    with refused(FacetError, "none of the 9 pictures has a mask"):
+        segment.main(config)
+
+
+def test_masks_that_are_all_refused_are_told(model, folders):
+    for place in folders[1].iterdir():
+        Image.new("L", (3, 3)).save(place)
+    with refused(FacetError, "none of 9 pictures could be held to a mask:(.|\n)*another size"):
+        segment.main(of_folders(model, folders))
+
+
+# -- settings ------------------------------------------------------------------------------
+
+
+def test_settings_of_segmentations(neurons_kept):
+    plain = asked(neurons_kept.url, methods=("tokens",))
+
+    def found(**changes):
+        return segment.main(replace(plain, **changes))
+
+    first = found()
+    assert first.methods["method"].tolist() == ["tokens all"]
+    assert first.methods["images"].tolist() == [60]
+    rows = found(layers=("last:1", "0-1")).methods
+    assert rows["method"].tolist() == ["tokens last:1", "tokens 0-1"]
+    assert rows["miou"].nunique() == 2
+    of = first.methods["map"].iloc[0]
+    assert found(heads=("3.0",)).methods["map"].iloc[0] != of
+    assert found(convention="equal-share").methods["map"].iloc[0] != of
+    labelled = found(class_="label", classes="microworld:background", label_column="background")
+    shown = set(labelled.classes["class"])
+    assert shown == set(neurons_kept.images()["background"].to_pylist())
+    assert shown != set(first.classes["class"])
+    assert found(where="index < 20").methods["images"].tolist() == [20]
+    assert first.methods["deletion"].isna().all()
+    assert found(steps=2).methods["deletion"].notna().all()
+    both = found(methods=("random", "raw-attention"), layers=plain_layers(), protocol=BOTH).methods
+    assert both["method"].tolist() == ["random", "raw-attention"] * 2
+    assert both["protocol"].tolist() == ["aligned"] * 2 + ["published"] * 2
+    neurons = found(methods=("neurons",), layers=plain_layers(), mlp_layers=str(KEPT)).methods
+    assert neurons["method"].tolist() == ["neurons"]
+    with refused(StoreError, "no second-order effects of MLP layers 1 .*facet second-order"):
+        found(methods=("neurons",), layers=plain_layers(), mlp_layers="1")
+
+
+def plain_layers() -> tuple[str, ...]:
+    """The default, which methods but tokens leave alone."""
+    return SegmentConfig("s", "c").layers
