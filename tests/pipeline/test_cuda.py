@@ -1,12 +1,19 @@
 """What only a GPU can show: the same numbers as on the CPU, and the whole jobs on it."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from pipeline.extraction.decompose import Decomposer
+from pipeline.heatmaps.asked import Asked
+from pipeline.heatmaps.erasure import Erasure
+from pipeline.heatmaps.gradients import GradientMaps
+from pipeline.heatmaps.plain import PLAIN, PlainMaps
+from pipeline.heatmaps.relevance import RelevanceMaps
+from pipeline.heatmaps.scores import relevance, score
 from pipeline.models import ModelSpec, VisionModel, load_model
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.omp import omp
@@ -69,6 +76,50 @@ def test_neurons_equal_the_cpus_in_float64(tmp_path):
     found = NeuronPass(on_gpu(model, torch.float64), [0, 2], wanted)(images)
     for name in wanted:
         close(getattr(found, name), getattr(expected, name), 1e-12)
+
+
+def heat_maps(model, images):
+    """Maps of all methods, their erasures, and scores of one of them."""
+    texts_ce = normalize(
+        torch.randn(6, model.embed_dim, generator=torch.Generator().manual_seed(5))
+    )
+    asked = Asked(
+        torch.arange(len(images), device=model.device),
+        texts_ce.to(**model.wide),
+        torch.arange(len(images)),
+    )
+    images = images.to(model.device)
+    directions = {
+        layer: np.random.default_rng(layer).standard_normal((model.mlp_width, model.embed_dim))
+        for layer in range(model.layers - 1)
+    }
+    heads = {"last:1": [(model.layers - 1, head) for head in range(model.heads)]}
+    maps = {
+        **PlainMaps(model, PLAIN, heads, directions)(images, asked),
+        **GradientMaps(model)(images, asked),
+        **RelevanceMaps(model)(images, asked),
+    }
+    areas = Erasure(model, 4)(images, asked, maps)
+    height, width = model.preprocess.size
+    masks = torch.arange(len(images) * height * width, device=model.device) % 3 % 2
+    scored = score(
+        relevance(maps["rollout"], (height, width), False),
+        masks.view(len(images), height, width).to(torch.uint8),
+        None,
+    )
+    return {
+        **{name: map_byx.detach() for name, map_byx in maps.items()},
+        **{f"{row} {i}": area for row, pair in areas.items() for i, area in enumerate(pair)},
+        **{f.name: getattr(scored, f.name) for f in fields(scored)},
+    }
+
+
+def test_heat_maps_equal_the_cpus_in_float64(tmp_path):
+    model = perturbed(TINY, tmp_path, 2)
+    images = random_images(model, 2, 5)
+    expected = heat_maps(model, images)
+    found = heat_maps(on_gpu(model, torch.float64), images)
+    close(found, expected, 1e-9)
 
 
 def test_codes_equal_scikit_learns():
