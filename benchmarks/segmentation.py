@@ -2,7 +2,6 @@
 
 ``OMP_NUM_THREADS=2 python -m benchmarks.segmentation maps`` times every method in turn on the same
 images and threads; what counts is the median over rounds of the ratio to plain within the round.
-``python -m benchmarks.segmentation job`` runs the whole job, pictures, masks and scores included.
 """
 
 from __future__ import annotations
