@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipeline.extraction.decompose import Decomposer
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.plain import PlainMaps
+from pipeline.heatmaps.scores import relevance, score
 from pipeline.heatmaps.tokens import TokenMaps, stored_shares
 from pipeline.models import ModelSpec, load_model, mean_maps, model_maps
 from pipeline.published import equal_share, head_contributions
@@ -109,7 +110,7 @@ def test_registers_are_no_part_of_the_picture():
 
 
 def test_the_published_heat(shared, tmp_path):
-    """golden/segmentation.npz: outputs of the published implementation on 6 images."""
+    """golden/segmentation.npz: outputs of the published protocol on 6 images, from the model on."""
     golden = np.load(shared / "golden" / "segmentation.npz")
     state = np.load(shared / "golden" / "small_state.npz")
     save_file({k: torch.from_numpy(v.copy()) for k, v in state.items()}, tmp_path / "w.safetensors")
@@ -125,6 +126,20 @@ def test_the_published_heat(shared, tmp_path):
     run = PlainMaps(model, ["tokens"], heads, convention="equal-share")
     found = run(images, Asked(chosen, texts_ce, torch.arange(6)))
     np.testing.assert_allclose(found["tokens all"], golden["heat"], rtol=1e-6, atol=1e-9)
+    shown = relevance(found["tokens all"], golden["masks"].shape[1:], clipped=True)
+    np.testing.assert_allclose(shown, golden["relevance"], atol=1e-6)
+    scored = score(shown, torch.from_numpy(golden["masks"]))
+    iou = (scored.intersection_bc.sum(0) / scored.union_bc.sum(0)).numpy()
+    accuracy = float(scored.correct_b.sum() / scored.counted_b.sum())
+    assert accuracy == pytest.approx(float(golden["pixel_accuracy"]), abs=1e-6)
+    np.testing.assert_allclose([*iou, iou.mean()], [*golden["iou"], golden["miou"]], atol=1e-6)
+    # Rounding alone tells pixels at a picture's border from each other, here otherwise than there.
+    assert float(scored.average_precision_b.mean()) == pytest.approx(float(golden["map"]), abs=5e-4)
+    maps = [
+        score(r.float(), torch.from_numpy(golden["masks"])).average_precision_b.mean()
+        for r in (shown, torch.from_numpy(golden["relevance"]))
+    ]
+    assert float(maps[0]) == pytest.approx(float(maps[1]), abs=1e-6)
 
 
 def test_heads_that_are_not_there_are_refused(tmp_path):
