@@ -142,7 +142,8 @@ def _average_precision(relevance_bp: Tensor, truth_bp: Tensor, valid_bp: Tensor)
     negative rise as the floats do, so score and truth are sorted as one integer.
     """
     integers = torch.int64 if relevance_bp.dtype == torch.float64 else torch.int32
-    scores = torch.cat([1 - relevance_bp, relevance_bp + 0.0], 1)  # + 0.0: no -0, which has a bit
+    scores = torch.cat([1 - relevance_bp, relevance_bp], 1)
+    # The shift takes the sign that a zero may have, too.
     keys = (scores.view(integers) << 1) + torch.cat([~truth_bp, truth_bp], 1)
     keys = _falling(torch.where(torch.cat([valid_bp, valid_bp], 1), keys, _NOTHING))
     hits = (keys & 1).cumsum(1, dtype=torch.int32)

@@ -53,6 +53,18 @@ def test_parts_equal_the_cpus_in_float64(tmp_path):
     assert residual < 1e-12
 
 
+def test_maps_are_scored_as_on_the_cpu():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(5, 7, 7, generator=generator, dtype=torch.float64)
+    masks = torch.randint(0, 3, (5, 56, 56), generator=generator)
+    masks = torch.where(masks == 2, 255, masks).to(torch.uint8)
+    shown = relevance(maps, (56, 56), clipped=True)
+    np.testing.assert_allclose(relevance(maps.cuda(), (56, 56), True).cpu(), shown, atol=1e-12)
+    for r in (shown, shown.float(), (shown * 9).round() / 9):  # the last with many ties
+        expected, found = score(r, masks), score(r.cuda(), masks.cuda())
+        close(vars(found), vars(expected), 1e-12)
+
+
 @pytest.mark.parametrize(
     ("dtype", "bound", "apart"),
     [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2e-2, 0.1), (torch.float16, 2e-2, 0.02)],

@@ -89,6 +89,13 @@ def test_a_picture_without_pixels_has_no_average_precision():
     assert not found.curve_bcn.any()
 
 
+def test_zero_has_no_sign():
+    shown = torch.tensor([[[0.0, -0.0, 1.0, -0.0]]])
+    mask = torch.tensor([[[1, 0, 1, 0]]], dtype=torch.uint8)
+    expected = plain_score(shown[0].numpy(), mask[0].numpy(), None).average_precision
+    np.testing.assert_allclose(score(shown, mask).average_precision_b[0], expected)
+
+
 def test_neither_batch_nor_order_matters():
     generator = torch.Generator().manual_seed(1)
     maps = torch.randn(11, 4, 4, generator=generator)

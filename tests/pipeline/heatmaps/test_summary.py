@@ -176,6 +176,21 @@ def test_pictures_without_pixels_to_count_are_left_out(tmp_path):
         summary(write(masks[1:2]), ["tokens"], ["aligned"], 10)
 
 
+def test_areas_are_means_over_the_pictures_that_have_them(tmp_path):
+    masks = torch.ones(4, 2, 2, dtype=torch.uint8)
+    scored = score(torch.rand(masks.shape), masks)
+    areas = np.array([0.2, np.nan, 0.4, np.nan])
+    rows = picture_rows(np.arange(4), ["k"] * 4, ["c"] * 4, "tokens", "aligned", scored, areas)
+    part = str(tmp_path / "part.parquet")
+    write_part(part, [rows])
+    assert pq.read_table(part)["deletion"].null_count == 2
+    (row,) = summary([part], ["tokens"], ["aligned"], 50)["methods"].to_dict("records")
+    assert row["deletion"] == pytest.approx(0.3)
+    assert row["deletion_low"] == pytest.approx(0.2)
+    assert row["deletion_high"] == pytest.approx(0.4)
+    assert np.isnan([row["insertion"], row["insertion_low"]]).all()
+
+
 def test_methods_of_other_pictures_are_refused(parts, tmp_path):
     table = pq.read_table(parts[0])
     method, image = table["method"].to_numpy(), table["image"].to_numpy()
