@@ -17,8 +17,9 @@ by layer by the rules of ``rules.py``:
 Models are pooled from the class token: in the last block nothing else has relevance, and nothing
 else is run.
 
-All is computed in float64: relevance is divided by sums that may come near zero, attention logits
-above all, and float32's rounding would be a tenth of what ``lrp`` gives for a ViT-B/16.
+Relevance is divided by sums that may come near zero, attention logits above all: in float32 alone
+rounding would be a tenth of what ``lrp`` gives for a ViT-B/16. So the forward pass and all sums are
+float64, and only the linear rule's products are as wide as the model, which changes maps by 1e-6.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import Block, VisionModel
+from pipeline.models.tower import Layers
 
 from . import rules
 from .asked import Asked
@@ -63,6 +65,7 @@ class RelevanceMaps:
         self.model = model
         self.methods = tuple(name for name in RELEVANCE if name in methods)
         self._tower = _exact(model).tower()
+        self._blocks = replace(model, dtype=model.wide["dtype"]).tower().blocks
         tail = self._tower.tail
         self._scale_d, self._shift_d, self._projection_ed = (
             torch.from_numpy(array).to(model.device)
@@ -94,8 +97,8 @@ class RelevanceMaps:
         row_bt = x_btd.new_zeros(len(x_btd), self.model.tokens)
         row_bt[:, 0] = 1
         for layer in reversed(range(self.model.layers)):
-            trace = traces.pop()
-            to_pattern = trace.to_pattern(relevance_btd)
+            trace, weights = traces.pop(), self._blocks[layer].layers
+            to_pattern = trace.to_pattern(relevance_btd, weights)
             if layer == self.model.layers - 1 and "partial-lrp" in wanted:
                 yield "partial-lrp", to_pattern.pattern_bhqt[:, :, 0].clamp(min=0).mean(1)
                 wanted.remove("partial-lrp")
@@ -105,7 +108,7 @@ class RelevanceMaps:
                 row_bt = row_bt + (row_bt[:, None, :queries] @ along_bqt)[:, 0]
             if not wanted or (layer == 0 and "lrp" not in wanted):
                 break
-            relevance_btd = trace.to_input(to_pattern)
+            relevance_btd = trace.to_input(to_pattern, weights)
         if "transformer-attribution" in wanted:
             yield "transformer-attribution", row_bt
         if "lrp" in wanted:
@@ -116,12 +119,15 @@ class RelevanceMaps:
             yield "lrp", tokens_btd.sum(-1)
 
     def _forward(self, x_btd: Tensor) -> tuple[list[_Trace], Tensor]:
-        """What each block did, and the class token's stream behind the last, (batch, 1, width)."""
+        """What each block did, as far as it is wanted, and the class token's stream behind the
+        last, (batch, 1, width)."""
         traces: list[_Trace] = []
         with torch.set_grad_enabled("transformer-attribution" in self.methods):
-            for block in self._tower.blocks:
-                queries = 1 if len(traces) == self.model.layers - 1 else self.model.tokens
+            for layer, block in enumerate(self._tower.blocks):
+                queries = 1 if layer == self.model.layers - 1 else self.model.tokens
                 trace, x_btd = run(block, x_btd, self.model.heads, queries)
+                if self.methods == ("partial-lrp",):
+                    traces.clear()  # only the last is gone back through
                 traces.append(trace)
         return traces, x_btd
 
@@ -147,6 +153,37 @@ class RelevanceMaps:
             relevance_be, normed_bd, self._projection_ed, left.embedding_be
         )
         return relevance_bd[:, None]
+
+
+def relevance_bytes(model: VisionModel, methods: Collection[Method], batch_size: int) -> int:
+    """What `RelevanceMaps` holds at the most: the tower's copy, and a batch on its way.
+
+    Parameters
+    ----------
+    model
+    methods
+        Of `RELEVANCE`; without any, nothing is held.
+    batch_size
+        Pictures in one pass.
+    """
+    if not methods:
+        return 0
+    width, neurons, patterns = model.width, model.mlp_width, model.heads * model.tokens
+    # Numbers a token, as `_Trace` has them; heads together are as wide as the stream.
+    kept = 8 * width + neurons + patterns
+    if "transformer-attribution" in methods:
+        # Autograd's own: queries, keys and values head by head, neurons within the activation
+        # (QuickGELU's two), and the gradients themselves.
+        kept += 3 * width + 2 * neurons + patterns
+    layers = model.layers if set(methods) != {"partial-lrp"} else min(2, model.layers)
+    at_work = 8 * width + max(6 * neurons, 5 * patterns)  # in the block that is gone through
+    batch = 8 * batch_size * model.tokens * (layers * kept + at_work)
+    copied = 0 if model.wide["dtype"] == torch.float64 else _parameters(model.visual)
+    return batch + 8 * (copied + 2 * neurons * width)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _exact(model: VisionModel) -> VisionModel:
@@ -192,22 +229,23 @@ class _Trace:
         block, *tensors = (getattr(self, field.name) for field in fields(self))
         return _Trace(block, *(tensor.detach() for tensor in tensors))
 
-    def to_pattern(self, relevance_bqd: Tensor) -> _ToPattern:
-        """From the stream behind the block to the attention pattern."""
+    def to_pattern(self, relevance_bqd: Tensor, weights: Layers) -> _ToPattern:
+        """From the stream behind the block to the attention pattern; weights as wide as products
+        shall be."""
         layers = self.block.layers
         relevance_bqd, written_bqd = rules.addition(
             relevance_bqd, self.middle_bqd, self.written_bqd + layers.down[1]
         )
         hidden_bqn = layers.activation(self.up_bqn + layers.up[1])
-        hidden_bqn, _ = rules.linear(written_bqd, hidden_bqn, layers.down[0], self.written_bqd)
+        hidden_bqn, _ = rules.linear(written_bqd, hidden_bqn, weights.down[0], self.written_bqd)
         normed_bqd = layers.norm_2(self.middle_bqd)
-        normed_bqd, _ = rules.linear(hidden_bqn, normed_bqd, layers.up[0], self.up_bqn)
+        normed_bqd, _ = rules.linear(hidden_bqn, normed_bqd, weights.up[0], self.up_bqn)
         stream_bqd, attended_bqd = rules.addition(
             relevance_bqd + normed_bqd,
             self.x_btd[:, : self.middle_bqd.shape[1]],
             self.attended_bqd + layers.out[1],
         )
-        _, share_bqi = rules.linear(attended_bqd, self.mixed_bqi, layers.out[0], self.attended_bqd)
+        _, share_bqi = rules.linear(attended_bqd, self.mixed_bqi, weights.out[0], self.attended_bqd)
         share_bhqk = _heads(share_bqi, self.pattern_bhqt.shape[1])
         _, _, values_bhtk = self._projected()
         # Z = A·V is `mixed`, of which `linear` gives R/Z without a division.
@@ -216,12 +254,12 @@ class _Trace:
         )
         return _ToPattern(stream_bqd, pattern_bhqt, values_bhkt.transpose(-1, -2))
 
-    def to_input(self, arrived: _ToPattern) -> Tensor:
+    def to_input(self, arrived: _ToPattern, weights: Layers) -> Tensor:
         """From the attention pattern to the stream before the block, (batch, token, width)."""
         queries_bhqk, keys_bhtk, _ = self._projected()
         share_bhqt = rules.parted(arrived.pattern_bhqt, queries_bhqk @ keys_bhtk.transpose(-1, -2))
         queries_bhqk, keys_bhtk = rules.operands(share_bhqt, queries_bhqk, keys_bhtk)
-        weight, _ = self.block.layers.qkv
+        weight, _ = weights.qkv
         normed_btd, inner = self.block.layers.norm_1(self.x_btd), self.query_bqi.shape[-1]
         relevance_btd, _ = rules.linear(
             torch.cat([_flat(keys_bhtk), _flat(arrived.values_bhtk)], -1),

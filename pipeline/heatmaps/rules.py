@@ -4,7 +4,7 @@ Relevance of an output is split among what it was computed from, in proportion t
 Norms, softmax and activations pass it on as it is. An output that nothing gave to, 0/0, is dead:
 its relevance is lost. All else is conserved, to rounding.
 
-Tensors are in the model's wide dtype and their first axis is the picture's.
+Tensors are float64, but for weights; their first axis is the picture's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def linear(
     """Relevance of a linear layer's input: R_i = Σ_j (x⁺w⁺ + x⁻w⁻)_ij / Z_j · R_j.
 
     The bias gets none. As x⁺w⁺ + x⁻w⁻ = (xw + |x||w|)/2, and xw is known from the forward pass,
-    three matrix products do it.
+    three matrix products do it. Nothing cancels in them that would have to come out near zero, so
+    they run as wide as the weight is.
 
     Parameters
     ----------
     relevance_bo : (batch, …, out)
     x_bi : (batch, …, in)
     weight_oi : (out, in)
+        float32 or float64.
     product_bo : (batch, …, out)
         x Wᵀ, without the bias.
 
@@ -40,15 +42,16 @@ def linear(
     per_unit : (batch, …, in)
         The same before it is multiplied by x: finite where x = 0, too.
     """
-    magnitude_bi, size_oi = x_bi.abs(), weight_oi.abs()
-    bound_bo = magnitude_bi @ size_oi.T
+    run, size_oi = weight_oi.dtype, weight_oi.abs()
+    bound_bo = x_bi.abs().to(run) @ size_oi.T
     whole_bo = product_bo + bound_bo
-    # Positive and negative parts cancel to rounding where all of xw is negative.
-    dead_bo = whole_bo <= 8 * torch.finfo(x_bi.dtype).eps * bound_bo
-    share_bo = (relevance_bo / whole_bo).masked_fill_(dead_bo, 0)
+    # Where all of xw is negative, product and bound cancel but for rounding. Nor may R/Z overflow.
+    eps, least = torch.finfo(run).eps, torch.finfo(run).tiny ** 0.5
+    dead_bo = whole_bo <= (8 * eps * bound_bo).clamp_(min=least)
+    share_bo = (relevance_bo / whole_bo).masked_fill_(dead_bo, 0).to(run)
     per_unit_bi = share_bo @ weight_oi
-    per_unit_bi.addcmul_(x_bi.sign(), share_bo @ size_oi)
-    return x_bi * per_unit_bi, per_unit_bi
+    per_unit_bi.addcmul_(x_bi.sign().to(run), share_bo @ size_oi)
+    return x_bi * per_unit_bi, per_unit_bi.to(x_bi.dtype)
 
 
 def operands(share: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

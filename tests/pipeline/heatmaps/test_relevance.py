@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.heatmaps import rules
-from pipeline.heatmaps.relevance import RELEVANCE, RelevanceMaps
+from pipeline.heatmaps.relevance import RELEVANCE, RelevanceMaps, relevance_bytes
 from pipeline.models import ModelSpec, load_model
 from pipeline.models.families import FAMILIES
 from tests.pipeline.heatmaps.asked_kit import asked_of, part_of
@@ -44,6 +45,17 @@ def test_batches_and_their_order_change_nothing(tmp_path):
         for b in range(6):
             alone = maps(images[b : b + 1], part_of(asked, slice(b, b + 1)))[name][0]
             assert (alone - whole[name][b]).abs().le(1e-5 * size_b11[b]).all()
+
+
+def test_a_model_in_float32_has_the_maps_of_float64():
+    """Not where relevance is divided in float32: ``lrp`` is then off by a hundredth."""
+    spec = ModelSpec("microworld", "microworld")
+    rough, exact = load_model(spec), load_model(spec, dtype=torch.float64)
+    images = random_images(rough, 0, 16).float()
+    found, wanted = (RelevanceMaps(m)(images, asked_of(m, 0, 16)) for m in (rough, exact))
+    for name in RELEVANCE:
+        size_b11 = wanted[name].abs().amax((1, 2), keepdim=True)
+        assert (found[name] - wanted[name]).abs().le(1e-5 * size_b11).all(), name
 
 
 @pytest.mark.parametrize("name", RELEVANCE)
@@ -90,6 +102,34 @@ def test_a_family_of_its_own_with_registers(tmp_path, monkeypatch):
         assert map_brc.shape == (3, *model.grid)
         assert map_brc.isfinite().all()
         assert map_brc.std() > 1e-9
+
+
+def peak(call):
+    """Most bytes that were held at once while something was done."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+        call()
+    held = most = 0
+    events = [e for e in taken.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("methods", [*((name,) for name in RELEVANCE), RELEVANCE], ids=" ".join)
+@pytest.mark.parametrize(
+    ("patch", "layers", "quick_gelu"), [(8, 6, False), (8, 6, True), (4, 4, False)]
+)
+def test_memory_is_as_projected(tmp_path, methods, patch, layers, quick_gelu):
+    vision = {"image_size": 64, "patch_size": patch, "width": 64, "layers": layers}
+    config = {
+        "embed_dim": 32, "vision_cfg": {**vision, "head_width": 16}, "quick_gelu": quick_gelu
+    }  # fmt: skip
+    model = perturbed(config, tmp_path, 0, torch.float32)
+    images, asked = random_images(model, 0, 4), asked_of(model, 0, 4)
+    held = peak(lambda: RelevanceMaps(model, methods)(images, asked))
+    projected = relevance_bytes(model, methods, 4)
+    assert projected / 2.5 < held <= projected
 
 
 def test_other_methods_are_refused(tmp_path):
