@@ -25,8 +25,8 @@ def head_contributions(
 ) -> Array:
     """What every head writes: u·head_map/σ, (image, layer, head, embed).
 
-    With a token axis before the heads, (image, layer, token, head, head_dim) as
-    `Decomposer.token_values` gives it, what every head writes from every token.
+    With a token axis before the heads, α_i v_i as (image, layer, token, head, head_dim), what every
+    head writes from every token.
     """
     heads = np.asarray(heads_blhk)
     # Layer and head first: then all images, and tokens, of a head are one matrix product.

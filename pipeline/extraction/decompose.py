@@ -127,31 +127,6 @@ class Decomposer:
             tokens_bte=tokens_bte,
         )
 
-    @torch.inference_mode()
-    def token_values(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
-        """α_i v_i of every head and token of `token_layers`, for a few images on demand.
-
-        Returns
-        -------
-        values : Tensor
-            (batch, chosen layer, token, head, head_dim); its sum over tokens is `heads_blhk`.
-        ln_std : Tensor
-            (batch,). With both, `head_contributions` takes them to the joint space.
-        """
-        if not self.token_layers:
-            raise ValueError("token_values needs token_layers, for example the last 4")
-        model, tower = self.model, self._tower
-        x_btd = tower.enter(images_bchw)
-        values = []
-        for layer, block in enumerate(tower.blocks):
-            attention = block.attention(x_btd)
-            if layer in self.token_layers:
-                values.append(attention.weighted_values())
-            x_btd, _, _ = block.rest(x_btd, attention)
-        values_bltd = torch.stack(values, dim=1).to(x_btd.dtype)
-        values_blthk = values_bltd.unflatten(-1, (model.heads, model.head_dim))
-        return values_blthk, tower.leave(x_btd).std_b
-
 
 class _TensorMaps:
     """The model's maps where and as wide as its residual stream."""

@@ -13,17 +13,16 @@ from safetensors.torch import save_file
 
 from jobs import extract, heatmap, report, show, textspan
 from jobs.heatmap import HeatmapConfig
-from pipeline.extraction.decompose import Decomposer
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.images.again import load_again
-from pipeline.models import ModelSpec, load_model, mean_maps, model_maps
-from pipeline.published import equal_share, head_contributions
+from pipeline.models import ModelSpec, load_model
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder, store_model
 from storage.errors import FacetError, StoreError
 from storage.store import Store
 from tests import tiny
+from tests.pipeline.heatmaps.plain_kit import shares_of
 from tests.refusals import refused
 
 TINY = tiny.tiny({"layers": 4, "mlp_ratio": 1.0}, {"width": 32}, quick_gelu=True)
@@ -74,19 +73,13 @@ def embeddings(store: Store, texts: tuple[str, ...]) -> np.ndarray:
     return TextEncoder(store).encode("texts", texts).embeddings.astype(np.float64)
 
 
-def written(store: Store, convention: str) -> tuple[np.ndarray, float]:
+def written(store: Store, convention: str) -> np.ndarray:
     """What every head wrote from every token of image 7, (layer, token, head, embed), in the joint
-    space, each written out; and the length of the embedding."""
+    space, each written out; divided by the length of the embedding."""
     model = store_model(store)
     pixels = torch.from_numpy(model.preprocess.to_uint8(load_again(store, 7)).copy())[None]
-    images = model.preprocess.to_tensor(pixels)
-    values, std = Decomposer(model, token_layers=range(4)).token_values(images)
-    if convention == "centred":
-        by_token = head_contributions(values, model_maps(model).head_map, std)
-    else:
-        mlps = Decomposer(model)(images).mlps_bsd
-        by_token, _ = equal_share(values, mlps, std, model_maps(model), mean_maps(model))
-    return by_token[0], float(model.module.encode_image(images).norm())
+    (image,) = model.preprocess.to_tensor(pixels)
+    return shares_of(model, image, convention).transpose(1, 2).double().numpy()
 
 
 @pytest.mark.parametrize("convention", ["centred", "equal-share"])
@@ -100,13 +93,13 @@ def written(store: Store, convention: str) -> tuple[np.ndarray, float]:
 )
 def test_settings_of_maps_are_what_the_model_wrote(store, plain, convention, chosen, layers, heads):
     found = drawn(plain, convention=convention, **chosen)
-    by_token, length = written(store, convention)
+    by_token = written(store, convention)
     texts = embeddings(store, TEXTS)
     other = np.zeros(3)
     maps = np.zeros((3, 16))
     for layer in layers:
         for head in range(3):
-            own = texts @ by_token[layer, :, head].T / length
+            own = texts @ by_token[layer, :, head].T
             if heads is None or (layer, head) in heads:
                 maps += own[:, 1:]
             else:
@@ -175,8 +168,8 @@ def test_a_heads_own_texts_and_where_it_writes_of_them(store, plain):
         pair = found.table.iloc[row : row + 2]
         assert pair["text"].tolist() == [texts[wrote.argmax()], texts[wrote.argmin()]]
         np.testing.assert_allclose(pair["coefficient"], [wrote.max(), wrote.min()], atol=1e-6)
-        by_token, _ = written(store, "centred")
-        maps = embeddings(store, tuple(pair["text"])) @ by_token[layer, 1:, head].T / length
+        by_token = written(store, "centred")
+        maps = embeddings(store, tuple(pair["text"])) @ by_token[layer, 1:, head].T
         np.testing.assert_allclose(found.maps[row : row + 2].reshape(2, 16), maps, atol=2e-7)
         np.testing.assert_allclose(
             pair["shown"] + pair["class_token"], pair["coefficient"], atol=1e-6

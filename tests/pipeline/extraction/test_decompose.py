@@ -148,14 +148,12 @@ def test_every_part_equals_the_equations(folder, config, seed, data):
     heads = head_contributions(u, maps.head_map, std)
     blocks = mlp_contributions(mlps, maps.mlp_map, std)
     biases = attention_bias_contributions(maps.attention_bias, std)
-    values, own_std = decomposer.token_values(images)
-    torch.testing.assert_close(own_std, parts.ln_std_b)
-    values = values.numpy()
+    truths = [oracle(model, image) for image in images.numpy()]
     layers = sorted(chosen)
+    values = np.stack([truth.values[layers] for truth in truths])
     by_token = head_contributions(values, maps.head_map[layers], std)
     close = {"rtol": 1e-9, "atol": 1e-10}
-    for b, image in enumerate(images.numpy()):
-        truth = oracle(model, image)
+    for b, truth in enumerate(truths):
         np.testing.assert_allclose(u[b], truth.u, **close)
         np.testing.assert_allclose(mlps[b], truth.mlps, **close)
         np.testing.assert_allclose(std[b], truth.std, **close)
@@ -163,7 +161,6 @@ def test_every_part_equals_the_equations(folder, config, seed, data):
         np.testing.assert_allclose(blocks[b], truth.mlp_contributions, **close)
         np.testing.assert_allclose(biases[b], truth.attention_bias, **close)
         np.testing.assert_allclose(maps.bias, truth.bias, **close)
-        np.testing.assert_allclose(values[b], truth.values[layers], **close)
         for i in range(model.tokens):
             each = [[truth.token(la, h, i) for h in range(model.heads)] for la in layers]
             np.testing.assert_allclose(by_token[b, :, i], each, **close)
@@ -287,8 +284,6 @@ def test_only_what_was_asked_for(folder):
         Decomposer(model, ("tokens",))
     with pytest.raises(ValueError, match=r"takes \(batch, 3, 64, 64\): prepare them"):
         Decomposer(model)(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="needs token_layers"):
-        Decomposer(model).token_values(random_images(model, 0))
 
 
 def test_equal_share_matches_the_published_numbers(shared, tmp_path):
@@ -318,7 +313,8 @@ def test_equal_share_matches_the_published_numbers(shared, tmp_path):
     heads, blocks = equal_share(u, mlps, std, maps, means)
     np.testing.assert_allclose(heads / norm[:, None, None, None], golden["attn"], **close)
     np.testing.assert_allclose(blocks / norm[:, None, None], golden["mlp"], **close)
-    full, blocks = equal_share(decomposer.token_values(images)[0], mlps, std, maps, means)
+    values = np.stack([oracle(model, image).values for image in golden["images"]])
+    full, blocks = equal_share(values, mlps, std, maps, means)
     full /= norm[:, None, None, None, None]
     np.testing.assert_allclose(blocks / norm[:, None, None], golden["mlp"], **close)
     np.testing.assert_allclose(full, golden["full"], rtol=1e-4, atol=1e-6)  # kept as float32
