@@ -25,7 +25,7 @@ from pipeline.neurons.maps import Convention, check_mlp_layers
 
 from .asked import Asked
 from .choices import Method
-from .tokens import TokenReader, head_weights
+from .tokens import TokenReader
 
 PLAIN: tuple[Method, ...] = ("tokens", "neurons", "raw-attention", "rollout", "random")
 # Neurons whose activations are averaged, of all chosen layers together.
@@ -200,6 +200,27 @@ class _Neurons:
         """What a layer adds to the mean, (batch, token)."""
         own_bn1 = weights_bn[:, self.places[layer], None]
         return (hidden_btn @ own_bn1.to(hidden_btn.dtype))[..., 0].to(weights_bn.dtype)
+
+
+def head_weights(model: VisionModel, heads: Collection[Head]) -> Tensor:
+    """1 for each head that is given and 0 for the others, (layer, head).
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one does not exist.
+    """
+    if not heads:
+        raise ValueError("no heads chosen")
+    weights_lh = torch.zeros(model.layers, model.heads, **model.wide)
+    for layer, head in heads:
+        if not (0 <= layer < model.layers and 0 <= head < model.heads):
+            raise ValueError(
+                f"head {layer}.{head} does not exist: {model.name} has layers 0 to "
+                f"{model.layers - 1} with heads 0 to {model.heads - 1}"
+            )
+        weights_lh[layer, head] = 1
+    return weights_lh
 
 
 def follow(product_btt: Tensor | None, patterns_bhqt: Tensor, dtype: torch.dtype) -> Tensor:

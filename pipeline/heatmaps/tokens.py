@@ -8,15 +8,14 @@ and a head are head_dim products; its joint-space contribution is never written 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.heads.choices import Head
 from pipeline.models import VisionModel, mean_maps, model_maps
 from pipeline.models.tower import Attention, Left
 from pipeline.neurons.maps import Convention, head_maps
@@ -27,9 +26,7 @@ class TokenShares:
     """A logit ⟨embedding, direction⟩/‖embedding‖ and the shares whose sum it is."""
 
     maps_bclht: Tensor
-    """(batch, direction, layer, head, token): what the chosen heads make of each token; zero for
-    heads that are not chosen. One layer and one head stand for all where only their sum is
-    known."""
+    """(batch, direction, layer, head, token): what the chosen layers' heads make of each token."""
     rest: dict[str, Tensor]
     """All else by name, (batch, direction) each."""
     logit_bc: Tensor
@@ -38,22 +35,6 @@ class TokenShares:
     """Tokens before the patches."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
-
-    @property
-    def patches_bcyx(self) -> Tensor:
-        """The picture's map: all chosen heads over the patches, (batch, direction, rows,
-        columns)."""
-        return self.maps_bclht[..., self.prefix :].sum((2, 3)).unflatten(-1, self.grid)
-
-    @property
-    def left_out(self) -> dict[str, Tensor]:
-        """What the picture's map leaves of the logit, by name, (batch, direction) each: the class
-        token, registers where there are any, then `rest`."""
-        tokens_bct = self.maps_bclht[..., : self.prefix].sum((2, 3))
-        shares = {"class token": tokens_bct[..., 0]}
-        if self.prefix > 1:
-            shares["registers"] = tokens_bct[..., 1:].sum(-1)
-        return {**shares, **self.rest}
 
 
 class TokenReader:
@@ -103,7 +84,7 @@ class TokenReader:
             return zero_bc[..., None].expand(-1, -1, self._model.layers), zero_bc
         own_le, mean_e, bias_e = self._shared
         block_be = left.std_b[:, None] * bias_e - left.mean_b[:, None] * mean_e
-        block_bc = (directions_bce @ block_be.unsqueeze(-1)).squeeze(-1)
+        block_bc = along(directions_bce, block_be)
         return directions_bce @ own_le.T + block_bc.unsqueeze(-1), block_bc
 
 
@@ -114,9 +95,7 @@ class TokenMaps:
     ----------
     model : VisionModel
     layers : sequence of int
-        Whose heads are shown.
-    heads : collection of (layer, head), optional
-        Of these layers; all their heads unless given.
+        Whose heads are told apart.
     convention : {"centred", "equal-share"}
         ``centred``: every contribution is centred by its own mean, and biases are terms of their
         own. ``equal-share``: the published one (Gandelsman et al. 2024), in which they are spread
@@ -125,7 +104,7 @@ class TokenMaps:
     Raises
     ------
     ValueError
-        If a layer or head does not exist, or a head is of none of the layers.
+        If a layer does not exist.
 
     Notes
     -----
@@ -136,15 +115,15 @@ class TokenMaps:
         self,
         model: VisionModel,
         layers: Sequence[int],
-        heads: Collection[Head] | None = None,
         convention: Convention = "centred",
     ) -> None:
         self.model, self.layers = model, tuple(sorted(set(layers)))
-        every = [(layer, head) for layer in self.layers for head in range(model.heads)]
-        chosen = every if heads is None else sorted(set(heads))
-        if lost := [at for at in chosen if at not in every]:
-            raise ValueError(f"heads {lost} are of none of the layers {list(self.layers)}")
-        self._chosen_lh = head_weights(model, chosen)[list(self.layers)]
+        if not self.layers:
+            raise ValueError("no layers chosen")
+        if bad := [layer for layer in self.layers if not 0 <= layer < model.layers]:
+            raise ValueError(
+                f"layers {bad} do not exist: {model.name} has layers 0 to {model.layers - 1}"
+            )
         self._tower = model.tower()
         self._reader = TokenReader(model, range(model.layers), convention)
         self._centred = convention == "centred"
@@ -170,100 +149,45 @@ class TokenMaps:
         x_btd = tower.enter(images_bchw)
         start_bd = tower.read(x_btd).clone()
         mlps_bd = torch.zeros_like(start_bd)
-        tokens, heads = [], []
+        maps, others_bc = [], torch.zeros_like(directions_bce[..., 0])
         for layer, block in enumerate(tower.blocks):
             attention = block.attention(x_btd)
             folded_bchk = reader.fold(layer, directions_bce)
             if layer in self.layers:
-                tokens.append(reader.read(attention, folded_bchk))
+                maps.append(reader.read(attention, folded_bchk))
             x_btd, u_bd, mlp_bd = block.rest(x_btd, attention)
-            u_bhk = u_bd.to(x_btd.dtype).unflatten(-1, (model.heads, model.head_dim))
-            heads.append((folded_bchk * u_bhk[:, None]).sum(-1))
+            if layer not in self.layers:
+                others_bc += along(folded_bchk.flatten(2), u_bd.to(x_btd.dtype))
             mlps_bd += mlp_bd
         left = tower.leave(x_btd)
         layer_bcl, block_bc = reader.constants(left, directions_bce)
-        maps_bclht = torch.stack(tokens, 2)
-        maps_bclht += (layer_bcl[..., list(self.layers)] / model.heads / model.tokens)[
-            ..., None, None
-        ]
-        heads_bclh = torch.stack(heads, 2) + (layer_bcl / model.heads)[..., None]
-        inside_bcl = heads_bclh.sum(-1)
-        shown_bclh = heads_bclh[:, :, list(self.layers)]
-        others = [layer for layer in range(model.layers) if layer not in self.layers]
-        rest: dict[str, Tensor] = {}
-        if not self._chosen_lh.all():
-            rest["heads not chosen"] = (shown_bclh * (1 - self._chosen_lh)).sum((2, 3))
+        chosen = list(self.layers)
+        others = [layer for layer in range(model.layers) if layer not in chosen]
+        each_bcl = layer_bcl[..., chosen] / model.heads / model.tokens
+        maps_bclht = torch.stack(maps, 2) + each_bcl[..., None, None]
+        rest = {
+            "MLPs": along(directions_bce, mlps_bd @ self._mlp_map_de) + model.layers * block_bc,
+            "start": along(directions_bce, start_bd @ self._mlp_map_de) + block_bc,
+        }
         if others:
-            rest["other layers"] = inside_bcl[..., others].sum(-1)
-
-        def along(rows_be: Tensor) -> Tensor:
-            return (directions_bce @ rows_be.unsqueeze(-1)).squeeze(-1)
-
-        rest["MLPs"] = along(mlps_bd @ self._mlp_map_de) + model.layers * block_bc
-        rest["start"] = along(start_bd @ self._mlp_map_de) + block_bc
+            rest["other layers"] = others_bc + layer_bcl[..., others].sum(-1)
         if self._centred:
             rest["attention biases"] = directions_bce @ self._attention_bias_e
             rest["last norm's bias"] = directions_bce @ self._bias_e * left.std_b[:, None]
         norm_b = left.embedding_be.norm(dim=1)
         scale_b = 1 / (left.std_b * norm_b)
         return TokenShares(
-            maps_bclht * self._chosen_lh[..., None] * scale_b[:, None, None, None, None],
+            maps_bclht * scale_b[:, None, None, None, None],
             {name: share_bc * scale_b[:, None] for name, share_bc in rest.items()},
-            along(left.embedding_be) / norm_b[:, None],
+            along(directions_bce, left.embedding_be) / norm_b[:, None],
             model.prefix,
             model.grid,
         )
 
 
-def stored_shares(
-    tokens_bte: ArrayLike,
-    embedding_be: ArrayLike,
-    directions_bce: Tensor,
-    prefix: int,
-    grid: tuple[int, int],
-) -> TokenShares:
-    """Shares of images whose `tokens` a store keeps: summed over its `token_layers` and all heads.
-
-    In the centred convention, as the store has them.
-
-    Parameters
-    ----------
-    tokens_bte, embedding_be : array-like
-        Rows of the store's arrays.
-    directions_bce : Tensor
-        (batch, direction, embed).
-    prefix, grid
-        Of the store's metadata.
-    """
-    tokens, embedding = (
-        torch.as_tensor(np.asarray(rows)).to(directions_bce) for rows in (tokens_bte, embedding_be)
-    )
-    norm_b11 = embedding.norm(dim=1)[:, None, None]
-    maps_bct = directions_bce @ tokens.transpose(1, 2) / norm_b11
-    logit_bc = (directions_bce @ embedding.unsqueeze(-1) / norm_b11).squeeze(-1)
-    rest = {"other layers, MLPs and constants": logit_bc - maps_bct.sum(-1)}
-    return TokenShares(maps_bct[:, :, None, None], rest, logit_bc, prefix, grid)
-
-
-def head_weights(model: VisionModel, heads: Collection[Head]) -> Tensor:
-    """1 for each head that is given and 0 for the others, (layer, head).
-
-    Raises
-    ------
-    ValueError
-        If there are none, or one does not exist.
-    """
-    if not heads:
-        raise ValueError("no heads chosen")
-    weights_lh = torch.zeros(model.layers, model.heads, **model.wide)
-    for layer, head in heads:
-        if not (0 <= layer < model.layers and 0 <= head < model.heads):
-            raise ValueError(
-                f"head {layer}.{head} does not exist: {model.name} has layers 0 to "
-                f"{model.layers - 1} with heads 0 to {model.heads - 1}"
-            )
-        weights_lh[layer, head] = 1
-    return weights_lh
+def along(directions_bce: Tensor, rows_be: Tensor) -> Tensor:
+    """Products of each image's row with its directions, (batch, direction)."""
+    return (directions_bce @ rows_be.unsqueeze(-1)).squeeze(-1)
 
 
 def tensor(array: NDArray[np.float64], model: VisionModel) -> Tensor:

@@ -3,7 +3,6 @@
 import torch
 from hypothesis import strategies as st
 
-from pipeline.heatmaps.asked import Asked
 from tests.pipeline.heatmaps.plain_vit import embed, forward
 
 
@@ -30,13 +29,6 @@ def unit_rows(count, embed_dim, seed):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(count, embed_dim, generator=generator, dtype=torch.float64)
     return rows / rows.norm(dim=1, keepdim=True)
-
-
-def ask(model, count, seed, classes=5):
-    """What maps of so many pictures are asked of."""
-    texts_ce = unit_rows(classes, model.embed_dim, seed).to(model.wide["dtype"])
-    classes_b = (torch.arange(count) * 2 + seed) % classes
-    return Asked(classes_b, texts_ce, torch.arange(100, 100 + count))
 
 
 def every_head(model, layers=None):

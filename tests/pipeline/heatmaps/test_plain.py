@@ -1,5 +1,7 @@
 """Maps without gradients against plain loops from their formulae, a picture at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.plain import PLAIN, PlainMaps, random_map
+from tests.pipeline.heatmaps.asked_kit import asked_of, part_of
 from tests.pipeline.heatmaps.plain_kit import (
-    ask,
     every_head,
     shapes,
     shares_of,
@@ -59,7 +61,7 @@ def rollout_map(model, trace):
 @given(config=shapes(), seed=st.integers(0, 1000), data=st.data())
 def test_every_map_is_its_formula(tmp_path_factory, config, seed, data):
     model = perturbed(config, tmp_path_factory.mktemp("model"), seed)
-    images, asked = random_images(model, seed, 3), ask(model, 3, seed)
+    images, asked = random_images(model, seed, 3), asked_of(model, seed, 3)
     convention = data.draw(st.sampled_from(["centred", "equal-share"]))
     some = sorted(data.draw(st.sets(st.sampled_from(every_head(model)), min_size=1)))
     rows = {"all": every_head(model), "some": some}
@@ -91,16 +93,13 @@ def test_maps_do_not_depend_on_batch_or_order(tmp_path, quick):
     model = perturbed(
         {**TINY, "vision_cfg": vision, "quick_gelu": quick}, tmp_path, 5, torch.float32
     )
-    images, asked = random_images(model, 5, 12).float(), ask(model, 12, 5)
+    images, asked = random_images(model, 5, 12).float(), asked_of(model, 5, 12)
     run = PlainMaps(model, PLAIN, {"all": every_head(model)}, some_directions(model, (0, 2), 5))
     together = run(images, asked)
 
-    def of(which):
-        return Asked(asked.classes_b[which], asked.texts_ce, asked.images_b[which])
-
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     parts = [order[:1], order[1:3], order[3:8], order[8:]]
-    apart = [run(images[part], of(part)) for part in parts]
+    apart = [run(images[part], part_of(asked, part)) for part in parts]
     for row, map_byx in together.items():
         again = torch.cat([found[row] for found in apart])
         size = map_byx.abs().amax()
@@ -110,13 +109,24 @@ def test_maps_do_not_depend_on_batch_or_order(tmp_path, quick):
 
 def test_one_pass_gives_what_each_method_gives(tmp_path):
     model = perturbed(TINY, tmp_path, 2)
-    images, asked = random_images(model, 2, 2), ask(model, 2, 2)
+    images, asked = random_images(model, 2, 2), asked_of(model, 2, 2)
     given = ({"last": every_head(model, [3])}, some_directions(model, [1], 2))
     together = PlainMaps(model, PLAIN, *given)(images, asked)
     assert list(together) == ["neurons", "rollout", "raw-attention", "tokens last", "random"]
     for method in PLAIN:
         for row, alone in PlainMaps(model, [method], *given)(images, asked).items():
             np.testing.assert_allclose(alone, together[row], **EXACT)
+
+
+def test_registers_are_no_part_of_the_picture(tmp_path):
+    model = perturbed(TINY, tmp_path, 4)
+    images, asked = random_images(model, 4, 2), asked_of(model, 4, 2)
+    given = ({"all": every_head(model)}, some_directions(model, [1], 4))
+    methods = set(PLAIN) - {"random"}
+    whole = PlainMaps(model, methods, *given)(images, asked)
+    fewer = replace(model, prefix=4, grid=(2, 3))  # were the first row of patches registers
+    for row, map_byx in PlainMaps(fewer, methods, *given)(images, asked).items():
+        assert torch.equal(map_byx, whole[row][:, 1:]), row
 
 
 def test_whole_patterns_are_for_rollout_alone(tmp_path, monkeypatch):
@@ -126,7 +136,7 @@ def test_whole_patterns_are_for_rollout_alone(tmp_path, monkeypatch):
     patterns = Attention.patterns
     monkeypatch.setattr(Attention, "patterns", lambda self: asked_for.append(1) or patterns(self))
     model = perturbed(TINY, tmp_path, 2)
-    images, asked = random_images(model, 2, 1), ask(model, 1, 2)
+    images, asked = random_images(model, 2, 1), asked_of(model, 2, 1)
     given = ({"all": every_head(model)}, some_directions(model, [1], 2))
     PlainMaps(model, set(PLAIN) - {"rollout"}, *given)(images, asked)
     assert not asked_for
