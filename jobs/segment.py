@@ -23,7 +23,8 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.heatmaps.choices import Method, Protocol, token_heads
-from pipeline.images.masks import MaskSource, check_masks, parse_masks
+from pipeline.images import gtsegs, micro
+from pipeline.images.masks import MICROWORLD, MaskSource, check_masks, parse_masks
 from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
@@ -45,7 +46,8 @@ class SegmentConfig:
     """imagenet, microworld:<attribute> (of some values alone, microworld:shape=star,heart), or a
     text file with one class (or label<TAB>name) a line."""
     masks: str | None = None
-    """Where the masks are; by default where the image table knows them."""
+    """microworld, a folder of mask pictures that are called as their pictures, or gtsegs:FILE, that
+    of ImageNet-Segmentation; by default where the pictures are, if they have their masks there."""
     methods: tuple[Method, ...] = ("tokens", "raw-attention", "rollout", "gradcam", "random")
     """What makes the maps, a row of the table each. Tokens are the model's own contributions;
     random is a control; neurons needs facet second-order."""
@@ -128,11 +130,13 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
 
 
 def source_of(config: SegmentConfig, meta: Metadata) -> MaskSource:
-    """Where masks are: named, or the embedded world's own."""
+    """Where masks are: named, or where the pictures are."""
     if config.masks is not None:
         return parse_masks(config.masks)
-    if meta.source.startswith("microworld"):
-        return parse_masks("microworld")
+    if meta.source.startswith(micro.PREFIX):
+        return parse_masks(MICROWORLD)
+    if meta.source.startswith(gtsegs.PREFIX):
+        return parse_masks(meta.source)
     raise FacetError(
         f"--masks: nothing says where the masks of the pictures of {meta.source} are: name the "
         "folder that they are in"

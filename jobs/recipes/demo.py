@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import ablate, extract, omp, rosetta, second_order, textspan
+from jobs import ablate, extract, omp, rosetta, second_order, segment, textspan
 from jobs.console import console, show_table
 from jobs.demo import DemoConfig
 from jobs.pages import as_typed, reader, write
@@ -23,6 +23,19 @@ from storage import urls
 
 # The last layer whose neurons have second-order effects, and the texts of a neuron's code.
 MLP_LAYER, TERMS = "2", 8
+# Maps of some methods, of what the pictures are known to show.
+SEGMENTED = segment.SegmentConfig(
+    store="",
+    classes="microworld:shape",
+    methods=(
+        "tokens", "neurons", "raw-attention", "rollout", "gradcam", "transformer-attribution",
+        "random",
+    ),
+    class_="label",
+    layers=("all",),
+    mlp_layers=MLP_LAYER,
+    where="index < 300",
+)  # fmt: skip
 # What is shared between models is shown on fewer pictures.
 SHARED = rosetta.RosettaConfig(
     images="microworld:n=200,seed=7,split=test",
@@ -50,6 +63,7 @@ def run(config: DemoConfig) -> None:
     omp.main(omp.OmpConfig(store=url, mlp_layers=MLP_LAYER, pool="microworld", terms=TERMS))
     ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
     read = reader(store, url)
+    segment.main(replace(SEGMENTED, store=url))
     planted = planted_pair(url, described.descriptions, read)
     shared = shared_units(config.out)
     machines.work("here")  # the page takes no help

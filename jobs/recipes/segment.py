@@ -18,6 +18,7 @@ from jobs.segment import SegmentConfig, source_of
 from jobs.settings import command
 from jobs.steps import embedded, opened
 from pipeline.heatmaps import plan
+from pipeline.heatmaps.answers import segmented as tabled
 from pipeline.heatmaps.bench import Bench
 from pipeline.heatmaps.choices import token_heads
 from pipeline.heatmaps.pictures import masks_digest
@@ -25,7 +26,7 @@ from pipeline.heatmaps.shards import forget_done
 from pipeline.heatmaps.sheet import SHEET
 from pipeline.heatmaps.summary import summary
 from pipeline.heatmaps.tables import SEGMENTATION
-from pipeline.heatmaps.work import Segmentation, look_at
+from pipeline.heatmaps.work import Segmentation, count, look_at
 from pipeline.heatmaps.work import run as segmented
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
@@ -35,6 +36,7 @@ from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.neurons.coding import read_directions
 from pipeline.neurons.results import second_order_result
 from pipeline.neurons.setup import cpu_model
+from pipeline.pages import tables
 from pipeline.texts.classes import Classes, class_means, classes_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
@@ -75,8 +77,8 @@ def run(config: SegmentConfig, classes: Classes) -> SegmentRun:
     }
     make = partial(find, config, identity, store, classes, source, effects)
     result = found_or_made(store.url, JOB, identity, make)
-    methods, by_class = (result.table(name).to_pandas() for name in ("methods", "classes"))
-    show(methods)
+    found = tabled(result)
+    console.print(tables.segmentation(found))
     known = result.provenance
     facts = {
         "pictures": f"{known['images']:,} held to masks",
@@ -84,7 +86,7 @@ def run(config: SegmentConfig, classes: Classes) -> SegmentRun:
         "maps of": f"the {'labelled' if config.class_ == 'label' else 'predicted'} class",
     }
     show_done(facts, time.monotonic() - started, result, command("report", store=config.store))
-    return SegmentRun(result, methods, by_class)
+    return SegmentRun(result, found.methods, found.classes)
 
 
 def effects_of(config: SegmentConfig, store: Store) -> Result | None:
@@ -108,9 +110,9 @@ def find(
     encoded = embedded(encoder, f"classes {config.classes}", classes.flat)
     bench = bench_of(config, store, classes, class_means(encoded.embeddings, classes), effects)
     model = cpu_model(store, config.pretrained)
-    meta, shards = store.meta, sorted(store.done_shards())
-    images = sum(stop - start for start, stop in map(meta.rows, shards))
-    plan.settle(meta, model, bench, images, len(shards), config.device, TELLER.say)
+    meta, counts = store.meta, count(store, config.where)
+    images = sum(counts.values())
+    plan.settle(meta, model, bench, images, len(counts), config.device, TELLER.say)
     workers, memory = plan.choose(
         meta, model, bench, config.device, actors(config), config.batch_size
     )
@@ -137,10 +139,11 @@ def find(
         config.where,
         config.label_column,
         classes if config.class_ == "label" else None,
+        counts,
         workers,
         memory,
     )
-    parts, left_out = segmented(work, shards, TELLER)
+    parts, left_out = segmented(work, TELLER)
     sheet = look_at(work, parts)
     found = summary(parts, bench.rows, bench.protocols)
     facts = {
@@ -182,8 +185,3 @@ def bench_of(
         directions,
         config.steps,
     )
-
-
-def show(methods: pd.DataFrame) -> None:
-    """The table of methods."""
-    console.print(methods.to_string())

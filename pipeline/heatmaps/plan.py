@@ -14,6 +14,7 @@ from storage.metadata import Metadata
 
 from .bench import Bench
 from .gradients import GRADIENT_METHODS
+from .memory import gradient_bytes
 from .plain import PLAIN
 from .relevance import RELEVANCE
 
@@ -40,8 +41,11 @@ def batch_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: in
     needs = [batch_size * meta.tokens * meta.width * 16 * itemsize]
     if "rollout" in bench.methods:
         needs[0] += batch_size * meta.tokens**2 * 4 * (2 * meta.heads + 3)
-    if bench.of((*GRADIENT_METHODS, *RELEVANCE)):
-        # Of every layer: the pattern, its gradient and relevance, and a block's activations.
+    if graded := bench.of(GRADIENT_METHODS):
+        needs.append(gradient_bytes(meta, batch_size, graded, itemsize))
+    if bench.of(RELEVANCE):
+        # In float32, of every layer: its pattern, the gradient and the relevance of that, and what
+        # its linear layers were given.
         layer = 4 * meta.tokens * (3 * meta.heads * meta.tokens + 24 * meta.width)
         needs.append(batch_size * meta.layers * layer)
     height, width = model.preprocess.size

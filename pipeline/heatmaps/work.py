@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,7 +71,7 @@ class Segmenter:
     def do(self, shard: int, batches: Iterable[Masked]) -> Report[None]:
         """Hold one shard's pictures to their masks and write what they came to."""
         with self._computing:
-            started, before = time.monotonic(), self._seen
+            started = time.monotonic()
             start, _ = self.work.meta.rows(shard)
             known = ledger.read_part(self.work.data, shard)
             found, left_out = [], BadImages()
@@ -85,7 +85,6 @@ class Segmenter:
                 if keep.any():
                     found += self._numbers(batch.kept(keep))
                 self._seen += len(batch.keys)
-            self._seen = before + self.work.images(shard)
         computed = time.monotonic()
         if found:
             write_part(pictures_url(self.work.place, shard), found)
@@ -184,6 +183,8 @@ class Segmentation(Work[int, None]):
         Of the image table.
     labels : Classes or None
         What labels mean, where they say whose map is made; else it is the predicted class's.
+    counts : dict of int to int
+        Pictures that are chosen, by shard, where there are any.
     workers : Workers
     memory : int
         Bytes that a worker needs.
@@ -199,6 +200,7 @@ class Segmentation(Work[int, None]):
     where: str | None
     label_column: str
     labels: Classes | None
+    counts: Mapping[int, int]
     workers: Workers
     memory: int
 
@@ -225,9 +227,8 @@ class Segmentation(Work[int, None]):
         return shard
 
     def images(self, shard: int) -> int:
-        """How many it has, chosen or not."""
-        start, stop = self.meta.rows(shard)
-        return stop - start
+        """How many of it are chosen."""
+        return self.counts[shard]
 
     def recover(self, shard: int) -> Report[None] | None:
         """From what was noted of it."""
@@ -235,12 +236,16 @@ class Segmentation(Work[int, None]):
         return None if facts is None else Report(shard, self.images(shard), facts)
 
 
-def run(
-    work: Segmentation,
-    shards: Sequence[int],
-    teller: Teller = SILENT,
-) -> tuple[list[str], BadImages]:
-    """Figures of every picture of some shards; those that a stopped run left are not made again.
+def count(store: StoreTables, where: str | None) -> dict[int, int]:
+    """Pictures of the finished shards that a condition picks, where there are any."""
+    found = {
+        shard: len(chosen_images(store, shard, where)) for shard in sorted(store.done_shards())
+    }
+    return {shard: number for shard, number in found.items() if number}
+
+
+def run(work: Segmentation, teller: Teller = SILENT) -> tuple[list[str], BadImages]:
+    """Numbers of every chosen picture; those that a stopped run left are not made again.
 
     Returns
     -------
@@ -254,6 +259,7 @@ def run(
     FacetError
         If no picture has a mask; as ``over_shards`` does.
     """
+    shards = list(work.counts)
     done = done_shards(work.place, shards)
     pending = [shard for shard in shards if shard not in done]
     total = sum(map(work.images, pending))
