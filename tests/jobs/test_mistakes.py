@@ -24,6 +24,7 @@ from tests.jobs import typed
 # What every mistake is told without.
 NONE_OF = ("torch", "ray", "xarray", "zarr")
 EXTRACT = "extract --model {tiny} --pretrained none --store new"
+SEGMENT = "segment --store {store} --classes microworld:shape "
 WITH = "extract --model {tiny} --images {photos} --store new --workers here --pretrained "
 
 
@@ -202,6 +203,34 @@ MISTAKES = {
         "no heads in {store} are described by microworld: run `facet textspan",
         light=False,
     ),
+    "masks that are not there": Mistake(
+        SEGMENT + "--masks {root}/maks", "masks '{root}/maks': there is no such folder"
+    ),
+    "masks of other pictures": Mistake(
+        SEGMENT + "--masks {photos}", "none of the 12 pictures has a mask in {photos}"
+    ),
+    "masks of nobody knows where": Mistake(
+        "segment --store {of_table} --classes microworld:shape",
+        "--masks: nothing says where the masks of the pictures of {table} are",
+    ),
+    "maps by neurons of which nothing is known": Mistake(
+        SEGMENT + "--methods neurons --mlp-layers 1",
+        "no second-order effects of MLP layers 1 in {store}: run `facet second-order",
+        light=False,
+    ),
+    "no method": Mistake(SEGMENT + "--methods", "--methods: name at least one"),
+    "a method twice": Mistake(
+        SEGMENT + "--methods random random", "--methods random random: each once"
+    ),
+    "maps by heads of other layers": Mistake(
+        SEGMENT + "--layers all last:1 --heads 0.1", "--heads 0.1: none is of --layers last:1"
+    ),
+    "maps by layers past the last": Mistake(
+        SEGMENT + "--layers 4", "--layers 4: the model's layers are 0-3"
+    ),
+    "a protocol that is asked for twice": Mistake(
+        SEGMENT + "--protocol aligned aligned", "--protocol aligned aligned: each once"
+    ),
     "nothing to show": Mistake(
         "show textspan --store {store}",
         "no results of textspan in {store}: run `facet textspan",
@@ -298,6 +327,9 @@ MISTAKES = {
     "a run file whose first stage cannot work": Mistake(
         "run {bad_images}", "stage extract: {root}/phtos: 1 of 1 paths do not exist"
     ),
+    "a run file with a stage of segment that cannot work": Mistake(
+        "run {bad_segment}", "stage segment: --heads 9.0: the model has layers 0-3"
+    ),
     "a run file with a setting that is none": Mistake(
         "run {bad_setting}", "there is no setting 'pol'. Did you mean 'pool'?"
     ),
@@ -326,6 +358,7 @@ def fill(root: Path) -> dict[str, str]:
         "bad_yaml": "bad.yaml",
         "bad_job": "job.yaml",
         "bad_setting": "setting.yaml",
+        "bad_segment": "segment.yaml",
         "bad_layers": "layers.yaml",
         "bad_images": "images.yaml",
         "cut": "cut.safetensors",
@@ -364,7 +397,11 @@ def fill(root: Path) -> dict[str, str]:
     whole = (root / "others.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(whole[:-10])
     (root / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    for name, stage in (("job", "texspan: {pool: general}"), ("setting", "textspan: {pol: a}")):
+    for name, stage in (
+        ("job", "texspan: {pool: general}"),
+        ("setting", "textspan: {pol: a}"),
+        ("segment", "segment: {classes: 'microworld:shape', class: label, heads: ['9.0']}"),
+    ):
         (root / f"{name}.yaml").write_text(f"store: {here['store']}\nstages:\n  {stage}\n")
     for name, images in (("layers", here["source"]), ("images", f"{root}/phtos")):
         (root / f"{name}.yaml").write_text(

@@ -16,6 +16,7 @@ from jobs import (
     omp,
     reduce,
     second_order,
+    segment,
     show,
     status,
     textspan,
@@ -72,7 +73,12 @@ def test_every_job_that_analyses_writes_to_out_alone(store, tmp_path, capsys):
         )
     )
     mapped = heatmap.main(heatmap.HeatmapConfig(**given, image="3", text=("a red star",)))
-    for run in (described, effects, found, classified, mapped):
+    held = segment.main(
+        segment.SegmentConfig(
+            **here, classes="microworld:shape", methods=("neurons",), mlp_layers=str(KEPT)
+        )
+    )
+    for run in (described, effects, found, classified, mapped, held):
         assert run.result.url.startswith(f"{place}/results/")
 
     # From now on the place is all that has to be named.
