@@ -19,14 +19,17 @@ from storage.metadata import Metadata
 from storage.store import Store
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pipeline.models import VisionModel
 
     from .tokens import TokenShares
 
 Array = NDArray[np.float64]
-# What a map leaves out; columns of the table ``maps``.
+# What a map leaves out; columns of the table ``maps``. The last is whatever a store that keeps
+# tokens alone does not tell apart.
 TERMS = (
-    "class_token", "registers", "other_heads", "other_layers", "mlps", "start", "constants",
+    "class_token", "registers", "other_heads", "other_layers", "mlps", "start", "constants", "else",
 )  # fmt: skip
 # As a pass of the model calls what is no token's.
 _CALLED = {
@@ -46,7 +49,8 @@ class Split:
     """What the chosen heads wrote from each patch, (text, rows, columns)."""
     rest: dict[str, Array]
     """By `TERMS`, (text,) each: what the chosen heads wrote from the class token and registers,
-    their layers' other heads, other layers' heads, MLPs, the start, constants."""
+    their layers' other heads, other layers' heads, MLPs, the start, constants, or all that is not
+    told apart."""
     logit_m: Array
     """⟨embedding, text⟩/‖embedding‖ of the model's own embedding."""
 
@@ -78,17 +82,16 @@ class Split:
 
 
 def is_stored(meta: Metadata, layers: Sequence[int]) -> bool:
-    """Whether a store has the maps of all heads of these layers, and all that they leave out."""
-    return {"heads", "mlps", "tokens"} <= set(meta.components) and set(layers) == set(
-        meta.token_layers
-    )
+    """Whether a store keeps tokens of all heads of just these layers."""
+    return "tokens" in meta.components and set(layers) == set(meta.token_layers)
 
 
 def stored_split(store: Store, image: int, texts_me: NDArray[np.floating]) -> Split:
-    """Of an image whose `tokens`, `heads` and `mlps` the store keeps; centred convention.
+    """Of an image whose `tokens` the store keeps; centred convention.
 
-    The logit is that of the model's embedding, which was never rounded, and the residual what
-    rounding to the store's dtype costs.
+    The logit is that of the model's embedding, which was never rounded. Where the store keeps
+    `heads` and `mlps`, too, all terms are known, and the residual is what rounding to the store's
+    dtype costs; else what is not a token's is all that is left of the logit.
 
     Parameters
     ----------
@@ -96,21 +99,14 @@ def stored_split(store: Store, image: int, texts_me: NDArray[np.floating]) -> Sp
     """
     meta, texts = store.meta, np.asarray(texts_me, np.float64)
     row = store.contributions().isel(image=image)
-    tokens_te, heads_lhk, mlps_sd, embedding_e, std = (
-        row[name].values.astype(np.float64)
-        for name in ("tokens", "heads", "mlps", "embedding", "ln_std")
-    )
-    maps = {name: array.values.astype(np.float64) for name, array in store.model().items()}
-    others = [layer for layer in range(meta.layers) if layer not in meta.token_layers]
-    wrote_e = {
-        "other_layers": np.einsum("lhk,lhke->e", heads_lhk[others], maps["head_map"][others]) / std,
-        "mlps": mlps_sd[1:].sum(0) @ maps["mlp_map"] / std,
-        "start": mlps_sd[0] @ maps["mlp_map"] / std,
-        "constants": maps["attention_bias"].sum(0) / std + maps["bias"],
-        "class_token": tokens_te[0],
-        "registers": tokens_te[1 : meta.prefix].sum(0),
-        "other_heads": np.zeros(meta.embed),
-    }
+    tokens_te, embedding_e = _float64(row["tokens"]), _float64(row["embedding"])
+    wrote_e = {name: np.zeros(meta.embed) for name in TERMS}
+    wrote_e["class_token"] = tokens_te[0]
+    wrote_e["registers"] = tokens_te[1 : meta.prefix].sum(0)
+    if {"heads", "mlps"} <= set(meta.components):
+        wrote_e |= _beside(store, row)
+    else:
+        wrote_e["else"] = embedding_e - tokens_te.sum(0)
     length = np.linalg.norm(embedding_e)
     patches_mt = texts @ tokens_te[meta.prefix :].T / length
     return Split(
@@ -118,6 +114,24 @@ def stored_split(store: Store, image: int, texts_me: NDArray[np.floating]) -> Sp
         {name: texts @ wrote_e[name] / length for name in TERMS},
         texts @ embedding_e / length,
     )
+
+
+def _beside(store: Store, row: xr.Dataset) -> dict[str, Array]:
+    """What wrote beside the heads that `tokens` sums, by `TERMS`, (embed,) each."""
+    heads_lhk, mlps_sd, std = (_float64(row[name]) for name in ("heads", "mlps", "ln_std"))
+    maps = {str(name): _float64(array) for name, array in store.model().items()}
+    others = [layer for layer in range(store.meta.layers) if layer not in store.meta.token_layers]
+    sums_e = np.einsum("lhk,lhke->e", heads_lhk[others], maps["head_map"][others])
+    return {
+        "other_layers": sums_e / std,
+        "mlps": mlps_sd[1:].sum(0) @ maps["mlp_map"] / std,
+        "start": mlps_sd[0] @ maps["mlp_map"] / std,
+        "constants": maps["attention_bias"].sum(0) / std + maps["bias"],
+    }
+
+
+def _float64(array: xr.DataArray) -> Array:
+    return array.values.astype(np.float64)
 
 
 def split_of(

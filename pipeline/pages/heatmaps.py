@@ -19,13 +19,16 @@ from .html import Made, Section, page, section
 from .pictures import data_url, overlay
 
 # How the page calls what a map leaves out.
-CALLED = dict(
-    zip(
-        TERMS,
-        ("class token", "registers", "other heads", "other layers", "MLPs", "start", "constants"),
-        strict=True,
-    )
-)
+CALLED = {
+    "class_token": "class token",
+    "registers": "registers",
+    "other_heads": "other heads",
+    "other_layers": "other layers",
+    "mlps": "MLPs",
+    "start": "start",
+    "constants": "constants",
+    "else": "all else",
+}
 # Pixels of the longer side on a page, at most.
 SIDE = 384
 Row = dict[str, Any]
@@ -180,13 +183,19 @@ def how(found: HeatMaps) -> str:
         said.append(f"The mean map of the texts {found.less} was taken from each.")
     if found.convention != "centred":
         said.append("Means and biases are spread in equal shares over all heads and tokens.")
-    most = sentences.tiny(float(found.table["residual"].abs().max()))
     said.append(
         "The maps are from what the store keeps."
         if found.stored
         else "They took one pass of the model."
     )
-    said.append(f"Map and all that it leaves out sum to the logit, to {most}: rounding.")
+    if found.table["else"].any():
+        said.append(
+            "It does not keep both heads and MLPs: all else is what is left of the logit, and not "
+            "told apart."
+        )
+    else:
+        most = sentences.tiny(float(found.table["residual"].abs().max()))
+        said.append(f"Map and all that it leaves out sum to the logit, to {most}: rounding.")
     return " ".join(said)
 
 

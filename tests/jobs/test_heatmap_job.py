@@ -1,10 +1,12 @@
 """Heat maps of one picture: what patches wrote of texts, and all that the maps leave out."""
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import xarray as xr
@@ -17,11 +19,14 @@ from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.images.again import load_again
 from pipeline.models import ModelSpec, load_model
+from pipeline.pages.heatmaps import how
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder, store_model
+from storage import ledger
 from storage.errors import FacetError, StoreError
 from storage.store import Store
 from tests import tiny
+from tests.commands_kit import understood
 from tests.pipeline.heatmaps.plain_kit import shares_of
 from tests.refusals import refused
 
@@ -215,6 +220,37 @@ def test_what_is_kept_needs_no_model(store, plain, monkeypatch):
     assert again.found.table.equals(first.table)
 
 
+def test_tokens_alone_give_the_map_and_what_is_left(store, plain, tmp_path):
+    folder = Path(store.url).parent
+    config = extract.ExtractConfig(
+        images="microworld:n=8,seed=3,split=test", model=str(folder / "tiny.json"),
+        pretrained=str(folder / "noisy.safetensors"), store=str(tmp_path / "tokens"),
+        components=("tokens",), layers="last:2", store_dtype="float32", workers="here",
+    )  # fmt: skip
+    alone = drawn(plain, store=extract.main(config).url)
+    whole = drawn(plain)
+    assert alone.stored
+    np.testing.assert_allclose(alone.maps, whole.maps, atol=1e-6)
+    beside = whole.table[["other_layers", "mlps", "start", "constants"]].sum(axis=1)
+    np.testing.assert_allclose(alone.table["else"], beside, atol=1e-6)
+    assert whole.table["else"].eq(0).all()
+    assert "not told apart" in how(alone)
+
+
+def test_a_bad_image_is_refused(store, plain, monkeypatch):
+    rows = ledger.read_part(store.data, 0).to_pylist()
+    rows[5] |= {"ok": False, "error": "truncated or damaged"}
+    part = pa.Table.from_pylist(rows, ledger.SCHEMA)
+    monkeypatch.setattr("pipeline.heatmaps.seen.ledger.read_part", lambda *_: part)
+    with refused(FacetError, "--image 5: the store has nothing of it: truncated or damaged"):
+        drawn(plain, image="5")
+
+
+def test_one_head_may_be_typed_as_one():
+    config = understood("facet heatmap --store s --image 7 --head 22.13 --pool general")
+    assert config.heads == ("22.13",)
+
+
 class Page(HTMLParser):
     """The texts and addresses of a page."""
 
@@ -239,7 +275,7 @@ def test_the_page_names_every_share(store, plain, capsys):
     for row in run.found.table.to_dict("records"):
         assert f"“{row['text']}”" in page.text
         for name in ("shown", *TERMS, "logit"):
-            if name != "registers":  # the model has none
+            if name not in ("registers", "else"):  # the model has none; all is told apart
                 assert f"{row[name]:+.4f}".replace("-", "−") in page.text, name
     for said in ("class token", "other heads", "other layers", "MLPs", "start", "constants"):
         assert said in page.text
@@ -253,6 +289,10 @@ def test_the_page_names_every_share(store, plain, capsys):
     shown = show.main(show.ShowConfig("heatmap", store.url)).found
     np.testing.assert_array_equal(shown.maps, run.found.maps)
     assert "a blue moon" in capsys.readouterr().out
+    show.main(show.ShowConfig("heatmap", store.url, format="json"))
+    told = json.loads(capsys.readouterr().out)["found"]
+    assert told["maps"] == run.found.maps.tolist()
+    assert told["table"][0]["coefficient"] is None  # of no head alone
     place = report.main(report.ReportConfig(store.url))
     assert "Where in image 7" in Page(Path(place).read_text()).text
 
