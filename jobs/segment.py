@@ -29,7 +29,6 @@ from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage.errors import FacetError
-from storage.layout import ROWS_PER_IMAGE_PART
 
 if TYPE_CHECKING:
     from jobs.recipes.segment import SegmentRun
@@ -124,8 +123,7 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
     if config.class_ == "label":
         refuse_classes(tables, config.where, config.label_column, classes)
     if tables is not None:
-        # Of many pictures not all are looked at before the work begins.
-        check_masks(tables.images(0, min(meta.images, ROWS_PER_IMAGE_PART)), source)
+        check_masks(tables, source)
     return classes
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pipeline.images.mask_values import FOREGROUND, IGNORED
 from storage.errors import NotFinite
 
-FOREGROUND, IGNORED = 1, 255
 # A power of two: no rounding decides on which side of a bin's edge a relevance lies.
 BINS = 64
 # Pictures that a CPU scores at a time: what they take stays in its cache.

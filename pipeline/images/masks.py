@@ -25,23 +25,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from storage.layout import ROWS_PER_IMAGE_PART
 from storage.objects import is_local, object_store
+from storage.tables import StoreTables
 from storage.urls import absolute
 
 from . import micro
 from .addresses import Addresses
-from .decode import decode_values, read_bytes, to_image
+from .decode import decode_values
 from .errors import BadImage, SourceError
 from .files import below, inside, kind_of, with_retries
 from .gtsegs import PREFIX as GTSEGS
 from .gtsegs import SegmentationFile, opened, place
-from .mask_values import BACKGROUND, FOREGROUND, IGNORED, mask_of
+from .mask_values import IGNORED, mask_of
 from .micro import PREFIX
 from .resize import Resize
 from .rows import is_image_name
 
 MICROWORLD = "microworld"
-NAMED = 3  # pictures without a mask that are named
 Mask = NDArray[np.uint8]
 
 
@@ -96,53 +97,26 @@ def parse_masks(text: str) -> MaskSource:
 # -- which pictures have one ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How many pictures have a mask, as far as names tell.
+def check_masks(tables: StoreTables, source: MaskSource) -> None:
+    """Refuse masks of which no picture of a store has one, as far as names tell.
 
-    Attributes
-    ----------
-    images, lacking : int
-        All of them, and those without.
-    named : list of str
-        The keys of the first without.
+    Pictures without a mask beside others with one are no mistake.
     """
-
-    images: int
-    lacking: int
-    named: list[str]
-
-
-def check_masks(rows: pa.Table, source: MaskSource) -> Coverage:
-    """Which pictures have a mask; none is opened.
-
-    Parameters
-    ----------
-    rows : pyarrow.Table
-        Of the image table.
-
-    Raises
-    ------
-    SourceError
-        If none has.
-    """
-    has = _known(source)
-    lacking = [row["key"] for row in rows.select(["key", "uri"]).to_pylist() if not has(row)]
-    if len(lacking) == len(rows):
-        none = f"none of the {len(rows):,} pictures"
-        if source.kind == "microworld":
-            raise SourceError(f"{none} is of the embedded world: name a folder of their masks")
-        if source.kind == "gtsegs":
-            raise SourceError(
-                f"{none} has a mask in {source.url}: it knows pictures by the names that their "
-                f"keys end in, such as {_name(lacking[0]) if lacking else 'n02084071_1234'}"
-            )
-        first = f", as {stem(lacking[0])}.png" if lacking else ""
-        raise SourceError(
-            f"{none} has a mask in {source.url}: masks are called as the keys of their "
-            f"pictures, whatever their suffixes{first}"
-        )
-    return Coverage(len(rows), len(lacking), lacking[:NAMED])
+    has, first = _known(source), ""
+    for start in range(0, tables.meta.images, ROWS_PER_IMAGE_PART):
+        rows = tables.images(start, min(start + ROWS_PER_IMAGE_PART, tables.meta.images))
+        if any(map(has, rows.select(["key", "uri"]).to_pylist())):
+            return
+        first = first or rows["key"][0].as_py()
+    none = f"none of the {tables.meta.images:,} pictures"
+    if source.kind == "microworld":
+        raise SourceError(f"{none} is of the embedded world: name a folder of their masks")
+    called = (
+        f"it knows pictures by the names that their keys end in, as {_name(first)}"
+        if source.kind == "gtsegs"
+        else f"masks are called as the keys of their pictures, as {stem(first)}.png"
+    )
+    raise SourceError(f"{none} has a mask in {source.url}: {called}")
 
 
 def _known(source: MaskSource) -> Callable[[dict[str, Any]], bool]:
@@ -273,28 +247,14 @@ class LoadedMasks:
     ----------
     masks : dict of str to (n, height, width) uint8
         By protocol: 0 background, 1 foreground, 255 ignored. All ignored where there is an error.
+        One without any foreground, or without background, is none: an object may fill its picture,
+        or lie outside of the crop.
     error : list of str or None
         Why a picture has no mask, in words: ``kind: detail``.
     """
 
     masks: dict[str, Mask]
     error: list[str | None]
-
-    def lacking(self, protocol: str) -> list[str | None]:
-        """What a mask has no pixel of: ``foreground``, ``background``, or None where it has both.
-
-        That is no error: an object may fill its picture, or lie outside of its middle. None, too,
-        where there is one.
-        """
-        masks = self.masks[protocol]
-        has = {
-            "foreground": (masks == FOREGROUND).any((1, 2)),
-            "background": (masks == BACKGROUND).any((1, 2)),
-        }
-        return [
-            None if error else next((what for what, any_n in has.items() if not any_n[i]), None)
-            for i, error in enumerate(self.error)
-        ]
 
 
 def _stretched(image: Image.Image, resize: Resize) -> Mask:
@@ -315,7 +275,7 @@ def load_masks(
     source: MaskSource,
     resize: Resize,
     protocols: Sequence[str],
-    sizes: Sequence[tuple[int, int]] | None = None,
+    sizes: Sequence[tuple[int, int]],
 ) -> LoadedMasks:
     """Read the masks of a run of pictures and bring them to the model's input.
 
@@ -328,9 +288,8 @@ def load_masks(
         The picture's own.
     protocols : sequence of str
         Keys of ``PROTOCOLS``.
-    sizes : sequence of (int, int), optional
-        Width and height of each upright picture, 0 of one that cannot be had. Where they are not
-        known, the pictures are read.
+    sizes : sequence of (int, int)
+        Width and height of each upright picture, 0 of one that cannot be had.
 
     Raises
     ------
@@ -341,13 +300,12 @@ def load_masks(
     masks = {protocol: np.full(shape, IGNORED, np.uint8) for protocol in protocols}
     error: list[str | None] = [None] * len(rows)
     with MaskReader(source) as reader:
-        for i, row in enumerate(rows.select(["key", "uri", "offset", "length"]).to_pylist()):
+        for i, row in enumerate(rows.select(["key", "uri", "offset"]).to_pylist()):
             try:
-                size = to_image(row, read_bytes(row)).size if sizes is None else sizes[i]
-                if not all(size):
+                if not all(sizes[i]):
                     raise BadImage("no mask", "its picture cannot be had")
                 mask = reader.read(row)
-                _refuse_size(mask, size)
+                _refuse_size(mask, sizes[i])
             except BadImage as bad:
                 error[i] = str(bad)
                 continue

@@ -13,7 +13,7 @@ from pipeline.cluster.work import choose_workers
 from pipeline.extraction.store import same_or_grown
 from pipeline.images.bad import TooManyBadImages
 from pipeline.images.decode import DECODING
-from pipeline.images.masks import load_masks, parse_masks
+from pipeline.images.masks import parse_masks
 from pipeline.models import ModelSpec, load_model
 from pipeline.stats.reductions import missing_shards, reduce_store
 from storage import growth, neurons, open_store
@@ -21,7 +21,7 @@ from storage.errors import FacetError, StoreDtypeError, StoreMismatch
 from storage.results import finished_results
 from tests import tiny
 from tests.contents import contents, stored_files
-from tests.pipeline.images.kit import picture
+from tests.pipeline.images.kit import masks_of, picture
 from tests.pipeline.images.mat_kit import write_mat
 from tests.refusals import refused
 from tests.storage import stores
@@ -291,6 +291,6 @@ def test_a_file_of_pictures_and_masks_is_extracted_and_grows(model, tmp_path):
     rows = grown.images()
     assert rows["label"].to_pylist() == [f"n0000000{i}" for i in range(7)]
     resize = load_model(ModelSpec(model, "none")).preprocess.resize
-    masks = load_masks(rows, parse_masks(f"gtsegs:{tmp_path}/segs.mat"), resize, ["aligned"])
+    masks = masks_of(rows, parse_masks(f"gtsegs:{tmp_path}/segs.mat"), resize, "aligned")
     assert masks.error == [None] * 7
     assert set(np.unique(masks.masks["aligned"])) == {0, 1}

@@ -4,9 +4,16 @@ import io
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
+
+from pipeline.images.listing import list_images
+from pipeline.images.load import load_rows
+from pipeline.images.masks import PROTOCOLS, LoadedMasks, MaskSource, load_masks
+from pipeline.images.resize import Resize
 
 
 def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -23,6 +30,27 @@ def picture(seed: int, width: int = 8, height: int = 6) -> Image.Image:
 
 def png(seed: int) -> bytes:
     return encode(picture(seed))
+
+
+def listed(source: object) -> pa.Table:
+    return pa.concat_tables(list_images(str(source)))
+
+
+def masks_of(rows: pa.Table, source: MaskSource, resize: Resize, *protocols: str) -> LoadedMasks:
+    """The masks of pictures; in place of what a caller has decoded they are decoded here."""
+    loaded = load_rows(rows, resize, (resize.height, resize.width))
+    sizes = list(zip(loaded.width, loaded.height, strict=True))
+    return load_masks(rows, source, resize, protocols or tuple(PROTOCOLS), sizes)
+
+
+class Listed:
+    """As much of a store as its images are."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.meta, self._rows = SimpleNamespace(images=len(rows)), rows
+
+    def images(self, start: int, stop: int) -> pa.Table:
+        return self._rows.slice(start, stop - start)
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:

@@ -14,9 +14,9 @@ from pipeline.images.again import digests
 from pipeline.images.errors import SourceError
 from pipeline.images.listing import list_images, refuse_source
 from pipeline.images.load import load_rows
-from pipeline.images.masks import Coverage, check_masks, load_masks, parse_masks
+from pipeline.images.masks import check_masks, parse_masks
 from pipeline.images.resize import Resize
-from tests.pipeline.images.kit import picture
+from tests.pipeline.images.kit import Listed, masks_of, picture
 from tests.pipeline.images.mat_kit import write_mat
 
 N = 5
@@ -77,8 +77,8 @@ def test_a_path_may_be_relative(mat: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_its_masks_are_those_of_its_pictures(mat: Path) -> None:
     rows, source = listed(f"gtsegs:{mat}"), parse_masks(f"gtsegs:{mat}")
-    assert check_masks(rows, source) == Coverage(N, 1, ["Größe"])
-    found = load_masks(rows, source, RESIZE, ["aligned", "published"])
+    check_masks(Listed(rows), source)
+    found = masks_of(rows, source, RESIZE)
     assert found.error == [None] * 4 + [f"no mask: element 4 of {mat} has none"]
     for i in range(4):
         image = Image.fromarray(masks()[i][0])
@@ -95,8 +95,8 @@ def test_its_masks_are_had_for_pictures_of_a_folder(mat: Path, tmp_path: Path) -
     Image.fromarray(pictures()[3]).save(tmp_path / "photos" / f"{NAMES[0]}.png")
     Image.fromarray(pictures()[3]).save(tmp_path / "photos" / "other.png")
     rows, source = listed(tmp_path / "photos"), parse_masks(f"gtsegs:{mat}")
-    assert check_masks(rows, source) == Coverage(4, 1, ["other.png"])
-    found = load_masks(rows, source, RESIZE, ["aligned"])
+    check_masks(Listed(rows), source)
+    found = masks_of(rows, source, RESIZE)
     told = dict(zip(rows["key"].to_pylist(), found.error, strict=True))
     assert told.pop("other.png") == f"no mask: {mat} has no picture other"
     assert told.pop(f"{NAMES[0]}.png").startswith("a mask of another size than its picture: 9 x 6")
@@ -105,8 +105,10 @@ def test_its_masks_are_had_for_pictures_of_a_folder(mat: Path, tmp_path: Path) -
         at = rows["key"].to_pylist().index(f"n0000000{i}/{NAMES[i]}.png")
         image = Image.fromarray(masks()[i][0])
         np.testing.assert_array_equal(found.masks["aligned"][at], RESIZE.mask(image, 255))
-    with pytest.raises(SourceError, match=r"none of the 1 pictures has a mask in .*such as other"):
-        check_masks(rows.filter(pc.equal(rows["key"], "other.png")), source)
+    with pytest.raises(
+        SourceError, match=r"none of the 1 pictures has a mask in .*keys end in, as other$"
+    ):
+        check_masks(Listed(rows.filter(pc.equal(rows["key"], "other.png"))), source)
 
 
 def test_elements_that_are_none(mat: Path) -> None:
@@ -124,7 +126,7 @@ def test_elements_that_are_none(mat: Path) -> None:
     assert loaded.error[1] == "no colours of 8 bits: uint8 (4, 6)"
     assert loaded.error[2].startswith(f"damaged MATLAB file: {mat}, ")
     assert loaded.error[5] == f"no such element: 99, {mat} has 5"
-    found = load_masks(rows.slice(0, 1), parse_masks(f"gtsegs:{mat}"), RESIZE, ["aligned"])
+    found = masks_of(rows.slice(0, 1), parse_masks(f"gtsegs:{mat}"), RESIZE)
     assert found.error[0].startswith("a mask of several levels of grey: 0, 1, 2")
 
 

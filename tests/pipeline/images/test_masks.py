@@ -3,39 +3,28 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.batches import load_batch, load_masked_batch
+from pipeline.images import masks as masks_module
 from pipeline.images.errors import BadImage, SourceError
-from pipeline.images.listing import list_images
 from pipeline.images.mask_values import IGNORED, mask_of
 from pipeline.images.masks import (
     PROTOCOLS,
-    Coverage,
-    LoadedMasks,
     MaskSource,
     check_masks,
-    load_masks,
     parse_masks,
 )
 from pipeline.images.resize import Resize
 from pipeline.microworld.draw import picture as micro_picture
 from storage.errors import StoreError
-from storage.images import write_images
-from tests.pipeline.images.kit import encode, picture
+from tests.pipeline.images.kit import Listed, encode, listed, masks_of, picture
 
-BOTH = tuple(PROTOCOLS)
 SIDE = 64
 SQUARE = Resize(SIDE, SIDE, "bicubic", "shortest", 0)
 MODES = ("shortest", "longest", "squash")
-
-
-def listed(source: object) -> pa.Table:
-    return pa.concat_tables(list_images(str(source)))
 
 
 def saved(folder: Path, name: str, image: Image.Image, **options: object) -> None:
@@ -83,7 +72,7 @@ def test_numbers_of_a_mask(tmp_path: Path, image: Image.Image, first_row: list[i
     saved(tmp_path, "masks/a.png", image)
     source = parse_masks(str(tmp_path / "masks"))
     resize = Resize(2, 3, "bicubic", "squash", 0)
-    found = load_masks(listed(tmp_path / "pictures"), source, resize, ["aligned"])
+    found = masks_of(listed(tmp_path / "pictures"), source, resize, "aligned")
     assert found.error == [None]
     np.testing.assert_array_equal(found.masks["aligned"][0], [first_row, first_row[::-1]])
 
@@ -206,7 +195,7 @@ def test_the_published_protocol_stretches_the_mask_and_aligned_does_not(
     saved(tmp_path, "pictures/a.png", Image.fromarray(mask).convert("RGB"))
     saved(tmp_path, "masks/a.png", Image.fromarray(mask))
     rows = listed(tmp_path / "pictures")
-    found = load_masks(rows, parse_masks(str(tmp_path / "masks")), SQUARE, BOTH)
+    found = masks_of(rows, parse_masks(str(tmp_path / "masks")), SQUARE)
     assert found.error == [None]
     shown = SQUARE(Image.open(tmp_path / "pictures" / "a.png"))[..., 0]
     seen = {name: centre(masks[0] == 1) for name, masks in found.masks.items()}
@@ -226,7 +215,9 @@ def test_the_published_protocol_stretches_the_mask_and_aligned_does_not(
 # -- whose they are ----------------------------------------------------------------------------
 
 
-def test_masks_of_a_folder_by_key_whatever_the_suffixes(tmp_path: Path) -> None:
+def test_masks_of_a_folder_by_key_whatever_the_suffixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures, masks = tmp_path / "pictures", tmp_path / "masks"
     for i, name in enumerate(("n1/x.JPEG", "n1/y.v2.png", "n2/x.png", "n3/q.png", "z.webp")):
         saved(pictures, name, picture(i, 6, 4))
@@ -237,9 +228,10 @@ def test_masks_of_a_folder_by_key_whatever_the_suffixes(tmp_path: Path) -> None:
             saved(masks, name, Image.fromarray(values))
     (masks / "n2" / "x.txt").write_text("no mask")
     rows, source = listed(pictures), parse_masks(str(masks))
-    assert check_masks(rows, source) == Coverage(5, 2, ["z.webp", "n3/q.png"])
+    monkeypatch.setattr(masks_module, "ROWS_PER_IMAGE_PART", 1)  # the first has none
+    check_masks(Listed(rows), source)
     resize = Resize(4, 6, "bicubic", "squash", 0)
-    found = load_masks(rows, source, resize, ["published"])
+    found = masks_of(rows, source, resize, "published")
     assert dict(zip(rows["key"].to_pylist(), found.error, strict=True)) == {
         "n1/x.JPEG": None,
         "n1/y.v2.png": None,
@@ -266,14 +258,14 @@ def test_what_is_wrong_with_a_mask_is_told_of_its_picture(tmp_path: Path) -> Non
     saved(tmp_path, "masks/two.bmp", Image.new("1", (8, 4)))
     rows = listed(tmp_path / "pictures")
     (tmp_path / "pictures" / "gone.png").unlink()
-    found = load_masks(rows, parse_masks(str(tmp_path / "masks")), SQUARE, BOTH)
+    found = masks_of(rows, parse_masks(str(tmp_path / "masks")), SQUARE)
     told = dict(zip(rows["key"].to_pylist(), found.error, strict=True))
     assert told["ok.png"] is None
     assert told["big.png"] == ("a mask of another size than its picture: 16 x 8, the picture 8 x 4")
     assert told["turned.png"].endswith("4 x 8, the picture 8 x 4, which is upright")
     assert told["cut.png"].startswith("truncated or damaged")
     assert told["two.png"] == f"several masks: {tmp_path}/masks: two.bmp, two.png"
-    assert told["gone.png"].startswith("does not exist")
+    assert told["gone.png"] == "no mask: its picture cannot be had"
     for i, error in enumerate(found.error):
         for masks in found.masks.values():
             assert (masks[i] == IGNORED).all() == (error is not None)
@@ -291,9 +283,7 @@ def test_a_mask_is_of_the_upright_picture(tmp_path: Path) -> None:
     saved(tmp_path, "masks/b.png", Image.fromarray(lying), exif=exif)
     saved(tmp_path, "masks/c.png", Image.fromarray(lying))
     resize = Resize(9, 4, "bicubic", "squash", 0)
-    found = load_masks(
-        listed(tmp_path / "pictures"), parse_masks(str(tmp_path / "masks")), resize, BOTH
-    )
+    found = masks_of(listed(tmp_path / "pictures"), parse_masks(str(tmp_path / "masks")), resize)
     assert found.error[:2] == [None, None]
     assert found.error[2].endswith("9 x 4, the picture 4 x 9, which is upright")
     for masks in found.masks.values():
@@ -305,41 +295,15 @@ def test_masks_of_the_embedded_world_are_those_it_draws(tmp_path: Path) -> None:
     rows = listed("microworld:n=5,seed=3,split=val")
     source = parse_masks("microworld")
     resize = Resize(64, 64, "bicubic", "shortest", 0)
-    found = load_masks(rows, source, resize, BOTH)
+    found = masks_of(rows, source, resize)
     assert found.error == [None] * 5
     for i in range(5):
         for masks in found.masks.values():
             np.testing.assert_array_equal(masks[i], micro_picture(3, "val", i)[1])
-    assert check_masks(rows, source) == Coverage(5, 0, [])
+    check_masks(Listed(rows), source)
     saved(tmp_path, "a.png", picture(0))
     with pytest.raises(SourceError, match="none of the 1 pictures is of the embedded world"):
-        check_masks(listed(tmp_path), source)
-
-
-def test_one_sided_masks_are_told_apart_from_errors() -> None:
-    masks = np.full((4, 2, 2), IGNORED, np.uint8)
-    masks[0] = [[0, 0], [IGNORED, 0]]
-    masks[1] = [[1, 1], [IGNORED, 1]]
-    masks[2] = [[1, 0], [IGNORED, 1]]
-    loaded = LoadedMasks({"aligned": masks}, [None, None, None, "no mask: x"])
-    assert loaded.lacking("aligned") == ["foreground", "background", None, None]
-
-
-def test_a_batch_has_its_pictures_and_their_masks(tmp_path: Path) -> None:
-    for i in range(6):
-        saved(tmp_path, f"pictures/{i}.png", picture(i, 20, 10))
-        saved(tmp_path, f"masks/{i}.png", Image.fromarray(blocks((20, 10), i + 1)))
-    (tmp_path / "pictures" / "3.png").write_bytes(b"no picture")
-    write_images(str(tmp_path / "s"), [listed(tmp_path / "pictures")])
-    source = parse_masks(str(tmp_path / "masks"))
-    whole = load_masked_batch(str(tmp_path / "s"), 0, 6, SQUARE, source, BOTH)
-    assert whole.masks.error == [None] * 3 + ["no mask: its picture cannot be had"] + [None] * 2
-    part = load_masked_batch(str(tmp_path / "s"), 2, 5, SQUARE, source, ["aligned"])
-    assert set(part.masks.masks) == {"aligned"}
-    np.testing.assert_array_equal(part.masks.masks["aligned"], whole.masks.masks["aligned"][2:5])
-    plain = load_batch(str(tmp_path / "s"), 2, 5, SQUARE)
-    np.testing.assert_array_equal(part.loaded.pixels, plain.loaded.pixels)
-    assert (part.start, part.keys, part.labels) == (2, plain.keys, plain.labels)
+        check_masks(Listed(listed(tmp_path)), source)
 
 
 def test_sources_of_masks_that_are_none(tmp_path: Path) -> None:
@@ -358,8 +322,8 @@ def test_sources_of_masks_that_are_none(tmp_path: Path) -> None:
     saved(tmp_path, "pictures/n1/a.JPEG", picture(0))
     source = parse_masks(str(tmp_path / "empty"))
     assert source == MaskSource("folder", str(tmp_path / "empty"))
-    with pytest.raises(SourceError, match=r"none of the 1 pictures has a mask in .*, as n1/a.png"):
-        check_masks(listed(tmp_path / "pictures"), source)
+    with pytest.raises(SourceError, match=r"none of the 1 pictures has a mask in .*, as n1/a.png$"):
+        check_masks(Listed(listed(tmp_path / "pictures")), source)
 
 
 def test_photographs_keep_their_objects_where_they_are(shared: Path, tmp_path: Path) -> None:
@@ -370,9 +334,9 @@ def test_photographs_keep_their_objects_where_they_are(shared: Path, tmp_path: P
         mask = (grey > grey.mean()).astype(np.uint8)
         saved(tmp_path, f"{row['key'].rpartition('.')[0]}.png", Image.fromarray(mask))
     source, resize = parse_masks(str(tmp_path)), Resize(224, 224, "bicubic", "shortest", 0)
-    found = load_masks(rows, source, resize, BOTH)
+    found = masks_of(rows, source, resize)
     assert found.error == [None] * len(rows)
-    agree = {name: [] for name in BOTH}
+    agree = {name: [] for name in PROTOCOLS}
     for i, row in enumerate(rows.to_pylist()):
         image = Image.open(row["uri"]).convert("RGB")
         shown = np.asarray(Image.fromarray(resize(image)).convert("L")).astype(float)
@@ -387,10 +351,10 @@ def test_encoded_masks_need_no_colour(tmp_path: Path) -> None:
     saved(tmp_path, "masks/a.png", image, transparency=0)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(encode(picture(0, 3, 2)))
-    found = load_masks(
+    found = masks_of(
         listed(tmp_path / "pictures"),
         parse_masks(str(tmp_path / "masks")),
         Resize(2, 3, "bicubic", "squash", 0),
-        ["aligned"],
+        "aligned",
     )
     np.testing.assert_array_equal(found.masks["aligned"][0][0], [0, 1, 255])

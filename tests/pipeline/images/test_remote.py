@@ -18,12 +18,12 @@ from pipeline.images.decode import read_bytes
 from pipeline.images.errors import SourceError, SourceUnavailable
 from pipeline.images.listing import list_images
 from pipeline.images.load import load_rows
-from pipeline.images.masks import Coverage, check_masks, load_masks, parse_masks
+from pipeline.images.masks import check_masks, parse_masks
 from pipeline.images.resize import Resize
 from pipeline.images.rows import ROW_ORIGIN, ListingReport
 from storage.errors import FacetError
 from tests import s3_kit
-from tests.pipeline.images.kit import encode, picture, png, write_tar
+from tests.pipeline.images.kit import Listed, encode, masks_of, picture, png, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,10 @@ def test_masks_on_s3(s3: str) -> None:
         )
         client.put_object(Bucket="bucket", Key=f"masks/{name}", Body=data)
     rows, source = pa.concat_tables(list_images(f"{s3}/train/")), parse_masks(f"{s3}/masks")
-    assert check_masks(rows, source) == Coverage(4, 1, ["n2/c.png"])
-    found = load_masks(rows, source, Resize(6, 8, "bicubic", "squash", 0), ["aligned"])
+    check_masks(Listed(rows), source)
+    with pytest.raises(SourceError, match="none of the 1 pictures has a mask in s3://bucket/masks"):
+        check_masks(Listed(rows.slice(3)), source)
+    found = masks_of(rows, source, Resize(6, 8, "bicubic", "squash", 0), "aligned")
     assert found.error == [None, None, None, "no mask: s3://bucket/masks/n2/c.*"]
     for mask, name in zip(found.masks["aligned"], ("z", "n1/a", "n1/deep/b"), strict=False):
         np.testing.assert_array_equal(mask, masks[name])
