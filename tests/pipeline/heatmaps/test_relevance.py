@@ -162,6 +162,16 @@ def test_a_linear_layer_conserves_all_but_what_is_dead(batch, tokens, inputs, ou
     torch.testing.assert_close(found.sum((1, 2)), kept, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_nothing_was_given_to_is_dead_whatever_rounding_leaves(dtype):
+    x, weight = random(0, 4, 500).abs(), random(1, 300, 500).to(dtype)
+    weight[:250] = -weight[:250].abs()
+    wide, relevance_bo = weight.double(), random(2, 4, 300)
+    found, _ = rules.linear(relevance_bo, x, weight, x @ wide.T)
+    alone, _ = rules.linear(relevance_bo[:, 250:], x, wide[250:], x @ wide[250:].T)
+    assert (found - alone).norm() < 4 * torch.finfo(dtype).eps * alone.norm()
+
+
 @given(batch=SIZES, rows=SIZES, columns=SIZES, inner=SIZES, seed=st.integers(0, 10**6))
 def test_a_product_gives_half_to_each(batch, rows, columns, inner, seed):
     left, right = random(seed, batch, rows, inner), random(seed + 1, batch, columns, inner)
