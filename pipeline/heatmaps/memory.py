@@ -1,4 +1,4 @@
-"""What a batch takes where gradients are asked for, as arithmetic: no torch."""
+"""What a batch takes where gradients or relevance are asked for, as arithmetic: no torch."""
 
 from __future__ import annotations
 
@@ -50,3 +50,30 @@ def gradient_bytes(
     # Activations are given up as gradients of patterns come.
     held = derived * (patterns + max(kept, patterns)) + at_work
     return int(_PIECES * held)
+
+
+def relevance_bytes(sizes: Architecture | Metadata, batch_size: int, methods: Iterable[str]) -> int:
+    """Peak bytes of `RelevanceMaps`: the tower's copy in float64, and a batch.
+
+    Parameters
+    ----------
+    sizes : Architecture or Metadata
+    batch_size : int
+        Pictures in one pass.
+    methods : iterable of str
+        Of ``lrp``, ``partial-lrp``, ``transformer-attribution``.
+    """
+    width, neurons, patterns = sizes.width, sizes.mlp_width, sizes.heads * sizes.tokens
+    # Numbers a token of a layer: the stream before attention and MLP, what both write, queries,
+    # keys, values and what heads gathered of them; neurons; patterns.
+    kept = 8 * width + neurons + patterns
+    if "transformer-attribution" in methods:
+        # Of the gradients' graph: queries, keys and values head by head, neurons within the
+        # activation, which QuickGELU keeps a second number of; and the gradients.
+        kept += 3 * width + neurons * (2 if sizes.activation == "quickgelu" else 1) + patterns
+    # Partial LRP ends in the last layer.
+    layers = min(2, sizes.layers) if set(methods) == {"partial-lrp"} else sizes.layers
+    at_work = 8 * width + max(6 * neurons, 5 * patterns)
+    batch = batch_size * sizes.tokens * (layers * kept + at_work)
+    block = 4 * width**2 + 2 * width * neurons
+    return 8 * (int(_PIECES * batch) + (sizes.layers + 1) * block)

@@ -49,7 +49,8 @@ class RelevanceMaps:
     Parameters
     ----------
     model
-        From `load_model`. Its image tower is copied to float64, if it is not.
+        From `load_model`. Its image tower is copied to float64, if it is not: ``memory.py`` says
+        what that and a batch take.
     methods
         Which of `RELEVANCE`.
 
@@ -153,37 +154,6 @@ class RelevanceMaps:
             relevance_be, normed_bd, self._projection_ed, left.embedding_be
         )
         return relevance_bd[:, None]
-
-
-def relevance_bytes(model: VisionModel, methods: Collection[Method], batch_size: int) -> int:
-    """What `RelevanceMaps` holds at the most: the tower's copy, and a batch on its way.
-
-    Parameters
-    ----------
-    model
-    methods
-        Of `RELEVANCE`; without any, nothing is held.
-    batch_size
-        Pictures in one pass.
-    """
-    if not methods:
-        return 0
-    width, neurons, patterns = model.width, model.mlp_width, model.heads * model.tokens
-    # Numbers a token, as `_Trace` has them; heads together are as wide as the stream.
-    kept = 8 * width + neurons + patterns
-    if "transformer-attribution" in methods:
-        # Autograd's own: queries, keys and values head by head, neurons within the activation
-        # (QuickGELU's two), and the gradients themselves.
-        kept += 3 * width + 2 * neurons + patterns
-    layers = model.layers if set(methods) != {"partial-lrp"} else min(2, model.layers)
-    at_work = 8 * width + max(6 * neurons, 5 * patterns)  # in the block that is gone through
-    batch = 8 * batch_size * model.tokens * (layers * kept + at_work)
-    copied = 0 if model.wide["dtype"] == torch.float64 else _parameters(model.visual)
-    return batch + 8 * (copied + 2 * neurons * width)
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _exact(model: VisionModel) -> VisionModel:
