@@ -14,7 +14,7 @@ from storage.metadata import Metadata
 
 from .bench import Bench
 from .gradients import GRADIENT_METHODS
-from .memory import gradient_bytes
+from .memory import gradient_bytes, relevance_bytes
 from .plain import PLAIN
 from .relevance import RELEVANCE
 
@@ -43,11 +43,8 @@ def batch_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: in
         needs[0] += batch_size * meta.tokens**2 * 4 * (2 * meta.heads + 3)
     if graded := bench.of(GRADIENT_METHODS):
         needs.append(gradient_bytes(meta, batch_size, graded, itemsize))
-    if bench.of(RELEVANCE):
-        # In float32, of every layer: its pattern, the gradient and the relevance of that, and what
-        # its linear layers were given.
-        layer = 4 * meta.tokens * (3 * meta.heads * meta.tokens + 24 * meta.width)
-        needs.append(batch_size * meta.layers * layer)
+    if relevant := bench.of(RELEVANCE):
+        needs.append(relevance_bytes(meta, batch_size, relevant))
     height, width = model.preprocess.size
     scored = batch_size * height * width * _COPIES
     maps = batch_size * meta.tokens * 4 * len(bench.rows)
@@ -104,6 +101,6 @@ def settle(
 
 def passes(bench: Bench) -> int:
     """What the methods cost, in forward passes of the model."""
-    graded = 3 * bool(bench.of(GRADIENT_METHODS)) + 6 * bool(bench.of(RELEVANCE))
+    graded = 3 * bool(bench.of(GRADIENT_METHODS)) + 7 * bool(bench.of(RELEVANCE))
     erased = 2 * bench.steps * len(bench.rows)
     return max(1, bool(bench.of(PLAIN)) + graded + erased)
