@@ -40,7 +40,8 @@ class _StandIn(ModuleType):
 
 
 def _remove() -> None:
-    for name in [n for n, module in sys.modules.items() if isinstance(module, _StandIn)]:
+    # By its type alone: asked for its class, another library's lazy module imports further ones.
+    for name in [n for n, module in sys.modules.items() if type(module) is _StandIn]:
         del sys.modules[name]
 
 
