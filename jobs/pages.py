@@ -54,4 +54,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
         "ablate": command("ablate", store=typed, classes=classes),
         "second-order": command("second-order", store=typed, mlp_layers=last),
         "omp": command("omp", store=typed, mlp_layers=last, pool=pool),
+        "segment": command(
+            "segment", store=typed, classes=classes, masks=None if world else ELIDED
+        ),
     }

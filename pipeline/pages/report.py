@@ -350,6 +350,7 @@ ABOUT = {
     "ablate": "what accuracy loses without parts",
     "second-order": "what neurons write through later heads",
     "omp": "neurons in words",
+    "segment": "how well maps of where a class is agree with masks",
 }
 
 

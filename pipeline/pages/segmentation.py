@@ -10,7 +10,7 @@ from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.sheet import Sheet
 
 from . import sentences
-from .html import Made, Section, section
+from .html import Made, Section, section, slug
 from .segmentation_figure import classes_figure, curve_figure, erased_figure, sheet_figure
 
 TITLE, SHEET_TITLE = "Where in the picture: maps against masks", "Maps on pictures"
@@ -35,17 +35,17 @@ def segmentation_sections(
         Which classes there were, as the setting has them.
     """
     methods = found.methods
-    protocols = list(methods["protocol"].unique())
-    first = methods[methods["protocol"] == protocols[0]]
+    protocols, alike = _protocols(methods)
+    first = _of(methods, protocols[0])
     said = [
         sentences.found_best(_of(methods, name), _of(found.differences, name)) for name in protocols
     ]
-    plots = [curve_figure(_of(found.curve, name), _masks(name)) for name in protocols]
+    said += [f"{sentences.MASKS[name]}, every figure is the same" for name in alike]
+    plots = [curve_figure(_of(found.curve, name), f"masks {name}") for name in protocols]
     plots.append(classes_figure(_of(found.classes, protocols[0]), list(first["method"])))
-    erased = first["deletion"].notna().all()
-    if erased:
+    if first["deletion"].notna().all():
         plots.append(erased_figure(first))
-    name = f"segmentation-{classes}"
+    name = f"segmentation-{slug(classes)}"
     sections = [
         section(
             f"{TITLE}, {classes}",
@@ -54,7 +54,7 @@ def segmentation_sections(
             " is its foreground. mIoU, of foreground and background, and pixels are of all "
             "pictures together, mAP is a mean over pictures; differences are over the same "
             "pictures.",
-            name=_address(name),
+            name=name,
             found=sentences.joined(said),
             notes=warned,
             plot=plots,
@@ -68,24 +68,27 @@ def segmentation_sections(
         )
     ]  # fmt: skip
     if sheet is not None:
-        sections.append(_sheet_section(sheet, classes, _address(f"{name}-pictures")))
+        sections.append(_sheet_section(sheet, classes, f"{name}-pictures", made))
     return sections
+
+
+def _protocols(methods: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Those that are shown, and those under which every figure is that of the first."""
+    by_name = {str(name): of for name, of in methods.groupby("protocol", sort=False)}
+    figures = {
+        name: of.drop(columns="protocol").reset_index(drop=True) for name, of in by_name.items()
+    }
+    first, *others = figures
+    alike = [name for name in others if figures[name].equals(figures[first])]
+    return [name for name in figures if name not in alike], alike
 
 
 def _of(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
     return table[table["protocol"] == protocol]
 
 
-def _masks(protocol: str) -> str:
-    return f"masks {protocol}"
-
-
 def _whose(of: str) -> str:
     return "labelled class" if of == "label" else "class that the model predicts"
-
-
-def _address(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower())
 
 
 def _rows(found: Segmented, protocol: str, alone: bool) -> list[tuple[str, ...]]:
@@ -112,19 +115,20 @@ def _with_interval(row: pd.Series, name: str) -> str:
 
 
 def _difference(row: pd.Series) -> str:
-    told = "none shown" if sentences.is_none(row) else sentences.points(row["change"])
-    return f"{told} ({sentences.interval(row)})"
+    return f"{sentences.points(row['change'])} ({sentences.interval(row)})"
 
 
-def _sheet_section(sheet: Sheet, classes: str, name: str) -> Section:
+def _sheet_section(sheet: Sheet, classes: str, name: str, made: Made) -> Section:
     """The worst, the middle and the best pictures of the first method."""
-    counts = pd.Series([case.case for case in sheet.cases]).value_counts(sort=False)
-    shown = ", ".join(f"{number} {case}" for case, number in counts.items())
+    cases = pd.Series([case.case for case in sheet.cases])
+    shown = ", ".join(f"{n} {case}" for case, n in cases.value_counts(sort=False).items())
+    ious = [case.iou for case in sheet.cases]
     return section(
         f"{SHEET_TITLE}, {classes}",
-        f"Of all pictures the {shown}, by the IoU of the foreground that {sheet.methods[0]} finds; "
-        f"{sentences.MASKS[sheet.protocol]}. Maps are shown as they are held to masks: from the "
-        "least to the most of each.",
+        "Maps are shown as they are held to masks: from the least to the most of each.",
         name=name,
+        found=f"Of all pictures the {shown}, by the IoU of the foreground that {sheet.methods[0]} "
+        f"finds, {min(ious):.0%} to {max(ious):.0%}; {sentences.MASKS[sheet.protocol]}.",
         plot=[sheet_figure(sheet)],
+        made=made,
     )

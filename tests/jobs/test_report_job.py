@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tyro
 
-from jobs import ablate, omp, report, textspan
+from jobs import ablate, omp, report, segment, textspan
 from jobs.pages import as_typed
 from pipeline.pages import report as page
 from pipeline.pages.sentences import tiny
@@ -24,6 +24,8 @@ from tests.jobs.neuron_store import KEPT
 from tests.pipeline.rosetta.mined import mined
 from tests.refusals import refused
 
+# The section of maps that were held to masks.
+MASKS = "segmentation-microworld-shape"
 # Ways of writing a head that are not "layer 3, head 0".
 OTHERWISE = re.compile(r"heads? \(?\d+[.,] ?\d|layer\.head|\bL\d+H\d+")
 
@@ -91,6 +93,12 @@ def store(neurons_kept, tmp_path_factory) -> Store:
     plain = ablate.AblateConfig(made.url, "microworld:shape", workers="here")
     ablate.main(plain)
     ablate.main(replace(plain, study=("chosen",), heads=("3.0", "3.1", "2.1")))
+    segment.main(
+        segment.SegmentConfig(
+            made.url, "microworld:shape", methods=("raw-attention", "gradcam", "random"),
+            protocol=("aligned", "published"), workers="here",
+        )
+    )  # fmt: skip
     return made
 
 
@@ -103,7 +111,7 @@ def test_every_section_says_what_was_found_and_by_which_command(shown, store):
     sections = list(shown.texts)[1:]
     for name in ("images", "exactness", "shares", "texts", "roles", "ablation-mlps",
                  "ablation-layers", "ablation-heads", "ablation-chosen", f"effects-{KEPT}",
-                 f"codes-{KEPT}", "moments"):  # fmt: skip
+                 f"codes-{KEPT}", "moments", MASKS, f"{MASKS}-pictures"):  # fmt: skip
         assert name in sections
     assert sum(name.startswith("neuron-") for name in sections) == page.NEURONS
     assert "missing" not in sections
@@ -138,6 +146,19 @@ def test_sentences_are_true_of_the_results(shown, store):
         said = shown.said(f"neuron-{KEPT}-{neuron}")
         assert f"whose text is {what}." in said
         assert f"an AUC of {of_strong[neuron]:.2f}; random texts give" in said
+
+
+def test_maps_against_masks_are_told_as_they_were_found(shown, store):
+    methods = latest_result(store.url, "segment").table("methods").to_pandas()
+    assert len(methods) == 6
+    best = methods.loc[methods["miou"].idxmax()]
+    said = shown.said(MASKS)
+    assert f"over 60 images, {best['method']} has the best mIoU: {best['miou']:.1%}" in said
+    assert "drawn at random get" in said or best["method"] == "random"
+    # These pictures are as wide as high.
+    assert "With masks stretched to the input, as published, every figure is the same." in said
+    assert shown.said(MASKS, "all").count(f"{100 * best['miou']:.1f} (") == 1
+    assert shown.said(f"{MASKS}-pictures").startswith("Of all pictures the 4 worst, 4 middle, 4")
 
 
 def raised(store: Store, by: float) -> None:
@@ -184,7 +205,7 @@ def test_a_store_without_results_says_what_to_type_next(neurons_kept, tmp_path):
     shown = Page(Path(report.main(report.ReportConfig(bare.url))).read_text())
     assert list(shown.texts)[1:] == ["images", "exactness", "shares", "missing"]
     told = shown.said("missing", "all")
-    for job in ("textspan", "ablate", "second-order", "omp"):
+    for job in ("textspan", "ablate", "second-order", "omp", "segment"):
         assert f"facet {job} --store {bare.url}" in told
 
 
