@@ -168,7 +168,7 @@ def keep(config: HeatmapConfig, store: Store, found: HeatMaps, identity: dict[st
         tables={"maps": found.table},
         schemas=HEATMAPS,
         arrays={"maps": found.arrays()},
-        files={**files, PAGE: heatmap_page(found).encode()},
+        files={**files, PAGE: heatmap_page(found, store.meta).encode()},
     )  # fmt: skip
 
 

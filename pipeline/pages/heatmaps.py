@@ -12,8 +12,9 @@ from PIL import Image
 from pipeline.heads.names import head_name, heads_name
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
+from storage.metadata import Metadata
 
-from . import sentences
+from . import notes, sentences
 from .fragments import render
 from .html import Made, Section, page, section
 from .pictures import data_url, overlay
@@ -40,9 +41,10 @@ def overlays(found: HeatMaps) -> list[Image.Image]:
     return [overlay(image, map_rc / top) for map_rc in found.maps]
 
 
-def heatmap_page(found: HeatMaps) -> str:
-    """A page of its own."""
-    return page(title(found), "", [heatmap_section(found)])
+def heatmap_page(found: HeatMaps, meta: Metadata) -> str:
+    """A page of its own; ``meta`` is that of the store whose model it is."""
+    lead = f"As {meta.architecture} ({meta.weights}) sees it."
+    return page(title(found), lead, [heatmap_section(found)], notes.random_weights(meta))
 
 
 def heatmap_section(found: HeatMaps, name: str = "", made: Made | None = None) -> Section:
@@ -204,8 +206,12 @@ def _writers(found: HeatMaps) -> str:
         return "one head"
     if found.heads:
         return heads_name([(int(a), int(b)) for a, b in (h.split(".") for h in found.heads)])
-    *first, last = map(str, found.layers)
-    return f"all heads of layer{'s ' + ', '.join(first) + ' and' if first else ''} {last}"
+    first, last = found.layers[0], found.layers[-1]
+    if len(found.layers) > 2 and last - first + 1 == len(found.layers):
+        return f"all heads of layers {first} to {last}"
+    *some, last = found.layers
+    listed = f"s {', '.join(map(str, some))} and" if some else ""
+    return f"all heads of layer{listed} {last}"
 
 
 def notes_of(found: HeatMaps) -> list[str]:

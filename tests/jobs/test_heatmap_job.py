@@ -272,6 +272,7 @@ def test_the_page_names_every_share(store, plain, capsys):
     page = Page((folder / "heatmap.html").read_text())
     assert all(address.startswith("data:") for address in page.addresses)
     assert len(page.addresses) == 4  # the picture and three maps
+    assert store.meta.weights in page.text
     for row in run.found.table.to_dict("records"):
         assert f"“{row['text']}”" in page.text
         for name in ("shown", *TERMS, "logit"):
