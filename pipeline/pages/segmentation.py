@@ -41,7 +41,8 @@ def segmentation_sections(
         sentences.found_best(_of(methods, name), _of(found.differences, name)) for name in protocols
     ]
     said += [f"{sentences.MASKS[name]}, every figure is the same" for name in alike]
-    plots = [curve_figure(_of(found.curve, name), f"masks {name}") for name in protocols]
+    curves = {name: _of(found.curve, name) for name in protocols}
+    plots = [curve_figure(of, f"masks {name}") for name, of in curves.items() if len(of)]
     plots.append(classes_figure(_of(found.classes, protocols[0]), list(first["method"])))
     if first["deletion"].notna().all():
         plots.append(erased_figure(first))
