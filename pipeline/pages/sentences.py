@@ -324,7 +324,10 @@ def figure(row: pd.Series, name: str) -> str:
 
 
 def found_best(methods: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """Which method agrees best with masks under one protocol, and by how much."""
+    """Which method agrees best with masks under one protocol, and by how much.
+
+    Of the others the next, the one that was asked for first, and the baseline are named.
+    """
     ranked = methods.sort_values("miou", ascending=False, kind="stable")
     by_name = {str(row["method"]): row for _, row in ranked.iterrows()}
     best, *others = by_name
@@ -334,10 +337,10 @@ def found_best(methods: pd.DataFrame, differences: pd.DataFrame) -> str:
         f"{figure(by_name[best], 'miou')}"
     )
     less = miou_less_than(best, differences)
-    if others:
-        said += f"; next is {_less(others[0], less)}"
-    if BASELINE in others[1:]:
-        said += f"; {_less(BASELINE, less)}"
+    named = dict.fromkeys([*others[:1], str(methods["method"].iloc[0]), BASELINE])
+    told = [_less(name, less) for name in named if name in others]
+    if told:
+        said += f"; next is {'; '.join(told)}"
     if "random" in others:
         said += f"; maps drawn at random get {by_name['random']['miou']:.1%}"
     by_map = max(by_name.values(), key=lambda row: row["map"])
