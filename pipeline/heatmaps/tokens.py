@@ -26,7 +26,8 @@ class TokenShares:
     """A logit ⟨embedding, direction⟩/‖embedding‖ and the shares whose sum it is."""
 
     maps_bclht: Tensor
-    """(batch, direction, layer, head, token): what the chosen layers' heads make of each token."""
+    """(batch, direction, layer, head, token): what the heads of the chosen layers, in rising order,
+    make of each token."""
     rest: dict[str, Tensor]
     """All else by name, (batch, direction) each."""
     logit_bc: Tensor
@@ -131,8 +132,8 @@ class TokenMaps:
         self._bias_e, self._attention_bias_e = (
             tensor(a, model) for a in (maps.bias, maps.attention_bias.sum(0))
         )
-        own_mean_de = 0 if self._centred else mean_maps(model).mean_map / model.width
-        self._mlp_map_de = tensor(maps.mlp_map + own_mean_de, model)
+        own_mean_e = 0 if self._centred else mean_maps(model).mean_map / model.width
+        self._mlp_map_de = tensor(maps.mlp_map + own_mean_e, model)
 
     @torch.inference_mode()
     def __call__(self, images_bchw: Tensor, directions_bce: Tensor) -> TokenShares:

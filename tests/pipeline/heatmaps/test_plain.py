@@ -107,6 +107,19 @@ def test_maps_do_not_depend_on_batch_or_order(tmp_path, quick):
         assert map_byx.shape == (12, 4, 8)
 
 
+def test_maps_in_half_precision(tmp_path):
+    def maps(dtype):
+        model = perturbed(TINY, tmp_path, 6, dtype)
+        given = ({"all": every_head(model)}, some_directions(model, (0, 2), 6))
+        images = random_images(model, 6, 4).to(**model.wide)
+        return PlainMaps(model, PLAIN, *given)(images, asked_of(model, 6, 4))
+
+    exact, rough = maps(torch.float64), maps(torch.bfloat16)
+    for row, map_byx in exact.items():
+        assert rough[row].dtype == torch.float32
+        assert (rough[row] - map_byx).abs().amax() < 3e-2 * map_byx.abs().amax(), row
+
+
 def test_one_pass_gives_what_each_method_gives(tmp_path):
     model = perturbed(TINY, tmp_path, 2)
     images, asked = random_images(model, 2, 2), asked_of(model, 2, 2)
