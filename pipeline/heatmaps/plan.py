@@ -20,6 +20,8 @@ from .relevance import RELEVANCE
 
 # Of a picture's map as wide as the picture, float32: relevance, its bits, sorted, their order.
 _COPIES = 24
+# A picture's numbers of one row and protocol, as they are gathered and as they are written.
+PICTURE_BYTES = 3_000
 # What a batch takes at the most where its size is ours to choose.
 BATCH_BYTES = 4 << 30
 
@@ -31,6 +33,8 @@ def worker_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: i
     fixed = LIBRARIES + parameters * (4 + itemsize) + 4 * bench.texts_ce.size
     fixed += sum(rows.nbytes for rows in bench.directions.values())
     fixed += 4 * meta.embed * meta.layers * meta.width  # maps of heads
+    pictures = min(meta.shard_size, meta.images) * len(bench.rows) * len(bench.protocols)
+    fixed += pictures * PICTURE_BYTES
     return fixed + batch_bytes(meta, model, bench, batch_size)
 
 
@@ -102,5 +106,5 @@ def settle(
 def passes(bench: Bench) -> int:
     """What the methods cost, in forward passes of the model."""
     graded = 3 * bool(bench.of(GRADIENT_METHODS)) + 7 * bool(bench.of(RELEVANCE))
-    erased = 2 * bench.steps * len(bench.rows)
+    erased = bench.steps * len(bench.rows)  # two curves, of half the tokens on average
     return max(1, bool(bench.of(PLAIN)) + graded + erased)

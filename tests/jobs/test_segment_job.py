@@ -39,6 +39,7 @@ from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = tuple(method for method in METHODS if method != "neurons")
+SOME = ("tokens", "rollout", "gradcam", "transformer-attribution", "random")
 SAME = ["image", "method", "protocol"]
 BOTH = ("aligned", "published")
 
@@ -64,6 +65,7 @@ def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
     The attention of a random model is nearly the same everywhere: what float32 rounds is then a
     larger part of the range that a map is scaled by, and pixels change their ranks.
     """
+    a = a[a["method"].isin(b["method"])]
     a, b = (table.sort_values(SAME).reset_index(drop=True) for table in (a, b))
     assert a[[*SAME, "class", "key", "counted"]].equals(b[[*SAME, "class", "key", "counted"]])
     np.testing.assert_allclose(a["average_precision"], b["average_precision"], atol=5e-3)
@@ -127,11 +129,12 @@ def test_every_row_is_what_a_plain_loop_gives(whole, store):
 
 def test_batches_and_shards_change_nothing(whole, model, tmp_path):
     other = extracted(model, tmp_path / "s", shard_size=7)
-    again = segment.main(asked(other, methods=EVERY, protocol=BOTH, steps=2, batch_size=5))
+    again = segment.main(asked(other, methods=SOME, protocol=BOTH, steps=2, batch_size=5))
     same(pictures(whole), pictures(again))
+    ours, theirs = (run.methods.set_index(["method", "protocol"]) for run in (whole, again))
     for figure in ("miou", "deletion", "insertion"):
-        ours, theirs = (run.methods[figure] for run in (whole, again))
-        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=figure)
+        want = ours.loc[theirs.index, figure]
+        np.testing.assert_allclose(theirs[figure], want, atol=1e-4, err_msg=figure)
 
 
 def test_the_same_command_again_does_nothing(whole, capsys):
@@ -148,7 +151,7 @@ def test_the_same_command_again_does_nothing(whole, capsys):
 def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path):
     """Kill -9 once some shards are done; the same command goes on from there."""
     place = tmp_path / "found"
-    config = asked(store, methods=EVERY, protocol=BOTH, steps=2, out=str(place))
+    config = asked(store, methods=SOME, protocol=BOTH, out=str(place))
     line = arguments({**asdict(config), "batch_size": 1})
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "segment", *line], cwd=ROOT,
@@ -165,8 +168,9 @@ def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path):
 
 
 def test_actors_give_what_one_process_gives(whole, store, tmp_path, ray_cluster):
-    config = asked(store, methods=EVERY, protocol=BOTH, steps=2, workers="ray")
-    same(pictures(whole), pictures(segment.main(replace(config, out=str(tmp_path / "found")))))
+    place = str(tmp_path / "found")
+    run = segment.main(asked(store, methods=SOME, protocol=BOTH, workers="ray", out=place))
+    same(pictures(whole), pictures(run))
 
 
 # -- pictures and masks of a folder --------------------------------------------------------
