@@ -2,10 +2,13 @@
 
 ``OMP_NUM_THREADS=2 python -m benchmarks.segmentation maps`` times every method in turn on the same
 images and threads; what counts is the median over rounds of the ratio to plain within the round.
+``python -m benchmarks.segmentation job`` times the whole job, pictures, masks and scores included,
+in the processor's seconds, which other work does not stretch.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,12 +21,14 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 
+from jobs import extract, segment
 from pipeline.heatmaps.asked import Asked, MapMaker
-from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.choices import METHODS, Method
 from pipeline.heatmaps.gradients import GRADIENT_METHODS, GradientMaps
 from pipeline.heatmaps.plain import PlainMaps
 from pipeline.heatmaps.relevance import RELEVANCE, RelevanceMaps
 from pipeline.heatmaps.scores import relevance, score
+from pipeline.images.batches import load_batch
 from pipeline.models import ModelSpec, VisionModel, load_model
 
 
@@ -169,5 +174,46 @@ def _seconds(work: Callable[[], object]) -> float:
     return _now() - started
 
 
+def job(
+    model: str = "ViT-B-16",
+    images: tuple[int, int] = (32, 128),
+    batch_size: int = 16,
+    methods: tuple[Method, ...] = ("tokens",),
+    threads: int = 2,
+) -> None:
+    """The job over two numbers of pictures, so that starting cancels, beside a plain pass."""
+    few, many = images
+    with tempfile.TemporaryDirectory() as folder:
+        store = extract.main(
+            extract.ExtractConfig(
+                images=f"microworld:n={many},seed=1,split=test", model=model, pretrained="none",
+                store=f"{folder}/store", components=("mlps",), batch_size=batch_size,
+                shard_size=many, workers="here",
+            )
+        )  # fmt: skip
+        taken = []
+        for count in (few, few, many):  # the first reads weights and embeds texts
+            started = time.process_time()
+            segment.main(
+                segment.SegmentConfig(
+                    f"{folder}/store", classes="microworld:shape", methods=methods,
+                    layers=("all",), where=f"index < {count}", batch_size=batch_size,
+                    out=f"{folder}/view-{len(taken)}", workers="here",
+                )
+            )  # fmt: skip
+            taken.append(time.process_time() - started)
+        torch.set_num_threads(threads)
+        plain = load_model(ModelSpec(model, "none"))
+        pixels = load_batch(store.url, 0, batch_size, plain.preprocess.resize).loaded.pixels
+        pictures = plain.preprocess.to_tensor(torch.from_numpy(pixels))
+        encode = torch.inference_mode()(lambda: plain.module.encode_image(pictures))
+        passes = [_seconds(encode) / batch_size for _ in range(6)][1:]
+    whole = (taken[2] - taken[1]) / (many - few)
+    print(f"\n{model}, {', '.join(methods)}, {many - few} pictures, batches of {batch_size}\n")
+    print("| what | CPU s a picture | ratio |\n|---|---|---|")
+    print(f"| plain encode_image | {median(passes):.4f} | 1 |")
+    print(f"| decode, masks, maps, scores | {whole:.4f} | {median(passes) / whole:.2f} |")
+
+
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"maps": maps})
+    tyro.extras.subcommand_cli_from_dict({"maps": maps, "job": job})
