@@ -21,10 +21,14 @@ from jobs.settings import arguments
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.bench import makers
 from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.plain import random_map
 from pipeline.heatmaps.scores import relevance, score
+from pipeline.heatmaps.sheet import Sheet
+from pipeline.images import micro
 from pipeline.images.decode import read_bytes, to_image
 from pipeline.microworld.draw import picture
 from pipeline.microworld.world import SHAPES
+from pipeline.neurons.coding import read_directions
 from pipeline.neurons.setup import cpu_model
 from pipeline.texts import load_classes
 from pipeline.texts.classes import class_means
@@ -42,6 +46,8 @@ EVERY = tuple(method for method in METHODS if method != "neurons")
 SOME = ("tokens", "rollout", "gradcam", "transformer-attribution", "random")
 SAME = ["image", "method", "protocol"]
 BOTH = ("aligned", "published")
+# Of layers, which methods but tokens leave alone.
+DEFAULT = SegmentConfig("s", "c").layers
 
 
 def asked(store: str, **changes) -> SegmentConfig:
@@ -98,21 +104,23 @@ def whole(store, tmp_path_factory) -> recipe.SegmentRun:
     return segment.main(asked(store, methods=EVERY, protocol=BOTH, steps=2, out=place))
 
 
-def test_every_row_is_what_a_plain_loop_gives(whole, store):
+def assert_as_a_plain_loop(run: recipe.SegmentRun, config: SegmentConfig, every: int) -> None:
     """One picture at a time, straight from the makers, the masks and the scores."""
-    config, opened = asked(store, methods=EVERY), open_store(store)
+    opened = open_store(config.store)
     classes = load_classes(config.classes)
     texts = class_means(TextEncoder(opened).encode("classes", classes.flat).embeddings, classes)
     model = cpu_model(opened)
-    bench = recipe.bench_of(config, opened, classes, texts, None)
-    assert set(whole.methods["method"]) == set(bench.rows)
-    rows, table = read_images(store).to_pylist(), pictures(whole)
-    for row in rows[::7]:
+    effects = recipe.effects_of(config, opened)
+    bench = recipe.bench_of(config, opened, classes, texts, effects)
+    assert set(run.methods["method"]) == set(bench.rows)
+    rows, table = read_images(opened.data).to_pylist(), pictures(run)
+    for row in rows[::every]:
         pixels = torch.from_numpy(model.preprocess.to_uint8(to_image(row, read_bytes(row))).copy())
         images = model.preprocess.to_tensor(pixels[None])
         with torch.no_grad():
             of = (model.module.encode_image(images) @ torch.from_numpy(texts).T).argmax(1)
-        mask = Image.fromarray(picture(3, "test", row["offset"])[1]).resize((32, 32), 0)
+        _, seed, split = micro.parse(row["uri"])
+        mask = Image.fromarray(picture(seed, split, row["offset"])[1]).resize((32, 32), 0)
         masks = torch.from_numpy(np.array(mask, np.uint8))[None]
         want = Asked(of, torch.from_numpy(texts), torch.tensor([row["index"]]))
         for maker in makers(model, bench):
@@ -120,11 +128,15 @@ def test_every_row_is_what_a_plain_loop_gives(whole, store):
                 facts = METHODS[name.split(" ")[0]]
                 found = score(relevance(maps, (32, 32), facts.clipped), masks, facts.threshold)
                 at = table[(table["image"] == row["index"]) & (table["method"] == name)]
-                assert sorted(at["protocol"]) == ["aligned", "published"]  # squares: the same
+                assert sorted(at["protocol"]) == sorted(config.protocol)  # squares: the same
                 assert (at["class"] == SHAPES[int(of)]).all()
                 assert (at["correct"] - int(found.correct_b)).abs().max() <= 2
                 precision = float(found.average_precision_b)
                 np.testing.assert_allclose(at["average_precision"], precision, atol=5e-3)
+
+
+def test_every_row_is_what_a_plain_loop_gives(whole, store):
+    assert_as_a_plain_loop(whole, asked(store, methods=EVERY, protocol=BOTH), 7)
 
 
 def test_batches_and_shards_change_nothing(whole, model, tmp_path):
@@ -135,6 +147,38 @@ def test_batches_and_shards_change_nothing(whole, model, tmp_path):
     for figure in ("miou", "deletion", "insertion"):
         want = ours.loc[theirs.index, figure]
         np.testing.assert_allclose(theirs[figure], want, atol=1e-4, err_msg=figure)
+
+
+def test_pictures_that_lie_apart_are_each_their_own(whole, store):
+    """A condition leaves gaps between the pictures of a batch: none is taken for another."""
+    some = read_images(store).to_pylist()
+    places = [row["index"] for row in some if row["shape"] in ("star", "heart", "ring")]
+    assert (np.diff(places) > 1).any()
+    run = segment.main(asked(store, where="shape in ('star', 'heart', 'ring')", protocol=BOTH))
+    found, every = pictures(run), pictures(whole)
+    assert sorted(set(found["image"])) == places
+    same(every[every["image"].isin(places)], found)
+
+
+def test_the_sheet_shows_the_pictures_that_it_names(whole, store):
+    sheet, table = Sheet.of(whole.result), pictures(whole)
+    assert sheet is not None
+    assert [case.case for case in sheet.cases] == ["worst"] * 4 + ["middle"] * 4 + ["best"] * 4
+    first = table[(table["method"] == sheet.methods[0]) & (table["protocol"] == "aligned")]
+    iou = first["intersection_foreground"] / first["union_foreground"]
+    assert max(case.iou for case in sheet.cases) == iou.max()
+    resize = cpu_model(open_store(store)).preprocess.resize
+    for n, case in enumerate(sheet.cases):
+        row = first[first["image"] == case.image].iloc[0]
+        assert (sheet.keys[n], sheet.classes[n]) == (row["key"], row["class"])
+        assert case.iou == row["intersection_foreground"] / row["union_foreground"]
+        pixels, objects, _ = picture(3, "test", case.image)
+        np.testing.assert_array_equal(sheet.pictures_nyxc[n], resize(Image.fromarray(pixels)))
+        mask = resize.mask(Image.fromarray(objects.astype(np.uint8)), 255)
+        np.testing.assert_array_equal(sheet.masks_nyx[n], mask)
+        drawn = random_map(case.image, sheet.maps_nmyx.shape[2:])
+        at = list(sheet.methods).index("random")
+        np.testing.assert_allclose(sheet.maps_nmyx[n, at], drawn, rtol=1e-6)
 
 
 def test_the_same_command_again_does_nothing(whole, capsys):
@@ -210,7 +254,35 @@ def test_what_is_left_out_is_counted_and_named(model, folders, capsys):
     said = capsys.readouterr().out
     for words in ("no mask", "1.png", "a mask of another size than its picture", "2.png", "8.png"):
         assert words in said
-    assert sum(run.result.provenance["left_out"].values()) == 4
+    left_out = run.result.provenance["left_out"]
+    assert sum(left_out.values()) == 4
+    assert left_out["no mask"] == 1  # the damaged picture has its own reason
+
+
+def test_what_was_read_anew_is_found_anew(model, folders, tmp_path):
+    """Masks and classes are known by what they hold, not by where they are."""
+    names = tmp_path / "classes.txt"
+    names.write_text("a dog\na cat\n")
+    config = of_folders(model, folders, classes=str(names), methods=("random",), layers=DEFAULT)
+    first = segment.main(config)
+    assert segment.main(config).result.name == first.result.name
+    place = folders[1] / "4.png"
+    half = np.asarray(Image.open(place))
+    Image.fromarray(half[:, ::-1]).save(place)
+    os.utime(place, (1, 1))
+    other = segment.main(config)
+    assert other.result.name != first.result.name
+    was, now = (pictures(run).set_index("image")["correct"] for run in (first, other))
+    assert was.index[was != now].tolist() == [4]
+    names.write_text("a dog\na wolf\n")
+    assert segment.main(config).result.name not in (first.result.name, other.result.name)
+
+
+def test_pictures_that_are_others_now_are_refused(model, folders):
+    config = of_folders(model, folders)
+    Image.new("RGB", (40, 48), "red").save(folders[0] / "5.png")
+    with refused(FacetError, "5.png.*the store was made"):
+        segment.main(config)
 
 
 def test_pictures_without_any_mask_are_refused_before_a_model_is_loaded(
@@ -235,7 +307,7 @@ def test_masks_that_are_all_refused_are_told(model, folders):
 # -- settings ------------------------------------------------------------------------------
 
 
-def test_settings_of_segmentations(neurons_kept):
+def test_settings_of_segmentations(neurons_kept, monkeypatch):
     plain = asked(neurons_kept.url, methods=("tokens",))
 
     def found(**changes):
@@ -257,15 +329,18 @@ def test_settings_of_segmentations(neurons_kept):
     assert found(where="index < 20").methods["images"].tolist() == [20]
     assert first.methods["deletion"].isna().all()
     assert found(steps=2).methods["deletion"].notna().all()
-    both = found(methods=("random", "raw-attention"), layers=plain_layers(), protocol=BOTH).methods
+    both = found(methods=("random", "raw-attention"), layers=DEFAULT, protocol=BOTH).methods
     assert both["method"].tolist() == ["random", "raw-attention"] * 2
     assert both["protocol"].tolist() == ["aligned"] * 2 + ["published"] * 2
-    neurons = found(methods=("neurons",), layers=plain_layers(), mlp_layers=str(KEPT)).methods
-    assert neurons["method"].tolist() == ["neurons"]
+    by_neurons = replace(plain, methods=("neurons",), layers=DEFAULT, mlp_layers=str(KEPT))
+    neurons = segment.main(by_neurons)
+    assert_as_a_plain_loop(neurons, by_neurons, 9)
+    assert neurons.methods["method"].tolist() == ["neurons"]
+    effects = recipe.effects_of(by_neurons, neurons_kept)
+    other = replace(effects, url=f"{effects.url.rpartition('/')[0]}/other")
+    monkeypatch.setattr(recipe, "effects_of", lambda *_: other)
+    monkeypatch.setattr(recipe, "read_directions", lambda *_: read_directions(effects, [KEPT]))
+    assert segment.main(by_neurons).result.name != neurons.result.name
+    monkeypatch.undo()
     with refused(StoreError, "no second-order effects of MLP layers 1 .*facet second-order"):
-        found(methods=("neurons",), layers=plain_layers(), mlp_layers="1")
-
-
-def plain_layers() -> tuple[str, ...]:
-    """The default, which methods but tokens leave alone."""
-    return SegmentConfig("s", "c").layers
+        found(methods=("neurons",), layers=DEFAULT, mlp_layers="1")
