@@ -71,8 +71,3 @@ def makers(model: VisionModel, bench: Bench) -> list[MapMaker]:
     if relevant := bench.of(RELEVANCE):
         found.append(RelevanceMaps(model, relevant))
     return found
-
-
-def method_of(row: str) -> Method:
-    """The method of a row of the table: what stands before the space."""
-    return row.split(" ")[0]  # type: ignore[return-value]

@@ -29,19 +29,16 @@ Protocol = Literal["aligned", "published"]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What has to be known of a method before it is run.
+    """How a method's maps become foreground.
 
     Attributes
     ----------
-    gradients : bool
-        Whether the model is run backwards, too.
     clipped : bool
         Whether what is negative counts as nothing.
     threshold : float or None
         From which relevance, 0 … 1, a pixel is foreground; None: from the picture's own mean.
     """
 
-    gradients: bool = False
     clipped: bool = False
     threshold: float | None = None
 
@@ -51,14 +48,19 @@ METHODS: dict[Method, MethodFacts] = {
     "neurons": MethodFacts(threshold=0.5),
     "raw-attention": MethodFacts(),
     "rollout": MethodFacts(),
-    "gradcam": MethodFacts(gradients=True),
-    "lrp": MethodFacts(gradients=True),
-    "partial-lrp": MethodFacts(gradients=True),
-    "transformer-attribution": MethodFacts(gradients=True),
-    "gradient-attention": MethodFacts(gradients=True),
-    "legrad": MethodFacts(gradients=True),
+    "gradcam": MethodFacts(),
+    "lrp": MethodFacts(),
+    "partial-lrp": MethodFacts(),
+    "transformer-attribution": MethodFacts(),
+    "gradient-attention": MethodFacts(),
+    "legrad": MethodFacts(),
     "random": MethodFacts(),
 }
+
+
+def method_of(row: str) -> Method:
+    """The method of a row of the table: what stands before the space."""
+    return row.split(" ")[0]  # type: ignore[return-value]
 
 
 def token_heads(

@@ -35,8 +35,8 @@ from storage.metadata import Metadata
 from storage.tables import StoreTables
 
 from .asked import Asked
-from .bench import Bench, makers, method_of
-from .choices import METHODS
+from .bench import Bench, makers
+from .choices import METHODS, method_of
 from .erasure import Erasure
 from .parts import picture_rows, write_part
 from .pictures import Kept, Masked, chosen_images, load_masked, masked_calls

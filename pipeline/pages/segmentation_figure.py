@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.choices import METHODS, method_of
 from pipeline.heatmaps.scores import FOREGROUND, IGNORED, relevance
 from pipeline.heatmaps.sheet import Sheet
 from pipeline.heatmaps.tables import FALLING
@@ -108,6 +108,6 @@ def _relevance(
     map_yx: NDArray[np.float32], pixels: NDArray[np.uint8], method: str
 ) -> NDArray[np.floating]:
     """As it is held to masks."""
-    clipped = any(facts.clipped for name, facts in METHODS.items() if name == method.split()[0])
+    clipped = METHODS[method_of(method)].clipped
     size = (pixels.shape[0], pixels.shape[1])
     return relevance(torch.from_numpy(map_yx)[None], size, clipped)[0].numpy()

@@ -20,7 +20,7 @@ from jobs.segment import SegmentConfig
 from jobs.settings import arguments
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.bench import makers
-from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.choices import METHODS, method_of
 from pipeline.heatmaps.plain import random_map
 from pipeline.heatmaps.scores import relevance, score
 from pipeline.heatmaps.sheet import Sheet
@@ -125,7 +125,7 @@ def assert_as_a_plain_loop(run: recipe.SegmentRun, config: SegmentConfig, every:
         want = Asked(of, torch.from_numpy(texts), torch.tensor([row["index"]]))
         for maker in makers(model, bench):
             for name, maps in maker(images, want).items():
-                facts = METHODS[name.split(" ")[0]]
+                facts = METHODS[method_of(name)]
                 found = score(relevance(maps, (32, 32), facts.clipped), masks, facts.threshold)
                 at = table[(table["image"] == row["index"]) & (table["method"] == name)]
                 assert sorted(at["protocol"]) == sorted(config.protocol)  # squares: the same

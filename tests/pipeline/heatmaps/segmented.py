@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.heatmaps.choices import METHODS
+from pipeline.heatmaps.choices import METHODS, method_of
 from pipeline.heatmaps.parts import picture_rows, write_part
 from pipeline.heatmaps.scores import relevance, score
 from pipeline.heatmaps.sheet import Sheet
@@ -43,7 +43,7 @@ def segmented(
     areas = rng.uniform(0.1, 0.3, images) if erased else None
     rows = []
     for method in SHOWN:
-        facts = METHODS[method.split()[0]]
+        facts = METHODS[method_of(method)]
         shown = relevance(torch.from_numpy(maps[method]), (SIDE, SIDE), facts.clipped)
         for protocol, shift in zip(PROTOCOLS, (0, 3), strict=True):
             scored = score(shown, torch.from_numpy(np.roll(masks, shift, 1)), facts.threshold)
