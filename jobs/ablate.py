@@ -17,7 +17,7 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
-from pipeline.heads.choices import Study, parse_head, refuse_studies
+from pipeline.heads.choices import Study, parse_heads, refuse_studies
 from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
@@ -114,8 +114,7 @@ def check(config: AblateConfig, planned: Metadata | None = None) -> Classes:
     refuse_studies(config.store, meta, config.study)
     if OF_NEURONS & set(config.study):
         parse_mlp_layers(config.mlp_layers, meta.layers)
-    for text in config.heads:
-        parse_head(text, meta.layers, meta.heads)
+    parse_heads(config.heads, meta.layers, meta.heads)
     classes = load_classes(config.classes)
     refuse_conditions(tables, where=config.where, reference=config.reference)
     refuse_classes(tables, config.where, config.label_column, classes)

@@ -22,7 +22,7 @@ from jobs.checks import at_place, look
 from jobs.console import run_job, say_loading
 from jobs.settings import refuse_unused
 from pipeline.extraction.plan import parse_layers
-from pipeline.heads.choices import Head, parse_head
+from pipeline.heads.choices import Head, parse_heads
 from pipeline.images.find import find_image, read_picture
 from pipeline.neurons.choices import Convention
 from pipeline.texts import Pool, load_pool
@@ -52,7 +52,8 @@ class HeatmapConfig:
     """Layers that are summed: all, last:4, 20-23, 1,3. By default those of the store's tokens, or
     last:4."""
     heads: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--head"])] = ()
-    """Heads in place of layers, such as 3.0 3.2: their sum for texts, or each for --pool."""
+    """Heads in place of layers, such as 3.0 3.2, or 3.0,3.2: their sum for texts, or each for
+    --pool."""
     pool: str | None = None
     """In place of texts, those of facet textspan with this pool that each head writes most and
     least of for this picture."""
@@ -131,7 +132,7 @@ def check(config: HeatmapConfig) -> Asked:
         None if name is None else load_pool(name) for name in (config.pool, config.less_classes)
     )
     tables, meta = look(config.store, None)
-    heads = tuple(dict.fromkeys(parse_head(text, meta.layers, meta.heads) for text in config.heads))
+    heads = parse_heads(config.heads, meta.layers, meta.heads)
     layers = parse_layers(config.layers or layers_of(meta), meta.layers)
     if heads:
         layers = tuple(sorted({layer for layer, _ in heads}))

@@ -17,7 +17,7 @@ from jobs.settings import command, refuse_unused
 from jobs.steps import embedded, opened, reduced
 from pipeline.heads.ablation import random_directions
 from pipeline.heads.answers import ablated
-from pipeline.heads.choices import parse_head
+from pipeline.heads.choices import parse_heads
 from pipeline.heads.describe import heads_of, span_directions
 from pipeline.heads.tables import ABLATIONS
 from pipeline.identity import over, settings
@@ -91,7 +91,7 @@ def question(config: AblateConfig, store: Store, classes: Classes) -> Question:
         config.label_column,
         config.where,
         config.reference,
-        tuple(parse_head(text, meta.layers, meta.heads) for text in dict.fromkeys(config.heads)),
+        parse_heads(config.heads, meta.layers, meta.heads),
         config.texts_per_head,
         mlp_layers,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from storage.errors import FacetError, StoreError
@@ -28,8 +28,16 @@ def refuse_studies(url: str, meta: Metadata, studies: Collection[str]) -> None:
         )
 
 
-def parse_head(text: str, layers: int, heads: int) -> Head:
-    """``3.0``, a layer and a head of a model that has so many, as two numbers."""
+def parse_heads(texts: Iterable[str], layers: int, heads: int) -> tuple[Head, ...]:
+    """``3.0``, or several as ``3.0,3.2``, of a model that has so many layers and heads.
+
+    Each once, in the order in which they are named.
+    """
+    named = (one.strip() for text in texts for one in text.split(","))
+    return tuple(dict.fromkeys(_parse_head(text, layers, heads) for text in named))
+
+
+def _parse_head(text: str, layers: int, heads: int) -> Head:
     layer, _, number = text.partition(".")
     if not (layer.isdecimal() and number.isdecimal()):
         raise FacetError(f"`heads` {text!r}: write layer.head, such as 3.0")

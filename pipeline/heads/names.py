@@ -1,6 +1,6 @@
 """How heads and neurons are written, in texts, tables and pictures alike.
 
-Commands take the short form ``3.0``, a layer and a head; see ``describe.parse_head``.
+Commands take the short form ``3.0``, a layer and a head; see ``choices.parse_heads``.
 """
 
 from __future__ import annotations

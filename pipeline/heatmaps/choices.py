@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.extraction.plan import parse_layers
-from pipeline.heads.choices import Head, parse_head
+from pipeline.heads.choices import Head, parse_heads
 from storage.errors import FacetError
 from storage.metadata import Metadata
 
@@ -76,7 +76,7 @@ def token_heads(
         Such as ``3.0``: these alone; all of the layers if none is named.
     meta : Metadata
     """
-    named = [parse_head(text, meta.layers, meta.heads) for text in heads]
+    named = parse_heads(heads, meta.layers, meta.heads)
     found: dict[str, tuple[Head, ...]] = {}
     for text in layers:
         every = [(at, head) for at in parse_layers(text, meta.layers) for head in range(meta.heads)]

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from jobs import extract, heatmap, report, show, textspan
 from jobs.heatmap import HeatmapConfig
+from pipeline.heads.choices import parse_heads
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.images.again import load_again
@@ -249,6 +250,15 @@ def test_a_bad_image_is_refused(store, plain, monkeypatch):
 def test_one_head_may_be_typed_as_one():
     config = understood("facet heatmap --store s --image 7 --head 22.13 --pool general")
     assert config.heads == ("22.13",)
+
+
+def test_several_heads_may_be_typed_as_layers_are():
+    config = understood("facet heatmap --store s --image 7 --text star --heads 22.1,23.4")
+    assert parse_heads(config.heads, 24, 16) == ((22, 1), (23, 4))
+    assert parse_heads(("3.2, 0.1", "3.2"), 4, 3) == ((3, 2), (0, 1))
+    for text in ("3.0,", "3.0;3.1", "3"):
+        with refused(FacetError, "write layer.head, such as 3.0"):
+            parse_heads((text,), 4, 3)
 
 
 class Page(HTMLParser):
