@@ -188,6 +188,21 @@ def test_a_heads_own_texts_and_where_it_writes_of_them(store, plain):
     assert np.abs(less.maps - found.maps[:2]).max() > 1e-4
 
 
+def test_other_heads_and_other_descriptions_of_them_are_drawn_anew(store, plain):
+    one, other = (drawn(plain, heads=(head,)) for head in ("2.1", "2.2"))
+    assert np.abs(one.maps - other.maps).max() > 1e-4
+    own = replace(plain, text=(), heads=("2.1",), pool="microworld")
+    described = textspan.TextSpanConfig(
+        store.url, "microworld", layers="last:2", texts_per_head=8, workers="here"
+    )
+    first = drawn(own)
+    assert first.table["text"].nunique() == 2
+    textspan.main(replace(described, texts_per_head=1))
+    assert drawn(own).table["text"].nunique() == 1
+    textspan.main(described)  # what was asked for last counts
+    assert drawn(own).table.equals(first.table)
+
+
 def test_a_file_gives_what_the_stores_image_gives(store, plain, tmp_path):
     load_again(store, 7).save(tmp_path / "seven.png")
     file = drawn(plain, image=None, picture=str(tmp_path / "seven.png"))

@@ -16,7 +16,7 @@ from pipeline.images.listing import list_images, refuse_source
 from pipeline.images.load import load_rows
 from pipeline.images.masks import check_masks, parse_masks
 from pipeline.images.resize import Resize
-from tests.pipeline.images.kit import Listed, masks_of, picture
+from tests.pipeline.images.kit import Listed, encode, masks_of, picture, write_tar
 from tests.pipeline.images.mat_kit import write_mat
 
 N = 5
@@ -109,6 +109,22 @@ def test_its_masks_are_had_for_pictures_of_a_folder(mat: Path, tmp_path: Path) -
         SourceError, match=r"none of the 1 pictures has a mask in .*keys end in, as other$"
     ):
         check_masks(Listed(rows.filter(pc.equal(rows["key"], "other.png"))), source)
+
+
+def test_pictures_of_a_tar_are_known_by_name_not_by_place(mat: Path, tmp_path: Path) -> None:
+    """They have places, too, but in another file; and so has another file of this kind."""
+    members = [(f"{NAMES[i]}.png", encode(Image.fromarray(pictures()[i]))) for i in (2, 0)]
+    turned = [list(reversed(made[:4])) for made in (pictures(), masks(), NAMES)]
+    other = write_mat(tmp_path / "other.mat", *turned)
+    source = parse_masks(f"gtsegs:{mat}")
+    for place in (write_tar(tmp_path / "a.tar", members), f"gtsegs:{other}"):
+        rows = listed(place)
+        found = masks_of(rows, source, RESIZE, "aligned")
+        assert found.error == [None] * len(rows)
+        for key, mask in zip(rows["key"].to_pylist(), found.masks["aligned"], strict=True):
+            at = NAMES.index(key.rpartition("/")[2].removesuffix(".png"))
+            own = RESIZE.mask(Image.fromarray(masks()[at][0]), 255)
+            np.testing.assert_array_equal(mask, own)
 
 
 def test_elements_that_are_none(mat: Path) -> None:
