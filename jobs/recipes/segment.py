@@ -106,11 +106,11 @@ def find(
 ) -> Result:
     """Make the maps of every picture, hold them to its mask, and keep what they come to."""
     urls.check_writable(store.url)
+    meta, counts = store.meta, count(store, config.where)
     encoder = TextEncoder(store, config.pretrained)
     encoded = embedded(encoder, f"classes {config.classes}", classes.flat)
     bench = bench_of(config, store, classes, class_means(encoded.embeddings, classes), effects)
     model = cpu_model(store, config.pretrained)
-    meta, counts = store.meta, count(store, config.where)
     images = sum(counts.values())
     plan.settle(meta, model, bench, images, len(counts), config.device, TELLER.say)
     workers, memory = plan.choose(

@@ -237,10 +237,20 @@ class Segmentation(Work[int, None]):
 
 
 def count(store: StoreTables, where: str | None) -> dict[int, int]:
-    """Pictures of the finished shards that a condition picks, where there are any."""
-    found = {
-        shard: len(chosen_images(store, shard, where)) for shard in sorted(store.done_shards())
-    }
+    """Pictures of the finished shards that a condition picks, where there are any.
+
+    Raises
+    ------
+    FacetError
+        If there are none at all.
+    """
+    done = sorted(store.done_shards())
+    found = {shard: len(chosen_images(store, shard, where)) for shard in done}
+    if not any(found.values()):
+        raise FacetError(
+            f"`where` {where!r} matches no image of the {several(len(done), 'finished shard')} of "
+            f"{store.url}: finish the others, or choose other images"
+        )
     return {shard: number for shard, number in found.items() if number}
 
 

@@ -297,6 +297,15 @@ def test_pictures_without_any_mask_are_refused_before_a_model_is_loaded(
         segment.main(config)
 
 
+def test_images_of_no_finished_shard_are_refused(model, tmp_path, monkeypatch):
+    store = extracted(model, tmp_path / "s")
+    (tmp_path / "s" / "ledger" / "part-00000002.parquet").unlink()
+    assert segment.main(asked(store)).methods["images"].eq(20).all()
+    monkeypatch.setattr(recipe, "TextEncoder", None)
+    with refused(FacetError, "--where 'index > 20' matches no image of the 2 finished shards"):
+        segment.main(asked(store, where="index > 20"))
+
+
 def test_masks_that_are_all_refused_are_told(model, folders):
     for place in folders[1].iterdir():
         Image.new("L", (3, 3)).save(place)
