@@ -11,13 +11,17 @@ from safetensors.torch import save_file
 
 from pipeline.extraction.decompose import Decomposer
 from pipeline.heatmaps.asked import Asked
+from pipeline.heatmaps.parts import picture_rows, write_part
 from pipeline.heatmaps.plain import PlainMaps
 from pipeline.heatmaps.scores import relevance, score
 from pipeline.heatmaps.split import split_of
+from pipeline.heatmaps.summary import summary
 from pipeline.heatmaps.tokens import TokenMaps
 from pipeline.models import ModelSpec, load_model, mean_maps, model_maps
 from pipeline.published import equal_share, head_contributions
 from tests.pipeline.heatmaps.plain_kit import every_head, shapes, shares_of, unit_rows
+from tests.pipeline.heatmaps.plain_protocol import plain_figures, plain_relevance, plain_score
+from tests.pipeline.heatmaps.plain_vit import embed, forward
 from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
@@ -133,6 +137,32 @@ def test_the_published_heat(shared, tmp_path):
         for r in (shown, torch.from_numpy(golden["relevance"]))
     ]
     assert float(maps[0]) == pytest.approx(float(maps[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_published_protocol_from_the_model_to_its_figures(tmp_path, quick):
+    """What the numbers above are, where they are not to be had: loops all the way, side by side."""
+    model = perturbed({**TINY, "quick_gelu": quick}, tmp_path, 1)
+    images, texts_ce, size = random_images(model, 1, 5), unit_rows(4, model.embed_dim, 1), (18, 18)
+    masks = np.random.default_rng(1).choice(np.array([0, 0, 1, 255], np.uint8), (5, *size))
+    chosen, plain = [], []
+    for image, mask in zip(images, masks, strict=True):
+        own = embed(model.visual, forward(model, image).streams[-1][0])
+        chosen.append(int((texts_ce @ own).argmax()))
+        wrote_te = shares_of(model, image, "equal-share").sum((0, 1))[model.prefix :]
+        along_ct = [wrote_te @ text for text in texts_ce]
+        heat = along_ct[chosen[-1]] - sum(along_ct) / len(along_ct)
+        shown = plain_relevance(heat.reshape(model.grid).numpy(), size, True)
+        # In float32 equal pixels beyond the outermost patches are equal: rounding orders nothing.
+        plain.append(plain_score(shown.astype(np.float32), mask, None))
+    run = PlainMaps(model, ["tokens"], {"all": every_head(model)}, convention="equal-share")
+    found = run(images, Asked(torch.tensor(chosen), texts_ce, torch.arange(5)))["tokens all"]
+    scored = score(relevance(found, size, True).float(), torch.from_numpy(masks))
+    names, part = [str(i) for i in range(5)], str(tmp_path / "part.parquet")
+    write_part(part, [picture_rows(np.arange(5), names, names, "tokens all", "published", scored)])
+    (row,) = summary([part], ["tokens all"], ["published"], 2)["methods"].to_dict("records")
+    wanted = plain_figures(plain)
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
 def test_layers_that_are_not_there_are_refused(tmp_path):
