@@ -48,5 +48,10 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
 
 
 def embedded(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:
-    """Embeddings of texts, read back or made."""
-    return encoder.encode(source, texts, TELLER)
+    """Embeddings of texts, read back or made; says so where the model did not read all of them."""
+    found = encoder.encode(source, texts, TELLER)
+    if found.too_long:
+        TELLER.say(
+            f"{source}: {several(found.too_long, 'text')} longer than the model reads, and cut off"
+        )
+    return found

@@ -124,6 +124,7 @@ def find(
             "rows": ", ".join(bench.rows),
             "protocols": ", ".join(bench.protocols),
             "workers": of_workers(workers),
+            "will write": f"{naturalsize(plan.written_bytes(bench, images))} before compression",
             "memory": f"{naturalsize(memory)} an actor",
             "store": store.url,
         },

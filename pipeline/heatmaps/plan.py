@@ -17,6 +17,8 @@ from .gradients import GRADIENT_METHODS
 from .memory import gradient_bytes, relevance_bytes
 from .plain import PLAIN
 from .relevance import RELEVANCE
+from .scores import BINS
+from .tables import COUNTS, CURVES
 
 # Of a picture's map as wide as the picture, float32: relevance, its bits, sorted, their order.
 _COPIES = 24
@@ -53,6 +55,12 @@ def batch_bytes(meta: Metadata, model: VisionModel, bench: Bench, batch_size: in
     scored = batch_size * height * width * _COPIES
     maps = batch_size * meta.tokens * 4 * len(bench.rows)
     return max(needs) + maps + scored
+
+
+def written_bytes(bench: Bench, images: int) -> int:
+    """Numbers of pictures before compression, their words aside: counts, means, two curves."""
+    row = 8 * (1 + len(COUNTS) + 3) + 4 * BINS * len(CURVES)
+    return images * len(bench.rows) * len(bench.protocols) * row
 
 
 def choose(

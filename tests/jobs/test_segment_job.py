@@ -1,6 +1,7 @@
 """Maps of many methods held to masks: the job, on small models and the embedded world."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from jobs.recipes import segment as recipe
 from jobs.segment import SegmentConfig
 from jobs.settings import arguments
 from pipeline.heatmaps.asked import Asked
-from pipeline.heatmaps.bench import makers
+from pipeline.heatmaps.bench import Bench, makers
 from pipeline.heatmaps.choices import METHODS, method_of
 from pipeline.heatmaps.plain import random_map
+from pipeline.heatmaps.plan import written_bytes
 from pipeline.heatmaps.scores import relevance, score
 from pipeline.heatmaps.sheet import Sheet
 from pipeline.images import micro
@@ -137,6 +139,22 @@ def assert_as_a_plain_loop(run: recipe.SegmentRun, config: SegmentConfig, every:
 
 def test_every_row_is_what_a_plain_loop_gives(whole, store):
     assert_as_a_plain_loop(whole, asked(store, methods=EVERY, protocol=BOTH), 7)
+
+
+def test_numbers_of_pictures_are_as_many_bytes_as_was_said(whole):
+    parts = [pq.read_table(part) for part in Path(whole.result.url, "pictures").iterdir()]
+    numbers = [part.drop_columns(["key", "class", "method", "protocol"]).nbytes for part in parts]
+    rows = tuple(whole.methods["method"].unique())
+    bench = Bench(rows, BOTH, (), np.empty((0, 0)), {}, "centred", {})
+    assert sum(numbers) == pytest.approx(written_bytes(bench, 24), rel=0.1)
+
+
+def test_classes_that_are_read_in_part_are_told(store, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("star\n" + "very " * 20 + "long\n")
+    plain = asked(store, classes=str(tmp_path / "classes.txt"), methods=("random",))
+    segment.main(replace(plain, layers=DEFAULT))
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"classes.txt: \d+ texts longer than the model reads, and cut off", said)
 
 
 def test_batches_and_shards_change_nothing(whole, model, tmp_path):
