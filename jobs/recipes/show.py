@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from rich.console import RenderableType
 from rich.table import Table
 
 from jobs.console import console, show_table
@@ -115,8 +116,10 @@ def is_older(store: Store, result: Result) -> bool:
     return then is not None and then != over(store)
 
 
-def table_of(table: Callable[[ShowConfig, Any], Table]) -> Callable[[ShowConfig, Answer], None]:
-    """Shows an answer as a table."""
+def table_of(
+    table: Callable[[ShowConfig, Any], RenderableType],
+) -> Callable[[ShowConfig, Answer], None]:
+    """Shows an answer as a table, or as several."""
 
     def show(config: ShowConfig, answer: Answer) -> None:
         console.print(table(config, answer.found))

@@ -100,7 +100,7 @@ def opened(url: str) -> Iterator[SegmentationFile]:
     except BadImage as error:
         raise SourceError(
             f"{url} is no file as ImageNet-Segmentation's gtsegs_ijcv.mat (MATLAB 7.3, a structure "
-            f"`value` with {', '.join(FIELDS)}): {error}"
+            f"'value' with {', '.join(FIELDS)}): {error}"
         ) from error
     except OSError as error:
         raise SourceError(f"{url} cannot be read: {error}") from error

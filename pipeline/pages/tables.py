@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 
 from pipeline.heads.answers import HeadAnswer
@@ -24,6 +25,12 @@ if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to 
 def titled(title: str, *columns: str) -> Table:
     """An empty table."""
     return Table(*columns, title=title, title_justify="left", box=SIMPLE)
+
+
+def keep_whole(table: Table, *columns: str) -> None:
+    """On a narrow terminal other columns give way to these: a figure in part says nothing."""
+    for column in table.columns:
+        column.no_wrap = column.header in columns
 
 
 def heads(found: Sequence[HeadAnswer], top: int) -> Table:
@@ -94,36 +101,58 @@ def neuron(found: NeuronAnswer, top: int) -> Table:
 
 def heatmaps(found: HeatMaps) -> Table:
     """What each map shows of its logit, and what it leaves out."""
-    terms = [term for term in TERMS if found.table[term].ne(0).any()]
-    columns = ["map", "share", *(term.replace("_", " ") for term in terms), "logit", "residual"]
     less = "" if found.less is None else f", less the mean of {found.less}"
-    table = titled(f"Heat maps of {found.picture}{less}", "text", *columns)
+    columns = ["text", "map", "share", "leaves out", "logit", "residual"]
+    table = titled(f"Heat maps of {found.picture}{less}", *columns)
+    keep_whole(table, *columns[1:3], *columns[4:])
     for row in found.table.to_dict("records"):
         text = f"{row['text']} − {row['against']}" if row["against"] else row["text"]
         if row["head"]:
             text = f"{row['head']} {row['extreme']} {row['coefficient']:+.4f}: {text}"
         share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
-        figures = (f"{row[name]:+.4f}" for name in (*terms, "logit"))
-        table.add_row(text, f"{row['shown']:+.4f}", share, *figures, f"{row['residual']:.0e}")
+        left = ", ".join(f"{t.replace('_', ' ')} {row[t]:+.4f}" for t in TERMS if row[t] != 0)
+        figures = (f"{row['logit']:+.4f}", f"{row['residual']:.0e}")
+        table.add_row(text, f"{row['shown']:+.4f}", share, left, *figures)
     return table
 
 
-def segmentation(found: Segmented) -> Table:
-    """How far the maps of methods agree with masks; the best mIoU first, under each protocol."""
-    columns = ["method", "masks", "mIoU", "95%", "pixels right", "mAP", "95%"]
-    erased = found.methods["deletion"].notna().all()
-    columns += ["deletion", "insertion"] if erased else []
-    table = titled("Maps against masks", *columns)
-    for _, of in found.methods.groupby("protocol", sort=False):
-        for row in of.sort_values("miou", ascending=False, kind="stable").itertuples():
+def segmentation(found: Segmented) -> Group:
+    """How far the maps of methods agree with masks, and with the model; the best first."""
+    columns = ["method", "mIoU", "95%", "pixels right", "mAP", "95%"]
+    made = []
+    for protocol, of in found.methods.groupby("protocol", sort=False):
+        table = titled(f"Maps against masks, {protocol!s}", *columns)
+        keep_whole(table, "method", "mIoU", "mAP")
+        for row in best_first(of, "miou"):
             table.add_row(
-                str(row.method), str(row.protocol),
-                f"{row.miou:.1%}", f"{row.miou_low:.1%} to {row.miou_high:.1%}",
+                str(row.method), f"{row.miou:.1%}", f"{row.miou_low:.1%} to {row.miou_high:.1%}",
                 f"{row.accuracy:.1%}",
                 f"{row.map:.1%}", f"{row.map_low:.1%} to {row.map_high:.1%}",
-                *([f"{row.deletion:.3f}", f"{row.insertion:.3f}"] if erased else []),
             )  # fmt: skip
+        made.append(table)
+    if of["insertion"].notna().all():  # of maps alone: under each protocol the same
+        made.append(erasure(of))
+    return Group(*made)
+
+
+def erasure(methods: pd.DataFrame) -> Table:
+    """What the class keeps as patches are removed in a map's order; the best insertion first."""
+    title = (
+        "The class's probability as patches go: the map's most first (deletion), last (insertion)"
+    )
+    table = titled(title, "method", "deletion", "95%", "insertion", "95%")
+    keep_whole(table, "method", "deletion", "insertion")
+    for row in best_first(methods, "insertion"):
+        table.add_row(
+            str(row.method),
+            f"{row.deletion:.3f}", f"{row.deletion_low:.3f} to {row.deletion_high:.3f}",
+            f"{row.insertion:.3f}", f"{row.insertion_low:.3f} to {row.insertion_high:.3f}",
+        )  # fmt: skip
     return table
+
+
+def best_first(methods: pd.DataFrame, figure: str) -> Iterable[Any]:
+    return methods.sort_values(figure, ascending=False, kind="stable").itertuples()
 
 
 def inversions(figures: pd.DataFrame) -> Table:

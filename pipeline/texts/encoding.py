@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -235,9 +236,10 @@ class TextEncoder:
             words = text.split(" ")
             while len(words) > 1 and count_too_long(tokenizer, [" ".join(words)], length):
                 words.pop()
+            begun = shorten(text, 60, placeholder=" …")
             raise PoolError(
-                f"the text {text!r} has more than the {length} tokens that the model reads: of it "
-                f"would remain {' '.join(words)!r}. Give a shorter one"
+                f"the text {begun!r} has more than the {length} tokens "
+                f"that the model reads: of it would remain {' '.join(words)!r}. Give a shorter one"
             )
 
     def model(self, what: str, teller: Teller = SILENT) -> VisionModel:

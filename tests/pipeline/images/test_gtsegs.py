@@ -165,7 +165,9 @@ def test_files_of_another_kind_are_refused(mat: Path, tmp_path: Path) -> None:
         "short.mat": "fields of different lengths",
     }.items():
         for refuse in (refuse_source, listed, parse_masks):
-            with pytest.raises(SourceError, match=rf"is no file as ImageNet.*: .*{words}"):
+            with pytest.raises(
+                SourceError, match=rf"is no file as ImageNet.*'value' with.*: .*{words}"
+            ):
                 refuse(f"gtsegs:{tmp_path / name}")
     for text, words in {
         "gtsegs:": "name the file, as in gtsegs:",
