@@ -96,8 +96,11 @@ def choose(
 
 
 def _fits(meta: Metadata, model: VisionModel, bench: Bench, workers: Workers) -> bool:
-    given = (meta, model, bench, workers.batch_size)
-    return batch_bytes(*given) <= BATCH_BYTES and worker_bytes(*given) <= machines.node_memory()
+    given = (meta, model, bench)
+    # Relevance has a tower of its own, whatever the batch.
+    taken = batch_bytes(*given, workers.batch_size) - batch_bytes(*given, 0)
+    need = worker_bytes(*given, workers.batch_size)
+    return taken <= BATCH_BYTES and need <= machines.node_memory()
 
 
 def settle(

@@ -19,9 +19,11 @@ from jobs import extract, segment
 from jobs.recipes import segment as recipe
 from jobs.segment import SegmentConfig
 from jobs.settings import arguments
+from pipeline.heatmaps import plan
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.bench import Bench, makers
 from pipeline.heatmaps.choices import METHODS, method_of
+from pipeline.heatmaps.memory import gradient_bytes, relevance_bytes
 from pipeline.heatmaps.plain import random_map
 from pipeline.heatmaps.plan import written_bytes
 from pipeline.heatmaps.scores import relevance, score
@@ -233,6 +235,34 @@ def test_actors_give_what_one_process_gives(whole, store, tmp_path, ray_cluster)
     place = str(tmp_path / "found")
     run = segment.main(asked(store, methods=SOME, protocol=BOTH, workers="ray", out=place))
     same(pictures(whole), pictures(run))
+
+
+def test_batches_are_halved_until_they_fit(store, here, monkeypatch):
+    opened = open_store(store)
+    meta, model = opened.meta, cpu_model(opened)
+    texts = np.zeros((3, meta.embed), np.float32)
+    classes = load_classes("microworld:shape")
+    benches = {
+        methods: recipe.bench_of(asked(store, methods=methods), opened, classes, texts, None)
+        for methods in (("random",), ("gradient-attention",), ("random", "lrp"))
+    }
+    for methods, least in {
+        ("gradient-attention",): gradient_bytes(meta, 8, ["gradient-attention"]),
+        ("random", "lrp"): relevance_bytes(meta, 8, ["lrp"]),
+    }.items():
+        assert plan.batch_bytes(meta, model, benches[methods], 8) > least
+    given = (meta, model, benches["random", "lrp"])
+    assert plan.choose(*given, "cpu", None, None)[0].batch_size == 32
+    need = {batch: plan.worker_bytes(*given, batch) for batch in (4, 8, 32)}
+    monkeypatch.setattr(plan.machines, "node_memory", lambda: need[8])
+    workers, memory = plan.choose(*given, "cpu", None, None)
+    assert (workers.batch_size, memory) == (8, need[8])
+    with refused(FacetError, "the largest node has .*: lower --batch-size, or take fewer --meth"):
+        plan.choose(*given, "cpu", None, 32)
+    # A batch has a limit of its own; what is there without any is no part of it.
+    empty, four = (plan.batch_bytes(*given, batch) for batch in (0, 4))
+    monkeypatch.setattr(plan, "BATCH_BYTES", four - empty)
+    assert plan.choose(*given, "cpu", None, None)[0].batch_size == 4
 
 
 # -- pictures and masks of a folder --------------------------------------------------------
