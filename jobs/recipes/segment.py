@@ -18,7 +18,7 @@ from jobs.segment import SegmentConfig, source_of
 from jobs.settings import command
 from jobs.steps import embedded, opened
 from pipeline.heatmaps import plan
-from pipeline.heatmaps.answers import segmented as tabled
+from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.bench import Bench
 from pipeline.heatmaps.choices import token_heads
 from pipeline.heatmaps.pictures import masks_digest
@@ -27,7 +27,7 @@ from pipeline.heatmaps.sheet import SHEET
 from pipeline.heatmaps.summary import summary
 from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.heatmaps.work import Segmentation, count, look_at
-from pipeline.heatmaps.work import run as segmented
+from pipeline.heatmaps.work import run as hold_to_masks
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.images.masks import MaskSource
@@ -77,7 +77,7 @@ def run(config: SegmentConfig, classes: Classes) -> SegmentRun:
     }
     make = partial(find, config, identity, store, classes, source, effects)
     result = found_or_made(store.url, JOB, identity, make)
-    found = tabled(result)
+    found = segmented(result)
     console.print(tables.segmentation(found))
     known = result.provenance
     facts = {
@@ -144,7 +144,7 @@ def find(
         workers,
         memory,
     )
-    parts, left_out = segmented(work, TELLER)
+    parts, left_out = hold_to_masks(work, TELLER)
     sheet = look_at(work, parts)
     found = summary(parts, bench.rows, bench.protocols)
     facts = {

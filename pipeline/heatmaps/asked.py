@@ -13,7 +13,7 @@ from torch import Tensor
 class Asked:
     """Of a batch of pictures: the class whose map is wanted, one a picture.
 
-    On the model's device, as wide as its residual stream.
+    Classes and texts are on the model's device, texts as wide as its residual stream.
 
     Attributes
     ----------
