@@ -148,6 +148,8 @@ def test_maps_are_linear_in_their_texts(store, plain):
     logit = each.table["logit"].to_numpy()
     np.testing.assert_allclose(contrast.table["logit"], logit[:2] - logit[2], atol=1e-12)
     assert set(contrast.table["against"]) == {TEXTS[2]}
+    there, back = (drawn(plain, text=(a,), against=b) for a, b in (TEXTS[:2], TEXTS[1::-1]))
+    assert there.strongest == pytest.approx(back.strongest)  # their scale has two ends
     less = drawn(plain, less_classes="microworld")
     mean = embeddings(store, load_pool("microworld").texts).mean(0)
     assert_whole(less, store, embeddings(store, TEXTS) - mean)

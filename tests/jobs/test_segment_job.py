@@ -23,6 +23,7 @@ from pipeline.heatmaps import plan
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.bench import Bench, makers
 from pipeline.heatmaps.choices import METHODS, method_of
+from pipeline.heatmaps.erasure import Erasure
 from pipeline.heatmaps.memory import gradient_bytes, relevance_bytes
 from pipeline.heatmaps.plain import random_map
 from pipeline.heatmaps.plan import written_bytes
@@ -127,8 +128,11 @@ def assert_as_a_plain_loop(run: recipe.SegmentRun, config: SegmentConfig, every:
         mask = Image.fromarray(picture(seed, split, row["offset"])[1]).resize((32, 32), 0)
         masks = torch.from_numpy(np.array(mask, np.uint8))[None]
         want = Asked(of, torch.from_numpy(texts), torch.tensor([row["index"]]))
+        erasure = Erasure(model, config.steps) if config.steps else None
         for maker in makers(model, bench):
-            for name, maps in maker(images, want).items():
+            made = maker(images, want)
+            areas = erasure(images, want, made) if erasure else {}
+            for name, maps in made.items():
                 facts = METHODS[method_of(name)]
                 found = score(relevance(maps, (32, 32), facts.clipped), masks, facts.threshold)
                 at = table[(table["image"] == row["index"]) & (table["method"] == name)]
@@ -137,10 +141,14 @@ def assert_as_a_plain_loop(run: recipe.SegmentRun, config: SegmentConfig, every:
                 assert (at["correct"] - int(found.correct_b)).abs().max() <= 2
                 precision = float(found.average_precision_b)
                 np.testing.assert_allclose(at["average_precision"], precision, atol=5e-3)
+                for figure, area in zip(
+                    ("deletion", "insertion"), areas.get(name, ()), strict=False
+                ):
+                    np.testing.assert_allclose(at[figure], float(area), atol=1e-4, err_msg=figure)
 
 
 def test_every_row_is_what_a_plain_loop_gives(whole, store):
-    assert_as_a_plain_loop(whole, asked(store, methods=EVERY, protocol=BOTH), 7)
+    assert_as_a_plain_loop(whole, asked(store, methods=EVERY, protocol=BOTH, steps=2), 7)
 
 
 def test_numbers_of_pictures_are_as_many_bytes_as_was_said(whole):
