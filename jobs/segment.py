@@ -57,7 +57,7 @@ class SegmentConfig:
     """Whose map is made: the class that the model itself predicts, or the labelled one."""
     label_column: str = "label"
     """For --class label: column of the image table that says what an image shows."""
-    layers: tuple[str, ...] = ("all", "last:4")
+    layers: tuple[str, ...] = ("all",)
     """For tokens: layers whose attention is summed, a row each: all, last:4, 20-23, 1,3."""
     heads: tuple[str, ...] = ()
     """For tokens: of these heads alone, as layer.head, such as 3.0 3.2."""

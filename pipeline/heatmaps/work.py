@@ -271,6 +271,8 @@ def run(work: Segmentation, teller: Teller = SILENT) -> tuple[list[str], BadImag
     """
     shards = list(work.counts)
     done = done_shards(work.place, shards)
+    if done:
+        teller.say(f"{len(done):,} of {several(len(shards), 'shard')} were done before")
     pending = [shard for shard in shards if shard not in done]
     total = sum(map(work.images, pending))
     with (

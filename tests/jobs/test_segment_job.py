@@ -220,7 +220,7 @@ def test_the_same_command_again_does_nothing(whole, capsys):
     assert not Path(whole.result.url, "parts").exists()
 
 
-def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path):
+def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path, capsys):
     """Kill -9 once some shards are done; the same command goes on from there."""
     place = tmp_path / "found"
     config = asked(store, methods=SOME, protocol=BOTH, out=str(place))
@@ -235,6 +235,7 @@ def test_a_killed_run_ends_in_the_same_result(whole, store, tmp_path):
     kept = {p: p.stat().st_mtime_ns for p in place.rglob("part-*.parquet")}
     assert 1 <= len(kept) < 3
     run = segment.main(config)
+    assert "of 3 shards were done before" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in kept} == kept, "a finished shard was done again"
     same(pictures(whole), pictures(run))
 

@@ -205,7 +205,7 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
          "--label-column belongs to --classes"),
         (second_order.SecondOrderConfig("s", keep="moments", store_dtype="float32"),
          "--store-dtype belongs to --keep"),
-        (segment.SegmentConfig("s", "microworld:shape", methods=("random",), layers=("all",)),
+        (segment.SegmentConfig("s", "microworld:shape", methods=("random",), layers=("last:1",)),
          "--layers belongs to --methods tokens"),
         (segment.SegmentConfig("s", "microworld:shape", mlp_layers="1"),
          "--mlp-layers belongs to --methods neurons"),
