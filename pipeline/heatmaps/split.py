@@ -26,13 +26,20 @@ if TYPE_CHECKING:
     from .tokens import TokenShares
 
 Array = NDArray[np.float64]
-# What a map leaves out; columns of the table ``maps``. The last is whatever a store that keeps
-# tokens alone does not tell apart.
-TERMS = (
-    "class_token", "registers", "other_heads", "other_layers", "mlps", "start", "constants", "else",
-)  # fmt: skip
+# What a map leaves out: columns of the table ``maps``, and what people are told they are. The last
+# is whatever a store that keeps tokens alone does not tell apart.
+TERMS = {
+    "class_token": "class token",
+    "registers": "registers",
+    "other_heads": "other heads",
+    "other_layers": "other layers",
+    "mlps": "MLPs",
+    "start": "start",
+    "constants": "constants",
+    "else": "all else",
+}
 # As a pass of the model calls what is no token's.
-_CALLED = {
+_TERM_OF = {
     "other layers": "other_layers",
     "MLPs": "mlps",
     "start": "start",
@@ -159,7 +166,7 @@ def split_of(
     shown_mt = maps_mlht[:, chosen_lh].sum(1)
     rest = {name: np.zeros(len(maps_mlht)) for name in TERMS}
     for called, share_bc in shares.rest.items():
-        rest[_CALLED[called]] = rest[_CALLED[called]] + share_bc[0].double().cpu().numpy()
+        rest[_TERM_OF[called]] = rest[_TERM_OF[called]] + share_bc[0].double().cpu().numpy()
     rest["class_token"] = shown_mt[:, 0]
     rest["registers"] = shown_mt[:, 1 : shares.prefix].sum(-1)
     rest["other_heads"] = heads_mlh[:, beside_lh].sum(-1)

@@ -19,17 +19,6 @@ from .fragments import render
 from .html import Made, Section, page, section
 from .pictures import data_url, overlay
 
-# How the page calls what a map leaves out.
-CALLED = {
-    "class_token": "class token",
-    "registers": "registers",
-    "other_heads": "other heads",
-    "other_layers": "other layers",
-    "mlps": "MLPs",
-    "start": "start",
-    "constants": "constants",
-    "else": "all else",
-}
 # Pixels of the longer side on a page, at most.
 SIDE = 384
 Row = dict[str, Any]
@@ -58,7 +47,7 @@ def heatmap_section(found: HeatMaps, name: str = "", made: Made | None = None) -
     rows = rows_of(found)
     columns = {"head": head_of} if found.own_texts else {}
     columns |= {"text": called, "map": _figure("shown")}
-    columns |= {CALLED[term]: _figure(term) for term in terms_of(rows)}
+    columns |= {TERMS[term]: _figure(term) for term in terms_of(rows)}
     columns |= {"logit": _figure("logit"), "residual": lambda row: sentences.tiny(row["residual"])}
     return section(
         title(found) if name else "",
@@ -138,7 +127,7 @@ def heading(row: Row) -> str:
 
 def caption(row: Row) -> str:
     """What a map shows, and what it leaves out."""
-    left = ", ".join(f"{CALLED[term]} {signed(row[term])}" for term in terms_of([row]))
+    left = ", ".join(f"{TERMS[term]} {signed(row[term])}" for term in terms_of([row]))
     return f"shows {signed(row['shown'])} of {signed(row['logit'])}{part(row)}; leaves out {left}"
 
 

@@ -110,7 +110,7 @@ def heatmaps(found: HeatMaps) -> Table:
         if row["head"]:
             text = f"{row['head']} {row['extreme']} {row['coefficient']:+.4f}: {text}"
         share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
-        left = ", ".join(f"{t.replace('_', ' ')} {row[t]:+.4f}" for t in TERMS if row[t] != 0)
+        left = ", ".join(f"{said} {row[t]:+.4f}" for t, said in TERMS.items() if row[t] != 0)
         figures = (f"{row['logit']:+.4f}", f"{row['residual']:.0e}")
         table.add_row(text, f"{row['shown']:+.4f}", share, left, *figures)
     return table
