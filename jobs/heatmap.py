@@ -52,8 +52,7 @@ class HeatmapConfig:
     """Layers that are summed: all, last:4, 20-23, 1,3. By default those of the store's tokens, or
     last:4."""
     heads: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--head"])] = ()
-    """Heads in place of layers, such as 3.0 3.2, or 3.0,3.2: their sum for texts, or each for
-    --pool."""
+    """Heads in place of layers, such as 3.0 3.2: their sum for texts, or each for --pool."""
     pool: str | None = None
     """In place of texts, those of facet textspan with this pool that each head writes most and
     least of for this picture."""
