@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import resource
 import tempfile
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from statistics import median
 import torch
 import tyro
 
+from benchmarks import clock
 from benchmarks.extract_job import PeakMemory
 from jobs import extract, second_order
 from jobs.recipes import second_order as recipe
@@ -79,7 +79,7 @@ def speed(config: Config) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(-1, config.rounds):  # round -1 warms up
         for name, way in ways.items():
-            elapsed = _seconds(lambda way=way: way(images))  # type: ignore[misc]
+            elapsed = clock.seconds(lambda way=way: way(images))  # type: ignore[misc]
             if round_ >= 0:
                 seconds[name].append(elapsed)
     by_plain = seconds["plain encode_image"]
@@ -99,11 +99,11 @@ def speed(config: Config) -> None:
 def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:
     """Seconds of each step from stored coefficients to r_n."""
     taken: dict[str, float] = {}
-    started = _now()
+    started = clock.now()
 
     def lap(name: str) -> None:
         nonlocal started
-        taken[name], started = _now() - started, _now()
+        taken[name], started = clock.now() - started, clock.now()
 
     maps = second_order_maps(model, config.mlp_layer)
     lap("maps and Gram matrices of the weights (once a model)")
@@ -111,7 +111,7 @@ def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:
     s = torch.randn(config.images, paths, neurons, device=config.device).half()
     std = torch.rand(config.images, device=config.device) + 1
     embedding = torch.randn(config.images, model.embed_dim, device=config.device)
-    started = _now()
+    started = clock.now()
     mean = torch.zeros(paths, neurons, device=config.device)
     parts = torch.arange(config.images, device=config.device).split(config.chunk)
     for part in parts:
@@ -127,19 +127,6 @@ def component_seconds(config: Config, model: VisionModel) -> dict[str, float]:
     lap("directions")
     label = f"**all of {neurons} neurons, {config.images} images**"
     return {**taken, label: sum(list(taken.values())[1:])}
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = _now()
-    work()
-    return _now() - started
 
 
 def memory(

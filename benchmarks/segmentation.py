@@ -21,6 +21,7 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import layer_norm, normalize
 
+from benchmarks import clock
 from jobs import extract, segment
 from pipeline.heatmaps.asked import Asked, MapMaker
 from pipeline.heatmaps.choices import METHODS, Method
@@ -145,7 +146,7 @@ def maps(config: Config) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(-1, config.rounds):  # round -1 warms up
         for name, way in ways.items():
-            taken = _seconds(way) / (config.singly if "published" in name else config.batch)
+            taken = clock.seconds(way) / (config.singly if "published" in name else config.batch)
             if round_ >= 0:
                 seconds[name].append(taken)
     by_plain = seconds["plain encode_image"]
@@ -159,19 +160,6 @@ def maps(config: Config) -> None:
         ours_bp = tokens(images[: config.singly], asked)["tokens all"].flatten(1)
         off = float((ours_bp - theirs_bp).abs().max() / theirs_bp.abs().max())
         print(f"\nLargest difference from the published way, of its largest value: {off:.1e}")
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = _now()
-    work()
-    return _now() - started
 
 
 def job(
@@ -207,7 +195,7 @@ def job(
         pixels = load_batch(store.url, 0, batch_size, plain.preprocess.resize).loaded.pixels
         pictures = plain.preprocess.to_tensor(torch.from_numpy(pixels))
         encode = torch.inference_mode()(lambda: plain.module.encode_image(pictures))
-        passes = [_seconds(encode) / batch_size for _ in range(6)][1:]
+        passes = [clock.seconds(encode) / batch_size for _ in range(6)][1:]
     whole = (taken[2] - taken[1]) / (many - few)
     print(f"\n{model}, {', '.join(methods)}, {many - few} pictures, batches of {batch_size}\n")
     print("| what | CPU s a picture | ratio |\n|---|---|---|")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.heatmaps.gradients import GRADIENT_METHODS, GradientMaps
 from tests.pipeline.heatmaps.asked_kit import asked_of, part_of
+from tests.pipeline.heatmaps.plain_kit import shapes
 from tests.pipeline.heatmaps.plain_vit import forward, unit_score
 from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
 
@@ -37,23 +38,6 @@ def oracle(model, image, text):
                 legrad += slope[h, query].clamp(min=0) / heads / tokens
     found = {"gradcam": gradcam, "gradient-attention": product[0], "legrad": legrad}
     return {name: map_t[1:].reshape(model.grid).detach() for name, map_t in found.items()}
-
-
-@st.composite
-def shapes(draw):
-    head_width, patch = draw(st.sampled_from([4, 8])), draw(st.sampled_from([4, 6]))
-    return {
-        "embed_dim": draw(st.integers(3, 16)),
-        "vision_cfg": {
-            "patch_size": patch,
-            "image_size": [patch * draw(st.integers(1, 3)), patch * draw(st.integers(1, 3))],
-            "head_width": head_width,
-            "width": head_width * draw(st.integers(1, 3)),
-            "layers": draw(st.integers(1, 4)),
-            "mlp_ratio": draw(st.sampled_from([2.0, 4.0])),
-        },
-        "quick_gelu": draw(st.booleans()),
-    }
 
 
 @settings(max_examples=15)
