@@ -94,7 +94,7 @@ def move_images(url: str, rows: pa.Table) -> None:
     parts = rows["index"].to_numpy() // ROWS_PER_IMAGE_PART
     for part in np.unique(parts):
         first = int(part) * ROWS_PER_IMAGE_PART
-        old = pq.read_table(io.BytesIO(urls.read_bytes(part_url(url, int(part)))))
+        old = pq.read_table(pa.BufferReader(urls.read_bytes(part_url(url, int(part)))))
         new = rows.filter(pa.array(parts == part))
         # Each row's place in the old column with the new values behind it.
         take = np.arange(old.num_rows)
@@ -149,5 +149,7 @@ def read_keys(url: str) -> Iterator[pa.Table]:
 def _read_parts(url: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     for name in urls.list_names(urls.join(url, IMAGES)):
         if name.startswith("part-"):
-            content = io.BytesIO(urls.read_bytes(urls.join(url, IMAGES, name)))
+            # Not a file of Python's: a thread of Arrow's that lets go of one while Python ends
+            # aborts the process.
+            content = pa.BufferReader(urls.read_bytes(urls.join(url, IMAGES, name)))
             yield pq.read_table(content, columns=columns)

@@ -118,7 +118,7 @@ def read_part(url: str, shard: int, folder: str = LEDGER) -> pa.Table:
     """One finished shard's rows."""
     place = part_url(url, shard, folder)
     try:
-        return pq.read_table(io.BytesIO(urls.read_bytes(place)), schema=SCHEMA)
+        return pq.read_table(pa.BufferReader(urls.read_bytes(place)), schema=SCHEMA)
     except pa.ArrowInvalid as error:
         raise damaged(place, error) from error
 

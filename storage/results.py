@@ -82,7 +82,9 @@ class Result:
 
     def table(self, name: str) -> pa.Table:
         """One of its tables."""
-        return pq.read_table(io.BytesIO(urls.read_bytes(urls.join(self.url, f"{name}.parquet"))))
+        return pq.read_table(
+            pa.BufferReader(urls.read_bytes(urls.join(self.url, f"{name}.parquet")))
+        )
 
     def arrays(self, name: str) -> xr.Dataset:
         """One of its zarr groups, lazy."""
@@ -280,4 +282,4 @@ def write_index(url: str) -> None:
 def read_index(url: str) -> pa.Table | None:
     """The index as it stands, which other runs may have outdated; None where there is none."""
     (content,) = urls.read_each([urls.join(url, RESULTS, INDEX)])
-    return None if content is None else pq.read_table(io.BytesIO(content))
+    return None if content is None else pq.read_table(pa.BufferReader(content))

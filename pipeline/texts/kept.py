@@ -41,7 +41,7 @@ def read_parts(place: str) -> Iterator[Rows]:
     """What stopped runs have kept."""
     for name in urls.list_names(urls.join(place, PARTS)):
         if name.endswith(".parquet"):
-            part = pq.read_table(io.BytesIO(urls.read_bytes(urls.join(place, PARTS, name))))
+            part = pq.read_table(pa.BufferReader(urls.read_bytes(urls.join(place, PARTS, name))))
             at = part["at"].to_numpy()
             rows = part["embedding"].combine_chunks().flatten().to_numpy()
             yield at, rows.reshape(len(at), -1)

@@ -1,6 +1,8 @@
 import os
 import subprocess
+import sys
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from storage import arrays, ledger, open_store, urls
 from storage.errors import NotFinite, StoreError, StoreMismatch
+from storage.images import write_images
 from storage.layout import CONTRIBUTIONS, MODEL, model_arrays
 from storage.metadata import parse, require_same
 from storage.store import create_store
@@ -272,3 +275,12 @@ def test_a_full_disk_keeps_finished_shards_and_says_so(tmp_path):
         assert store.done_shards() == {0}
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_process_that_read_the_image_table_ends_as_it_means_to(tmp_path):
+    """Arrow's threads let go of a part while Python is ending; they did so half of the times."""
+    write_images(str(tmp_path), [stores.image_table(200)])
+    code = "import sys; from storage.images import read_keys as r; list(r(sys.argv[1])); exit(2)"
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    root = Path(__file__).resolve().parents[2]
+    assert {subprocess.run(line, cwd=root).returncode for _ in range(8)} == {2}
