@@ -128,12 +128,21 @@ def read_rows(url: str, start: int, stop: int) -> pa.Table:
         fs, path = urls.filesystem(place)
         # A small block: read-ahead would fetch the rest of the part for every batch.
         with urls.naming(place, "read"), fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
-            tables.append(
-                pq.read_table(
-                    file, filters=(pc.field("index") >= start) & (pc.field("index") < stop)
-                )
-            )
+            tables.append(_between(pq.ParquetFile(file), start, stop))
     return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _between(part: pq.ParquetFile, start: int, stop: int) -> pa.Table:
+    """Rows of a part by their index: only row groups that hold them are read, and in this thread,
+    so that no other holds the file as Python ends."""
+    kept, groups = [], part.metadata
+    column = groups.schema.names.index("index")
+    for at in range(groups.num_row_groups):
+        known = groups.row_group(at).column(column).statistics
+        if known is None or (known.min < stop and known.max >= start):
+            kept.append(at)
+    rows = part.read_row_groups(kept, use_threads=False)
+    return rows.filter((pc.field("index") >= start) & (pc.field("index") < stop))
 
 
 def read_images(url: str) -> pa.Table:

@@ -280,7 +280,8 @@ def test_a_full_disk_keeps_finished_shards_and_says_so(tmp_path):
 def test_a_process_that_read_the_image_table_ends_as_it_means_to(tmp_path):
     """Arrow's threads let go of a part while Python is ending; they did so half of the times."""
     write_images(str(tmp_path), [stores.image_table(200)])
-    code = "import sys; from storage.images import read_keys as r; list(r(sys.argv[1])); exit(2)"
+    read = "import sys; from storage.images import read_keys, read_rows; url = sys.argv[1];"
+    code = f"{read} list(read_keys(url)); read_rows(url, 0, 20); exit(2)"
     line = [sys.executable, "-c", code, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     assert {subprocess.run(line, cwd=root).returncode for _ in range(8)} == {2}
