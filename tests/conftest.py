@@ -30,7 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_ray_unasked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that starts Ray without saying so would be counted among the quick ones."""
+    """A test that starts Ray without saying so would be counted among the quick ones.
+
+    Nor does it find a cluster that runs on this machine meanwhile: tests beside it start some.
+    """
     if not any(request.node.get_closest_marker(mark) for mark in ("ray", "cluster")):
         import ray
 
@@ -38,6 +41,8 @@ def no_ray_unasked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
             pytest.fail("this test starts Ray: ask for the fixture `ray_cluster`")
 
         monkeypatch.setattr(ray, "init", refuse)
+        monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
 @pytest.fixture(scope="session")
