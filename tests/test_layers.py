@@ -20,7 +20,7 @@ OURS = {"storage", "pipeline", "jobs", "tests", "benchmarks"}
 ROOMS = (
     "lean", "provenance", "telling", "microworld", "images", "models", "published", "cluster",
     "identity", "subsets", "stats", "texts", "extraction", "status", "run_file", "heads",
-    "neurons", "heatmaps", "pages", "rosetta",
+    "labels", "search", "repair", "between", "neurons", "heatmaps", "pages", "rosetta",
 )  # fmt: skip
 
 
