@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.stats.top import Top, merge_top, top
 from storage.rosetta import HALVES, Card, Tile, open_correlations
 
 MATRICES = ("whole", *HALVES)
@@ -22,23 +23,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The K nearest of every unit, by falling correlation.
-
-    Attributes
-    ----------
-    index : (units, K) int64
-        -1 where there are fewer than K.
-    value : (units, K) float32
-        Their correlations; -inf there.
-    """
-
-    index: Ints
-    value: Floats
-
-
-def nearest(correlation: Floats, k: int, first: int = 0) -> Nearest:
+def nearest(correlation: Floats, k: int, first: int = 0) -> Top:
     """The K largest positive entries of every row; of equal ones the first.
 
     Parameters
@@ -50,33 +35,7 @@ def nearest(correlation: Floats, k: int, first: int = 0) -> Nearest:
         Number of the first column.
     """
     value = np.where(correlation > 0, correlation, -np.inf).astype(np.float32)
-    k = min(k, value.shape[1])
-    part = np.sort(np.argpartition(-value, k - 1, axis=1)[:, :k], axis=1)
-    part = _with_first_ties(value, part, k)
-    chosen = np.take_along_axis(value, part, axis=1)
-    order = np.argsort(-chosen, axis=1, kind="stable")
-    chosen = np.take_along_axis(chosen, order, axis=1)
-    index = np.take_along_axis(part, order, axis=1) + first
-    return Nearest(np.where(np.isfinite(chosen), index, -1), chosen)
-
-
-def _with_first_ties(value: Floats, part: Ints, k: int) -> Ints:
-    """Replace what ``argpartition`` took at random among values equal to the K-th."""
-    edge = np.take_along_axis(value, part, axis=1).min(axis=1, keepdims=True)
-    tied = ((value == edge).sum(axis=1) > 1) & np.isfinite(edge[:, 0])
-    for row in np.flatnonzero(tied):
-        part[row] = np.sort(np.argsort(-value[row], kind="stable")[:k])
-    return part
-
-
-def merge_nearest(parts: list[Nearest], k: int) -> Nearest:
-    """The K nearest among those found in several runs of columns, in order."""
-    index = np.concatenate([p.index for p in parts], axis=1)
-    value = np.concatenate([p.value for p in parts], axis=1)
-    order = np.argsort(-value, axis=1, kind="stable")[:, :k]
-    return Nearest(
-        np.take_along_axis(index, order, axis=1), np.take_along_axis(value, order, axis=1)
-    )
+    return top(value, k, np.arange(first, first + value.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -86,15 +45,15 @@ class TileNearest:
     Attributes
     ----------
     tile : Tile
-    rows, columns : dict of str to Nearest
+    rows, columns : dict of str to Top
         By matrix: over all images, and over each half.
     halves : dict of str to (rows, K) float32
         Correlations over each half of the rows' neighbours over all images.
     """
 
     tile: Tile
-    rows: dict[str, Nearest]
-    columns: dict[str, Nearest]
+    rows: dict[str, Top]
+    columns: dict[str, Top]
     halves: dict[str, Floats]
 
 
@@ -153,12 +112,12 @@ def best_buddies(parts: list[TileNearest], k: int) -> Buddies:
     found = {}
     for name in MATRICES:
         rows = np.concatenate([p.rows[name].index for p in parts])
-        columns = merge_nearest([p.columns[name] for p in parts], k).index
+        columns = merge_top([p.columns[name] for p in parts], k).index
         width = len(columns)
         forth = _codes(rows, width)
         back = _codes(columns, len(rows))
         found[name] = np.intersect1d(forth, (back % len(rows)) * width + back // len(rows))
-    codes, width = found["whole"], len(merge_nearest([p.columns["whole"] for p in parts], k).index)
+    codes, width = found["whole"], len(merge_top([p.columns["whole"] for p in parts], k).index)
     a, b = codes // width, codes % width
     index = np.concatenate([p.rows["whole"].index for p in parts])
     place = (index[a] == b[:, None]).argmax(axis=1)

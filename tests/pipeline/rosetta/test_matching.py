@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.rosetta import matching, plan
-from pipeline.rosetta.matching import TileNearest, best_buddies, merge_nearest, nearest
+from pipeline.rosetta.matching import TileNearest, best_buddies, nearest
 from pipeline.rosetta.sums import Layout, PairSums, finalize
+from pipeline.stats.top import merge_top
 from storage import rosetta
 from storage.rosetta import Setup, Tile, create_correlations, tiles, write_correlations
 from tests.pipeline.rosetta.kit import card, half_maps
@@ -76,7 +77,7 @@ def test_best_buddies_are_mutual_and_symmetric(seed, rows, columns, k, data):
 def test_neighbours_over_runs_are_those_of_the_whole():
     values = matrix(np.random.default_rng(5), 7, 40)
     parts = [nearest(values[:, i : i + 8], 5, first=i) for i in range(0, 40, 8)]
-    merged, whole = merge_nearest(parts, 5), nearest(values, 5)
+    merged, whole = merge_top(parts, 5), nearest(values, 5)
     np.testing.assert_array_equal(merged.value, whole.value)
     np.testing.assert_array_equal(merged.index, whole.index)
 
