@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.stats.accuracy import predicted_classes
 from storage.errors import NotFinite
-from storage.reductions import as_spans
+from storage.reductions import Reductions, as_spans
 
 from .names import head_name
 
@@ -85,6 +85,19 @@ class Means:
     mlps_sd: np.ndarray
     inverse_scale: float
     class_token_e: np.ndarray | None
+
+
+def reduced_means(reductions: Reductions) -> Means:
+    """Mean contributions of a reduced subset."""
+    arrays, token = reductions.array, None
+    if "tokens_mean" in reductions.data:
+        token = arrays("tokens_mean").isel(token=0).values
+    return Means(
+        arrays("heads_mean").values,
+        arrays("mlps_mean").values,
+        float(arrays("inverse_scale_mean")),
+        token,
+    )
 
 
 @dataclass(frozen=True, eq=False)

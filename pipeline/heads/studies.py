@@ -17,7 +17,6 @@ from pipeline.texts.classes import Classes
 from pipeline.texts.labels import Labels, check_labels, shard_labels
 from storage import urls
 from storage.layout import CONTRIBUTIONS
-from storage.reductions import Reductions
 from storage.store import Store, open_store
 
 from . import ablation as ablate
@@ -114,19 +113,6 @@ def steps(
         baseline = ablate.random_heads(size, len(chosen), RANDOM_TRIALS)
         add("chosen", "random heads", range(RANDOM_TRIALS), baseline)
     return found
-
-
-def reduced_means(reductions: Reductions) -> ablate.Means:
-    """Mean contributions of a reduced subset."""
-    arrays, token = reductions.array, None
-    if "tokens_mean" in reductions.data:
-        token = arrays("tokens_mean").isel(token=0).values
-    return ablate.Means(
-        arrays("heads_mean").values,
-        arrays("mlps_mean").values,
-        float(arrays("inverse_scale_mean")),
-        token,
-    )
 
 
 def maps_of(store: Store) -> ModelMaps:

@@ -182,7 +182,7 @@ def _direct(
         label_column=ask.label_column,
         classes=ask.classes,
         readout=ablation.Readout(direct.maps_of(store), readout),
-        means=direct.reduced_means(reductions),
+        means=ablation.reduced_means(reductions),
         ablations=[step.ablation for step in made],
     )
     shards = sorted(store.done_shards())

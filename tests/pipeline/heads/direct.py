@@ -1,10 +1,17 @@
-"""Slow standards: TextSpan as Algorithm 1 prints it, on data matrices; means of all images."""
+"""Slow standards: TextSpan as Algorithm 1 prints it, on data matrices; means of all images.
+
+And images of a model of random maps, with all their contributions in the joint space.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pipeline.heads.ablation import Means, StoredParts
+from pipeline.models import ModelMaps
+from pipeline.published import attention_bias_contributions, head_contributions, mlp_contributions
+
+L, H, K, D, E = 3, 2, 4, 9, 12
 
 
 def direct_textspan(
@@ -68,3 +75,36 @@ def reference_means(parts: StoredParts) -> Means:
         float((1 / parts.scale_b).mean()),
         None if token is None else mean(token, parts.norm_b),
     )
+
+
+def make_maps(rng: np.random.Generator) -> ModelMaps:
+    return ModelMaps(
+        rng.normal(size=(L, H, K, E)),
+        rng.normal(size=(D, E)),
+        rng.normal(size=(L, E)),
+        rng.normal(size=E),
+    )
+
+
+def make_parts(rng: np.random.Generator, maps: ModelMaps, n: int) -> StoredParts:
+    heads, mlps = rng.normal(size=(n, L, H, K)) + 1, rng.normal(size=(n, L + 1, D)) - 0.5
+    std = rng.uniform(0.5, 2, n)
+    total = (
+        head_contributions(heads, maps.head_map, std).sum((1, 2))
+        + mlp_contributions(mlps, maps.mlp_map, std).sum(1)
+        + attention_bias_contributions(maps.attention_bias, std).sum(1)
+    )
+    return StoredParts(heads, mlps, total + maps.bias, std, rng.normal(size=(n, E)))
+
+
+def joint(parts: StoredParts, maps: ModelMaps) -> dict[str, np.ndarray]:
+    """Every contribution in the joint space, on the published scale."""
+    norm = np.linalg.norm(parts.embedding_be, axis=1)
+    expanded = {
+        "heads": head_contributions(parts.heads_blhk, maps.head_map, parts.ln_std_b),
+        "blocks": mlp_contributions(parts.mlps_bsd, maps.mlp_map, parts.ln_std_b),
+        "attention_bias": attention_bias_contributions(maps.attention_bias, parts.ln_std_b),
+        "class_token": np.asarray(parts.class_token_be),
+        "constant": np.tile(maps.bias, (len(norm), 1)),
+    }
+    return {k: v / norm.reshape(-1, *(1,) * (v.ndim - 1)) for k, v in expanded.items()}

@@ -9,45 +9,11 @@ import pytest
 
 from pipeline.heads import ablation as ablate
 from pipeline.models import ModelMaps
-from pipeline.published import attention_bias_contributions, head_contributions, mlp_contributions
 from pipeline.stats.accuracy import ChanceWarning, accuracy_table, add, count, join
-from tests.pipeline.heads.direct import reference_means
+from tests.pipeline.heads.direct import E, H, L, joint, make_maps, make_parts, reference_means
 
-N, REFERENCE, L, H, K, D, E, C = 40, 60, 3, 2, 4, 9, 12, 5
+N, REFERENCE, C = 40, 60, 5
 SIZE = ablate.ModelSize(L, H)
-
-
-def make_maps(rng: np.random.Generator) -> ModelMaps:
-    return ModelMaps(
-        rng.normal(size=(L, H, K, E)),
-        rng.normal(size=(D, E)),
-        rng.normal(size=(L, E)),
-        rng.normal(size=E),
-    )
-
-
-def make_parts(rng: np.random.Generator, maps: ModelMaps, n: int) -> ablate.StoredParts:
-    heads, mlps = rng.normal(size=(n, L, H, K)) + 1, rng.normal(size=(n, L + 1, D)) - 0.5
-    std = rng.uniform(0.5, 2, n)
-    total = (
-        head_contributions(heads, maps.head_map, std).sum((1, 2))
-        + mlp_contributions(mlps, maps.mlp_map, std).sum(1)
-        + attention_bias_contributions(maps.attention_bias, std).sum(1)
-    )
-    return ablate.StoredParts(heads, mlps, total + maps.bias, std, rng.normal(size=(n, E)))
-
-
-def joint(parts: ablate.StoredParts, maps: ModelMaps) -> dict[str, np.ndarray]:
-    """Every contribution in the joint space, on the published scale."""
-    norm = np.linalg.norm(parts.embedding_be, axis=1)
-    expanded = {
-        "heads": head_contributions(parts.heads_blhk, maps.head_map, parts.ln_std_b),
-        "blocks": mlp_contributions(parts.mlps_bsd, maps.mlp_map, parts.ln_std_b),
-        "attention_bias": attention_bias_contributions(maps.attention_bias, parts.ln_std_b),
-        "class_token": np.asarray(parts.class_token_be),
-        "constant": np.tile(maps.bias, (len(norm), 1)),
-    }
-    return {k: v / norm.reshape(-1, *(1,) * (v.ndim - 1)) for k, v in expanded.items()}
 
 
 def oracle(

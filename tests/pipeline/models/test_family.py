@@ -13,7 +13,7 @@ from pipeline.extraction.run import run
 from pipeline.extraction.spec import StoreSpec
 from pipeline.extraction.store import open_or_create
 from pipeline.heads import ablation as ablate
-from pipeline.heads.studies import maps_of, reduced_means
+from pipeline.heads.studies import maps_of
 from pipeline.models import ModelSpec, UnsupportedModel, check_supported, load_model, model_maps
 from pipeline.models.families import FAMILIES
 from pipeline.neurons.effects import IndirectEffects
@@ -143,7 +143,7 @@ def test_a_store_of_it_is_reduced_and_ablated(store):
         *(data[n].values[ok] for n in ("heads", "mlps", "embedding", "ln_std")),
         class_token_be=data["tokens"].values[ok][:, 0],
     )
-    readout, means = ablate.Readout(maps_of(store), classes), reduced_means(found)
+    readout, means = ablate.Readout(maps_of(store), classes), ablate.reduced_means(found)
     everything = size.ablation("all", layers=range(3), mlps=True, start=True)
     one = size.ablation("one head", heads=[(1, 2)])
     first = size.ablation("class token", class_token=True)
