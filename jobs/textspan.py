@@ -43,6 +43,8 @@ class TextSpanConfig:
     objective: Objective = "projection"
     """What a text is scored by: the variance along its projection, as in the published
     algorithm, or the variance that its direction explains."""
+    top_images: int = 8
+    """Images to keep of each text, of those that the head writes most of it for; 0 for none."""
     where: str | None = None
     """Which images describe the heads, by columns of the image table."""
     pretrained: str | None = None
@@ -68,7 +70,7 @@ def main(config: TextSpanConfig) -> TextSpanRun:
 
 def check(config: TextSpanConfig, planned: Metadata | None = None) -> Pool:
     """Refuse what cannot work before any array is read; returns the texts."""
-    refuse_bounds(config, texts_per_head=1)
+    refuse_bounds(config, texts_per_head=1, top_images=0)
     pool = load_pool(config.pool)
     tables, meta = look(config.store, planned)
     parse_layers(config.layers, meta.layers)

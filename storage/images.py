@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -132,17 +132,51 @@ def read_rows(url: str, start: int, stop: int) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
+def read_some(url: str, numbers: np.ndarray) -> pa.Table:
+    """Rows of the image table by their numbers, in the table's order; opens only what holds them.
+
+    Parameters
+    ----------
+    url : str
+    numbers : (n,) int64
+        At least one; each counts once.
+    """
+    tables = []
+    wanted = np.unique(numbers)
+    for part in np.unique(wanted // ROWS_PER_IMAGE_PART).tolist():
+        of_part = wanted[wanted // ROWS_PER_IMAGE_PART == part]
+        place = part_url(url, part)
+        fs, path = urls.filesystem(place)
+        with urls.naming(place, "read"), fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
+            tables.append(_among(pq.ParquetFile(file), of_part))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
 def _between(part: pq.ParquetFile, start: int, stop: int) -> pa.Table:
-    """Rows of a part by their index: only row groups that hold them are read, and in this thread,
-    so that no other holds the file as Python ends."""
+    """Rows of a part by their index."""
+    rows = _groups(part, lambda first, last: first < stop and last >= start)
+    return rows.filter((pc.field("index") >= start) & (pc.field("index") < stop))
+
+
+def _among(part: pq.ParquetFile, numbers: np.ndarray) -> pa.Table:
+    """Rows of a part by their numbers, rising."""
+
+    def holds(first: int, last: int) -> bool:
+        return bool(np.searchsorted(numbers, first) < np.searchsorted(numbers, last, "right"))
+
+    return _groups(part, holds).filter(pc.field("index").isin(pa.array(numbers)))
+
+
+def _groups(part: pq.ParquetFile, holds: Callable[[int, int], bool]) -> pa.Table:
+    """Row groups that hold some rows, told from their first and last index; read in this thread, so
+    that no other holds the file as Python ends."""
     kept, groups = [], part.metadata
     column = groups.schema.names.index("index")
     for at in range(groups.num_row_groups):
         known = groups.row_group(at).column(column).statistics
-        if known is None or (known.min < stop and known.max >= start):
+        if known is None or holds(known.min, known.max):
             kept.append(at)
-    rows = part.read_row_groups(kept, use_threads=False)
-    return rows.filter((pc.field("index") >= start) & (pc.field("index") < stop))
+    return part.read_row_groups(kept, use_threads=False)
 
 
 def read_images(url: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from . import images, ledger, urls, views
@@ -26,6 +27,10 @@ class StoreTables:
     def images(self, start: int = 0, stop: int | None = None) -> pa.Table:
         """The image table, or its rows ``start … stop-1``."""
         return images.read_rows(self.data, start, self.meta.images if stop is None else stop)
+
+    def some_images(self, numbers: np.ndarray) -> pa.Table:
+        """Rows of the image table by their numbers, in its order, each once."""
+        return images.read_some(self.data, numbers)
 
     def ledger(self) -> pa.Table:
         """What became of each image of the finished shards."""

@@ -25,6 +25,7 @@ from pipeline.heads.describe import (
 from pipeline.heads.names import head_name
 from pipeline.heads.roles import KnownRoles, known_roles
 from pipeline.heads.tables import DESCRIPTIONS
+from pipeline.heads.top_images import description_images
 from pipeline.identity import over, settings
 from pipeline.pages import tables
 from pipeline.texts import Pool
@@ -124,6 +125,11 @@ def describe(
     descriptions = description_table(found, heads, pool.texts)
     layers = sorted({int(layer) for layer in descriptions["layer"]})
     tables, arrays = {"descriptions": descriptions}, {}
+    if config.top_images:
+        tables["images"] = description_images(
+            store, descriptions, dict(zip(pool.texts, encoded.embeddings, strict=True)),
+            config.top_images, sorted(reductions.facts.counted("heads")), config.where, TELLER,
+        )  # fmt: skip
     files = {
         f"layer-{i:02d}.html": as_file(layer_title(i), textspan_figure(descriptions, i))
         for i in layers

@@ -10,13 +10,29 @@ from storage.results import Result
 
 
 @dataclass(frozen=True)
+class TextImage:
+    """An image that a head writes much of a text for; ``score`` is how much."""
+
+    image: int
+    key: str
+    score: float
+
+
+@dataclass(frozen=True)
 class HeadText:
-    """A text of a head; the figures are those of the table ``descriptions``."""
+    """A text of a head; the figures are those of the table ``descriptions``.
+
+    Attributes
+    ----------
+    images : tuple of TextImage
+        Those that the head writes most of it for; none where they were not looked for.
+    """
 
     text: str
     score: float
     explained_variance: float
     cumulative: float
+    images: tuple[TextImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,13 +78,32 @@ class HeadAnswer:
 def described_heads(result: Result, top: int) -> list[HeadAnswer]:
     """Every head that TextSpan described, with its first ``top`` texts."""
     descriptions, roles = result.table("descriptions").to_pandas(), _roles(result)
+    images = text_images(result)
     columns = ["text", "score", "explained_variance", "cumulative"]
     rows = descriptions[descriptions["rank"] < top].sort_values(["layer", "head", "rank"])
     found = []
     for _, of_head in rows.groupby(["layer", "head"]):
         at = int(of_head["layer"].iloc[0]), int(of_head["head"].iloc[0])
-        texts = (HeadText(*row) for row in of_head[columns].itertuples(index=False, name=None))
+        texts = (
+            HeadText(text, score, explained, cumulative, images.get((*at, rank), ()))
+            for rank, (text, score, explained, cumulative) in enumerate(
+                of_head[columns].itertuples(index=False, name=None)
+            )
+        )
         found.append(HeadAnswer(*at, tuple(texts), roles.get(at)))
+    return found
+
+
+def text_images(result: Result) -> dict[tuple[int, int, int], tuple[TextImage, ...]]:
+    """The images of every text, by layer, head and the text's rank; empty where none were kept."""
+    if not result.config.get("top_images"):  # results of before have none
+        return {}
+    rows = result.table("images").to_pandas().sort_values(["layer", "head", "rank", "place"])
+    found: dict[tuple[int, int, int], tuple[TextImage, ...]] = {}
+    for r in rows.itertuples():
+        at = (int(r.layer), int(r.head), int(r.rank))
+        image = TextImage(int(r.image), str(r.key), float(r.score))
+        found[at] = (*found.get(at, ()), image)
     return found
 
 

@@ -14,6 +14,17 @@ DESCRIPTIONS = {
             "cumulative": pa.float64(),
         }
     ),
+    "images": pa.schema(
+        {
+            "layer": pa.int64(),
+            "head": pa.int64(),
+            "rank": pa.int64(),
+            "place": pa.int64(),
+            "image": pa.int64(),
+            "key": pa.string(),
+            "score": pa.float64(),
+        }
+    ),
     "roles": pa.schema(
         {
             "layer": pa.int64(),

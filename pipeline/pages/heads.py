@@ -9,9 +9,11 @@ import pandas as pd
 from pipeline.heads.describe import Head
 from pipeline.heads.names import head_name
 from pipeline.heads.roles import KnownRoles
+from pipeline.telling import several
 
 from . import notes, sentences
 from .figures import ablation_figures, roles_figure, textspan_figure
+from .fragments import render
 from .html import Made, Section, anchor, link, section
 from .sentences import TOP, head_at
 
@@ -106,6 +108,32 @@ def textspan_section(
             *(["without it, points"] if losses else []),
         ),
         rows=rows,
+        made=made,
+    )
+
+
+def pictured_section(
+    pictured: Mapping[Head, tuple[str, Sequence[tuple[str, str]]]], heads: int, made: Made
+) -> Section:
+    """The images that heads write most of their first texts for.
+
+    Parameters
+    ----------
+    pictured : mapping of (layer, head) to (str, sequence of (Markup, str))
+        The text, and pictures with what stands below.
+    heads : int
+        That are described.
+    """
+    cases = [(f"{head_name(*at)}: “{text}”", tiles) for at, (text, tiles) in pictured.items()]
+    some = "" if len(cases) == heads else f", {len(cases)} of them spread evenly"
+    return section(
+        "Images of the heads' first texts",
+        "Below each image, how much the head wrote of the text there, on the scale of the cosine "
+        "of image and text; the head's mean is not removed.",
+        name="pictured",
+        found=f"The images for which heads write most of the text that describes them first, of "
+        f"{several(heads, 'head')}{some}.",
+        plot=[render("tiles.html", cases=cases)],
         made=made,
     )
 

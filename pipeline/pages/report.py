@@ -14,8 +14,10 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from pipeline import status
+from pipeline.heads.answers import described_heads
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
 from pipeline.heads.shares import shares
@@ -27,6 +29,7 @@ from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import Picked, codes_of, picked, terms
 from pipeline.neurons.coding import FoundCodes, read_codes
+from pipeline.subsets import spread
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError
 from storage.reductions import all_reductions
@@ -35,6 +38,7 @@ from storage.store import Store
 
 from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences
 from .html import Made, Section, page, section
+from .pictures import picture
 
 # Images that shares and histograms are over, about.
 READ = 2000
@@ -42,6 +46,8 @@ READ = 2000
 NEURONS, TOP_IMAGES = 8, 8
 # Pictures whose heat maps are shown.
 HEATMAPS = 3
+# Heads whose first texts are shown in images, and images of each.
+PICTURED, OF_TEXT = 8, 4
 
 Typed = Callable[[str, Mapping[str, Any]], str]
 
@@ -177,9 +183,26 @@ def _texts(read: Reader, losses: Mapping[Head, str]) -> tuple[list[Section], lis
     images, made = result.provenance["images"], read.made(result)
     dims = read.store.meta.head_dim
     sections = [heads.textspan_section(table, images, dims, losses, read.older(result), made)]
+    if pictured := _pictured(read.store, result):
+        sections.append(heads.pictured_section(pictured, len(described), made))
     if (known := KnownRoles.of(result)) is not None:
         sections.append(heads.roles_section(known, images, described, made))
     return sections, described
+
+
+def _pictured(store: Store, result: Result) -> dict[Head, tuple[str, list[tuple[Markup, str]]]]:
+    """Some heads' first texts, with the images that they write most of them for."""
+    found = [head for head in described_heads(result, 1) if head.texts[0].images]
+    return {
+        (head.layer, head.head): (
+            head.texts[0].text,
+            [
+                (picture(extraction.thumbnail(store, i.image), i.key), f"{i.score:+.3f}, {i.key}")
+                for i in head.texts[0].images[:OF_TEXT]
+            ],
+        )
+        for head in (found[at] for at in spread(range(len(found)), PICTURED))
+    }
 
 
 def _ablation(

@@ -21,6 +21,9 @@ from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
     from pipeline.neurons.about import NeuronAnswer
 
+# Images of a text that are named.
+SHOWN = 3
+
 
 def titled(title: str, *columns: str) -> Table:
     """An empty table."""
@@ -35,10 +38,13 @@ def keep_whole(table: Table, *columns: str) -> None:
 
 def heads(found: Sequence[HeadAnswer], top: int) -> Table:
     """The first texts of every head, a row a head."""
-    table = titled(f"TextSpan, the first {top} texts of every head", "head", "texts")
+    pictured = any(text.images for head in found for text in head.texts)
+    columns = ["head", "texts", *(["most of the first, in images"] if pictured else [])]
+    table = titled(f"TextSpan, the first {top} texts of every head", *columns)
     for head in found:
         texts = " · ".join(t.text for t in head.texts[:top])
-        table.add_row(head_name(head.layer, head.head), texts)
+        keys = " · ".join(image.key for text in head.texts[:1] for image in text.images[:SHOWN])
+        table.add_row(head_name(head.layer, head.head), texts, *([keys] if pictured else []))
     return table
 
 

@@ -49,6 +49,8 @@ SHOWN = {
         "pool": JOBS + "stale_results.py"
         "::test_a_pool_file_that_holds_one_thing_then_another_then_the_first_again",
         "layers texts_per_head objective where": HERE + "test_settings_of_textspan",
+        "top_images": JOBS + "textspan_job.py"
+        "::test_images_of_a_text_are_those_that_its_head_writes_most_of_it_for",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "ablate": {

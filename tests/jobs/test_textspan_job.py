@@ -10,6 +10,7 @@ import pytest
 
 from jobs import ablate, encode_texts, extract, reduce, report, show, textspan
 from jobs.recipes.textspan import TextSpanRun
+from pipeline.heads.answers import described_heads
 from pipeline.pages.heads import ablation_section
 from pipeline.pages.html import Made
 from pipeline.subsets import SubsetError
@@ -207,3 +208,34 @@ def test_what_cannot_be_ablated_is_refused(store, changes, error, message):
               "workers": "here", **changes}  # fmt: skip
     with pytest.raises(error, match=message):
         ablate.main(ablate.AblateConfig(**fields))
+
+
+def test_images_of_a_text_are_those_that_its_head_writes_most_of_it_for(store, described):
+    known = encode_texts.main(encode_texts.EncodeTextsConfig(store.url, "microworld"))
+    rows = dict(zip(known.texts, known.embeddings.astype(np.float64), strict=True))
+    norm = np.linalg.norm(store.embeddings().values, axis=1)
+    keys = store.images()["key"].to_pylist()
+    found = described.result.table("images").to_pandas()
+    assert len(found) == 8 * len(described.descriptions)
+    for text in described.descriptions.itertuples():
+        wrote = store.heads(text.layer, text.head).values @ rows[text.text] / norm
+        own = found[
+            (found[["layer", "head", "rank"]] == [text.layer, text.head, text.rank]).all(axis=1)
+        ]
+        best = np.sort(wrote)[::-1][:8]
+        np.testing.assert_allclose(own["score"], best, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(wrote[own["image"]], best, rtol=0, atol=1e-6)
+        assert own["place"].tolist() == list(range(8))
+        assert own["key"].tolist() == [keys[i] for i in own["image"]]
+    heads = described_heads(described.result, 2)
+    assert [len(text.images) for text in heads[0].texts] == [8, 8]
+    config = textspan.TextSpanConfig(
+        store.url, "microworld", layers="last:1", texts_per_head=2, top_images=70,
+        where="count == 1", workers="here",
+    )  # fmt: skip
+    few = textspan.main(config)
+    alone = set(np.flatnonzero(np.array(store.images()["count"].to_pylist()) == 1))
+    assert set(few.result.table("images")["image"].to_pylist()) == alone
+    none = textspan.main(replace(config, top_images=0))
+    assert not Path(none.result.url, "images.parquet").exists()
+    assert described_heads(none.result, 1)[0].texts[0].images == ()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage import arrays, ledger, open_store, urls
 from storage.errors import NotFinite, StoreError, StoreMismatch
-from storage.images import write_images
+from storage.images import read_some, write_images
 from storage.layout import CONTRIBUTIONS, MODEL, model_arrays
 from storage.metadata import parse, require_same
 from storage.store import create_store
@@ -285,3 +285,12 @@ def test_a_process_that_read_the_image_table_ends_as_it_means_to(tmp_path):
     line = [sys.executable, "-c", code, str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     assert {subprocess.run(line, cwd=root).returncode for _ in range(8)} == {2}
+
+
+def test_some_rows_of_the_image_table_are_those_that_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("storage.images.ROWS_PER_IMAGE_PART", 5000)  # row groups hold 4096
+    write_images(str(tmp_path), [stores.image_table(12_000)])
+    for numbers in ([11_999, 3, 5000, 4999, 3, 4096], [7], [6000, 9500]):
+        rows = read_some(str(tmp_path), np.array(numbers))
+        assert rows["index"].to_pylist() == sorted(set(numbers))
+        assert rows["key"].to_pylist() == [f"image-{i}" for i in sorted(set(numbers))]
