@@ -42,6 +42,7 @@ JOBS = {
         "accuracy when parts are replaced by their means",
         ("extract", "reduce", "encode-texts", "second-order"),
     ),
+    "compare": Job("two sets of images in words", ("extract", "reduce", "encode-texts")),
     "second-order": Job("what neurons write through later attention heads", ("extract",)),
     "omp": Job("sparse text codes of neurons", ("extract", "encode-texts", "second-order")),
     "heatmap": Job("where in a picture texts come from"),

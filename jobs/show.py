@@ -38,6 +38,7 @@ class ShowConfig:
         Literal[
             "textspan",
             "ablate",
+            "compare",
             "second-order",
             "omp",
             "segment",

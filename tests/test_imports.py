@@ -89,6 +89,7 @@ REFUSED = {
     "encode-texts --store {tmp}/gone --pool microworld": "no store at",
     "textspan --store {tmp}/gone --pool microworld": "no store at",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
+    "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",
     "omp --store {tmp}/gone --mlp-layers 1 --pool microworld": "no store at",

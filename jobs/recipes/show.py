@@ -17,7 +17,7 @@ from rich.table import Table
 from jobs.console import console, show_table
 from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
-from pipeline.heads.answers import ablated, described_heads
+from pipeline.heads.answers import ablated, compared_sets, described_heads
 from pipeline.heads.names import neuron_name
 from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
@@ -262,6 +262,11 @@ KINDS = {
         of_store(lambda store, result, top: ablated(result)),
         table_of(lambda config, found: tables.accuracies(found.accuracy)),
         lambda found: found.accuracy,
+    ),
+    "compare": Kind(
+        of_store(lambda store, result, top: compared_sets(result, top)),
+        table_of(lambda config, found: tables.two_sets(found)),
+        flat.two_sets,
     ),
     "second-order": Kind(
         of_store(lambda store, result, top: strongest(result.table("neurons").to_pandas())),

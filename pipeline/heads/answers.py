@@ -1,12 +1,16 @@
-"""What is known of heads, as data: their texts and roles, and what ablations cost."""
+"""What is known of heads, as data: their texts and roles, ablations, and what tells sets apart."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from storage.results import Result
+
+from .names import head_name
 
 
 @dataclass(frozen=True)
@@ -145,3 +149,114 @@ def ablated(result: Result) -> Ablated:
     if "effects" in result.config["study"]:
         effects = result.table("effects").to_pandas()
     return Ablated(result.table("accuracy").to_pandas(), effects)
+
+
+@dataclass(frozen=True)
+class TextTowards:
+    """A text along a difference; the figures are those of ``compare/texts``."""
+
+    text: str
+    towards: str
+    explained: float
+    cumulative: float
+
+
+@dataclass(frozen=True)
+class PartApart:
+    """How far two sets of images lie apart in a head, an MLP or the embedding.
+
+    Attributes
+    ----------
+    name : str
+        In words.
+    component : str
+    layer, head : int
+    distance, chance, fisher, share : float
+        As ``compare/parts`` has them.
+    texts : tuple of TextTowards
+        By rank.
+    """
+
+    name: str
+    component: str
+    layer: int
+    head: int
+    distance: float
+    chance: float
+    fisher: float
+    share: float
+    texts: tuple[TextTowards, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sets of images.
+
+    Attributes
+    ----------
+    a, b : str
+        The conditions.
+    images_a, images_b, images_both : int
+    shares : dict of str to float
+        Of the difference of the embeddings, by component; ``else`` is what constants have.
+    parts : tuple of PartApart
+        The embedding, then by falling Fisher ratio.
+    warnings : tuple of str
+    """
+
+    a: str
+    b: str
+    images_a: int
+    images_b: int
+    images_both: int
+    shares: dict[str, float]
+    parts: tuple[PartApart, ...]
+    warnings: tuple[str, ...]
+
+
+def part_name(component: str, layer: int, head: int) -> str:
+    """``layer 3, head 0``, ``the start``, ``the MLP of layer 2``, ``the embedding``."""
+    if component == "heads":
+        return head_name(layer, head)
+    if component == "embedding":
+        return "the embedding"
+    return "the start" if layer == 0 else f"the MLP of layer {layer - 1}"
+
+
+def compared_sets(result: Result, top: int) -> Compared:
+    """What a comparison found, with the first ``top`` texts of every part."""
+    known, config, at = result.provenance, result.config, ["component", "layer", "head"]
+    texts: dict[tuple[Any, ...], list[TextTowards]] = {}
+    rows = result.table("texts").to_pandas()
+    for row in rows[rows["rank"] < top].sort_values([*at, "rank"]).itertuples():
+        text = TextTowards(row.text, row.towards, row.explained, row.cumulative)
+        texts.setdefault((row.component, row.layer, row.head), []).append(text)
+    parts = [
+        PartApart(
+            part_name(row.component, row.layer, row.head), row.component, row.layer, row.head,
+            row.distance, row.chance, row.fisher, row.share,
+            tuple(texts.get((row.component, row.layer, row.head), ())),
+        )
+        for row in result.table("parts").to_pandas().itertuples()
+    ]  # fmt: skip
+    # What never varies inside the sets stands first: nothing tells them apart more clearly.
+    parts.sort(key=lambda part: (part.component != "embedding", -_clear(part)))
+    counts = known["images_a"], known["images_b"], known["images_both"]
+    return Compared(
+        config["a"], config["b"], *counts, known["shares"], tuple(parts), _doubts(*counts)
+    )
+
+
+def _clear(part: PartApart) -> float:
+    return part.fisher if not math.isnan(part.fisher) else math.inf if part.distance else 0.0
+
+
+def _doubts(a: int, b: int, both: int) -> tuple[str, ...]:
+    """What two sets leave unsure."""
+    said = []
+    if both:
+        said.append(f"{both:,} of the images are in both sets, which then lie closer than they are")
+    for name, count in (("a", a), ("b", b)):
+        if count == 1:
+            said.append(f"set {name} is one image: how it varies is not known, and counts as 0")
+    return tuple(said)

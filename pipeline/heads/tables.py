@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from storage.results import may_be_unknown
+
 DESCRIPTIONS = {
     "descriptions": pa.schema(
         {
@@ -54,4 +56,27 @@ ABLATIONS = {
             "change_high": pa.float64(),
         }
     )
+}
+# The tables that a comparison keeps; `component`, `layer` and `head` say of what.
+_PART = {"component": pa.string(), "layer": pa.int64(), "head": pa.int64()}
+TWO_SETS = {
+    "parts": pa.schema(
+        [
+            *pa.schema(_PART),
+            pa.field("distance", pa.float64()),
+            pa.field("chance", pa.float64()),
+            may_be_unknown("fisher"),
+            pa.field("share", pa.float64()),
+        ]
+    ),
+    "texts": pa.schema(
+        {
+            **_PART,
+            "rank": pa.int64(),
+            "text": pa.string(),
+            "towards": pa.string(),
+            "explained": pa.float64(),
+            "cumulative": pa.float64(),
+        }
+    ),
 }

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.heads.answers import HeadAnswer
-from pipeline.heads.tables import DESCRIPTIONS
+from pipeline.heads.answers import Compared, HeadAnswer
+from pipeline.heads.tables import DESCRIPTIONS, TWO_SETS
 from pipeline.neurons.tables import CODES
 from storage.results import INDEX_COLUMNS
 
@@ -31,6 +31,20 @@ def heads(found: Sequence[HeadAnswer]) -> pd.DataFrame:
         for rank, text in enumerate(head.texts)
     ]
     return pd.DataFrame(rows, columns=DESCRIPTIONS["descriptions"].names)
+
+
+def two_sets(found: Compared) -> pd.DataFrame:
+    """Texts along the differences of two sets, as ``compare/texts`` has them."""
+    rows = [
+        {
+            **{name: getattr(part, name) for name in ("component", "layer", "head")},
+            "rank": rank,
+            **asdict(text),
+        }
+        for part in found.parts
+        for rank, text in enumerate(part.texts)
+    ]
+    return pd.DataFrame(rows, columns=TWO_SETS["texts"].names)
 
 
 def codes(found: Sequence[CodedNeuron | NeuronAnswer]) -> pd.DataFrame:

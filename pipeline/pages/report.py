@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline import status
-from pipeline.heads.answers import described_heads
+from pipeline.heads.answers import compared_sets, described_heads
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
 from pipeline.heads.shares import shares
@@ -36,7 +36,7 @@ from storage.reductions import all_reductions
 from storage.results import Result, finished_results
 from storage.store import Store
 
-from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences
+from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences, two_sets
 from .html import Made, Section, page, section
 from .pictures import picture
 
@@ -44,8 +44,8 @@ from .pictures import picture
 READ = 2000
 # Neurons that are shown in pictures, and top images of each where the weights are not at hand.
 NEURONS, TOP_IMAGES = 8, 8
-# Pictures whose heat maps are shown.
-HEATMAPS = 3
+# Pictures whose heat maps are shown; pairs of sets that are compared.
+HEATMAPS = PAIRS = 3
 # Heads whose first texts are shown in images, and images of each.
 PICTURED, OF_TEXT = 8, 4
 
@@ -120,6 +120,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *first,
         *_of_extraction(read),
         *_of_heads(read),
+        *_of_two_sets(read),
         *_of_neurons(read),
         *_of_segments(read),
         *_of_heatmaps(read),
@@ -215,6 +216,17 @@ def _ablation(
         return found
     explained = sentences.explained_effects(result.table("effects").to_pandas())
     return replace(found, found=f"{found.found} {explained}")
+
+
+def _of_two_sets(read: Reader) -> list[Section]:
+    """The sets of images that were compared last."""
+    return [
+        two_sets.two_sets_section(
+            compared_sets(result, sentences.TOP), f"compare-{result.name}", read.older(result),
+            read.made(result),
+        )
+        for result in read.results("compare")[:PAIRS]
+    ]  # fmt: skip
 
 
 def by_part(

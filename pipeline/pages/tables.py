@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 
-from pipeline.heads.answers import HeadAnswer
+from pipeline.heads.answers import Compared, HeadAnswer, TextTowards
 from pipeline.heads.names import head_name, neuron_name
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
@@ -63,6 +63,34 @@ def accuracies(accuracy: pd.DataFrame) -> Table:
         ]
         table.add_row(*cells, *([f"{groups[row.ablation]:.1%}"] if groups else []))
     return table
+
+
+# Parts of a comparison that are printed.
+APART = 12
+
+
+def two_sets(found: Compared) -> Table:
+    """The parts that tell two sets apart most clearly, and the texts along the difference."""
+    shown = min(APART, len(found.parts))
+    title = f"Two sets of images, the {shown} of {len(found.parts)} parts that tell them apart best"
+    table = titled(title, "part", "apart", "chance", "Fisher", "share", "texts")
+    keep_whole(table, "part", "apart", "chance", "Fisher", "share")
+    for part in found.parts[:shown]:
+        fisher = "–" if np.isnan(part.fisher) else f"{part.fisher:.2f}"
+        table.add_row(
+            part.name, f"{part.distance:.3f}", f"{part.chance:.3f}", fisher,
+            f"{part.share:+.1%}", towards(part.texts),
+        )  # fmt: skip
+    return table
+
+
+def towards(texts: Sequence[TextTowards]) -> str:
+    """Texts towards each of two sets."""
+    sides = []
+    for side in "ab":
+        named = [t.text for t in texts if t.towards == side]
+        sides += [f"{side}: {' · '.join(named)}"] if named else []
+    return "; ".join(sides)
 
 
 def effects(neurons: pd.DataFrame) -> Table:

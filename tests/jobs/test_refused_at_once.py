@@ -9,6 +9,7 @@ import pytest
 
 from jobs import (
     ablate,
+    compare,
     encode_texts,
     extract,
     heatmap,
@@ -59,6 +60,9 @@ WRITERS = {
     "encode-texts": lambda s: encode_texts.main(encode_texts.EncodeTextsConfig(s, "microworld")),
     "textspan": lambda s: textspan.main(textspan.TextSpanConfig(s, "microworld", layers="all")),
     "ablate": lambda s: ablate.main(ablate.AblateConfig(s, f"{s}.txt")),
+    "compare": lambda s: compare.main(
+        compare.CompareConfig(s, "label == 'class-0'", "label == 'class-1'", "microworld")
+    ),
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),

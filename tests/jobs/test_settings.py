@@ -62,6 +62,11 @@ SHOWN = {
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "compare": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "a b pool layers texts_per_part": JOBS + "compare_job.py::test_settings_of_comparisons",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "second-order": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "images model pretrained max_bad": JOBS + "second_order_job.py"

@@ -20,7 +20,7 @@ from storage.results import finished_results, latest_result
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
-from jobs import ablate, extract, omp, reduce, rosetta, second_order, segment, textspan
+from jobs import ablate, compare, extract, omp, reduce, rosetta, second_order, segment, textspan
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
 kept = {"store": f"{folder}/store"}
 extract.main(extract.ExtractConfig(
@@ -33,6 +33,7 @@ omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape
     label_column="shape", **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
+compare.main(compare.CompareConfig(a="shape == 'star'", b="shape != 'star'", **kept))
 segment.main(segment.SegmentConfig(classes=shape, batch_size=8, **kept))
 rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
     images=world, shard_size=8))
@@ -60,7 +61,7 @@ def test_every_job_works_here_without_ray(alone):
     store = open_store(str(alone / "store"))
     assert store.validate() == []
     made = {p.name for p in (alone / "store" / "results").iterdir()}
-    assert made >= {"extract", "textspan", "second_order", "omp", "ablate", "segment"}
+    assert made >= {"extract", "textspan", "second_order", "omp", "ablate", "compare", "segment"}
     assert store.reductions().count() == 24
     # Maps that are correlated are float32 throughout, elsewhere it is as torch has it.
     for place, job, convolutions in (
@@ -126,5 +127,6 @@ def test_jobs_that_have_workers_say_where():
         name for name in cli.JOBS if "workers" in {f.name for f in fields(cli.config_of(name))}
     }
     assert having == {
-        "extract", "reduce", "textspan", "ablate", "second-order", "omp", "rosetta", "segment",
+        "extract", "reduce", "textspan", "ablate", "compare", "second-order", "omp", "rosetta",
+        "segment",
     }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 import storage
-from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
+from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
@@ -94,6 +94,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "encode_texts": {"texts": TEXTS},
         "textspan": DESCRIPTIONS,
         "ablate": ABLATIONS | EFFECTS,
+        "compare": TWO_SETS,
         "second_order": NEURONS,
         "omp": CODES,
         "heatmap": HEATMAPS,
