@@ -1,6 +1,7 @@
 """Zero-shot accuracy when parts of the model are replaced by their means, from the store alone.
 
     facet ablate --store out/ --classes imagenet --study mlps layers
+    facet ablate --store out/ --classes microworld:shape --edit edit.json
 
 The study of neurons runs the model where their coefficients are not kept, that of effects always.
 """
@@ -18,6 +19,7 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.heads.choices import Study, parse_heads, refuse_studies
+from pipeline.heads.edits import read_edit
 from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Baseline = Literal["random", "common-words"]
 # Settings of what runs the model.
 OF_MODEL = ("batch_size", "device", "num_actors")
+STUDIES: tuple[Study, ...] = ("mlps", "layers", "heads")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class AblateConfig:
     classes: str
     """imagenet, microworld:<attribute> (of some values alone, microworld:shape=star,heart), or a
     text file with one class (or label<TAB>name) a line."""
-    study: tuple[Study, ...] = ("mlps", "layers", "heads")
+    study: tuple[Study, ...] = STUDIES
     """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
     heads write from the class token, in the layers whose tokens the store keeps; all but TextSpan's
-    first texts; --heads; the second-order effects of the neurons of --mlp-layers; or, to compare,
-    their first-order, indirect and second-order effects."""
+    first texts; --heads; the parts of --edit, as far as it says; the second-order effects of the
+    neurons of --mlp-layers; or, to compare, their first-order, indirect and second-order
+    effects."""
     label_column: str = "label"
     """Column of the image table that says what an image shows."""
     where: str | None = None
@@ -54,6 +58,9 @@ class AblateConfig:
     """Which images the means are taken over; by default all."""
     heads: tuple[str, ...] = ()
     """For --study chosen: heads as layer.head, such as 3.0 3.2."""
+    edit: tuple[str, ...] = ()
+    """Files of edits: accuracy with each of them applied; of no other study unless --study names
+    some."""
     pool: str | None = None
     """For --study textspan: the pool that describes the heads, as in facet textspan."""
     layers: str = "last:4"
@@ -79,6 +86,10 @@ class AblateConfig:
     workers: Where = "auto"
     """Where work is done: ray, on a cluster that is joined or started; here, in this process; auto:
     here where no cluster runs and one process is done in a minute, else on Ray."""
+
+    def __post_init__(self) -> None:
+        if self.edit and self.study == STUDIES:
+            object.__setattr__(self, "study", ("edits",))
 
 
 def main(config: AblateConfig) -> AblateRun:
@@ -110,11 +121,18 @@ def check(config: AblateConfig, planned: Metadata | None = None) -> Classes:
     machines.check_device(config.device)
     if ("chosen" in config.study) != bool(config.heads):
         raise FacetError("--study chosen and --heads go together: which heads are replaced")
+    if ("edits" in config.study) != bool(config.edit):
+        raise FacetError("--study edits and --edit go together: which files of edits are applied")
+    if config.study == ("edits",):
+        refuse_unused(config, ["reference"], "studies that replace parts by their means")
     tables, meta = look(config.store, planned)
     refuse_studies(config.store, meta, config.study)
     if OF_NEURONS & set(config.study):
         parse_mlp_layers(config.mlp_layers, meta.layers)
     parse_heads(config.heads, meta.layers, meta.heads)
+    if tables is not None:  # of a run, an edit may still be to be made
+        for url in config.edit:
+            read_edit(url, tables)
     classes = load_classes(config.classes)
     refuse_conditions(tables, where=config.where, reference=config.reference)
     refuse_classes(tables, config.where, config.label_column, classes)

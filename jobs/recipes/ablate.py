@@ -19,6 +19,7 @@ from pipeline.heads.ablation import random_directions
 from pipeline.heads.answers import ablated
 from pipeline.heads.choices import parse_heads
 from pipeline.heads.describe import heads_of, span_directions
+from pipeline.heads.edits import edits_digest, read_edit
 from pipeline.heads.tables import ABLATIONS
 from pipeline.identity import over, settings
 from pipeline.neurons.ablation import NeuronStudy
@@ -94,6 +95,7 @@ def question(config: AblateConfig, store: Store, classes: Classes) -> Question:
         parse_heads(config.heads, meta.layers, meta.heads),
         config.texts_per_head,
         mlp_layers,
+        tuple(read_edit(url, store) for url in config.edit),
     )
 
 
@@ -108,6 +110,7 @@ def identity_of(config: AblateConfig, store: Store, ask: Question) -> dict[str, 
         "classes": classes_digest(ask.classes),
         "pools": [texts_digest(texts) for _, texts in pools_of(config)],
         "second_order": effects,
+        "edits": edits_digest(ask.edits),
     }
 
 

@@ -11,7 +11,7 @@ from storage.metadata import Metadata
 # What a text is scored by.
 Objective = Literal["projection", "explained-variance"]
 # Of contributions to the output; those of neurons stand in their wing.
-DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen"]
+DirectStudy = Literal["mlps", "layers", "heads", "class-token", "textspan", "chosen", "edits"]
 Study = DirectStudy | Literal["neurons", "effects"]
 Head = tuple[int, int]
 

@@ -14,8 +14,9 @@ An edit is kept as a JSON file: what it says is read here, and by people.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,15 @@ from storage import urls
 from storage.errors import FacetError
 from storage.records import of_json
 
-from .ablation import Head, reduced_means
+from .choices import Head
 
 if TYPE_CHECKING:
     from pipeline.models import ModelMaps
     from storage.reductions import Reductions
     from storage.store import Store
+    from storage.tables import StoreTables
 
-    from .ablation import StoredParts
+    from .ablation import Readout, StoredParts
 
 VERSION = 1
 _KIND = "facet_edit"
@@ -109,6 +111,8 @@ def edit_from(
     EditError
         If a part does not exist, or a gain is not finite.
     """
+    from .ablation import reduced_means  # brings zarr, which checks of settings do without
+
     meta, means = store.meta, reduced_means(reductions)
     heads_lh = whole(heads, (meta.layers, meta.heads))
     blocks_s = whole(blocks or {}, (meta.layers + 1,))
@@ -191,6 +195,15 @@ def edited_embedding(parts: StoredParts, edit: Edit, maps: ModelMaps) -> np.ndar
     return found
 
 
+def edited_logits(parts: StoredParts, edit: Edit, readout: Readout) -> np.ndarray:
+    """Zero-shot logits of images with an edit applied, (N, C), as ``ablation.logits`` has them."""
+    unit_be = (np.asarray(parts.embedding_be) / parts.norm_b[:, None]).astype(readout.dtype)
+    kept_be = unit_be + edit.constant_e.astype(readout.dtype)
+    gone_bc = taken(parts, edit, readout.heads_lhkc, readout.mlp_dc, readout.attention_bias_lc)
+    found: np.ndarray = kept_be @ readout.classes.T - gone_bc
+    return found
+
+
 @dataclass(frozen=True)
 class _File:
     """What an edit's file holds: gains that are not 1, by layer.head, block and layer."""
@@ -218,7 +231,7 @@ def write_edit(edit: Edit) -> bytes:
     return json.dumps(asdict(kept), indent=1, ensure_ascii=False).encode()
 
 
-def read_edit(url: str, store: Store) -> Edit:
+def read_edit(url: str, store: StoreTables | Store) -> Edit:
     """The edit of a file, for a store.
 
     Raises
@@ -227,8 +240,13 @@ def read_edit(url: str, store: Store) -> Edit:
         If there is no such file, it is no edit, or is of other weights than the store.
     """
     edit = edit_at(url)
-    refuse_other_weights(edit, store.meta.weights_digest, f"the store at {store.url}", url)
+    refuse_other_weights(edit, store.meta.weights_digest, f"the store at {store.url}")
     return edit
+
+
+def edits_digest(edits: Iterable[Edit]) -> list[str]:
+    """sha256 of edits, hex: all that they say."""
+    return [hashlib.sha256(write_edit(edit)).hexdigest() for edit in edits]
 
 
 def edit_at(url: str) -> Edit:
@@ -260,11 +278,11 @@ def edit_at(url: str) -> Edit:
         raise EditError(f"the edit at {url} does not hold together: {error}") from error
 
 
-def refuse_other_weights(edit: Edit, weights: str, owner: str, url: str) -> None:
+def refuse_other_weights(edit: Edit, weights: str, owner: str) -> None:
     """An edit of one model means nothing to another."""
     if edit.weights != weights:
         raise EditError(
-            f"the edit at {url} is of weights {edit.weights[:12]}, and {owner} is of "
+            f"edit {edit.name!r} is of weights {edit.weights[:12]}, and {owner} is of "
             f"{weights[:12]}: an edit fits the model that it was made for alone"
         )
 

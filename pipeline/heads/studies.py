@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cluster.tasks import each
-from pipeline.stats.accuracy import Outcomes, accuracy_table, add, count
+from pipeline.stats.accuracy import (
+    Outcomes,
+    accuracy_table,
+    add,
+    count,
+    predicted_classes,
+)
 from pipeline.stats.reductions import READ_BYTES
 from pipeline.subsets import SubsetError, chosen_rows
 from pipeline.texts.classes import Classes
@@ -21,6 +27,7 @@ from storage.store import Store, open_store
 
 from . import ablation as ablate
 from .choices import DirectStudy, refuse_studies
+from .edits import Edit, edited_logits
 from .names import heads_name
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class NamedStep:
-    """A step whose ablation is not one of contributions: ``name`` says what was replaced."""
+    """A step that is no ablation of whole contributions: ``name`` says what was replaced."""
 
     study: str
     series: str
@@ -128,6 +135,15 @@ def maps_of(store: Store) -> ModelMaps:
     )
 
 
+def edit_steps(edits: Sequence[Edit]) -> list[NamedStep]:
+    """Edits as steps of a study of their own; those of one name are numbered."""
+    names: list[str] = []
+    for edit in edits:
+        same = sum(edit.name == other.name for other in edits[: len(names)])
+        names.append(f"edit: {edit.name}" + (f" ({same + 1})" if same else ""))
+    return [NamedStep("edits", "edits", "", name) for name in names]
+
+
 @dataclass(frozen=True, eq=False)
 class ShardStudy:
     """All that a task needs to ablate contributions of its shard.
@@ -142,6 +158,8 @@ class ShardStudy:
     readout : Readout
     means : Means
     ablations : list of Ablation
+    edits : tuple of Edit
+        Come after the ablations.
     """
 
     url: str
@@ -151,17 +169,24 @@ class ShardStudy:
     readout: ablate.Readout
     means: ablate.Means
     ablations: list[ablate.Ablation]
+    edits: tuple[Edit, ...] = ()
 
     def predict(self, shard: int) -> tuple[np.ndarray, Labels]:
         store = open_store(self.url)
         labels = shard_labels(store, shard, self.where, self.label_column, self.classes)
         class_token = any(a.class_token for a in self.ablations)
         predicted = [
-            ablate.predict(parts, self.means, self.readout, self.ablations).astype(np.int32)
-            for parts in _parts(store, shard, labels.chosen, class_token)
+            self._predict(parts) for parts in _parts(store, shard, labels.chosen, class_token)
         ]
-        empty = np.zeros((1 + len(self.ablations), 0), np.int32)
+        empty = np.zeros((1 + len(self.ablations) + len(self.edits), 0), np.int32)
         return np.concatenate([empty, *predicted], axis=1), labels
+
+    def _predict(self, parts: ablate.StoredParts) -> np.ndarray:
+        ablated = ablate.predict(parts, self.means, self.readout, self.ablations)
+        edited = [
+            predicted_classes(edited_logits(parts, edit, self.readout)) for edit in self.edits
+        ]
+        return np.concatenate([ablated, *(row[None] for row in edited)]).astype(np.int32)
 
 
 class Predicts(Protocol):

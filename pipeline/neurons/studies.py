@@ -16,6 +16,7 @@ from pipeline.heads import ablation
 from pipeline.heads import studies as direct
 from pipeline.heads.ablation import Head
 from pipeline.heads.choices import DirectStudy, Study
+from pipeline.heads.edits import Edit
 from pipeline.heads.studies import NamedStep, Step
 from pipeline.stats.accuracy import ChanceWarning, Outcomes, join
 from pipeline.subsets import check_where
@@ -48,6 +49,8 @@ class Question:
         How many texts a head keeps, of the study of TextSpan.
     mlp_layers : tuple of int
         Of the studies of neurons.
+    edits : tuple of Edit
+        Of the study of edits.
     """
 
     studies: tuple[Study, ...]
@@ -58,6 +61,7 @@ class Question:
     chosen: tuple[Head, ...]
     counts: tuple[int, ...]
     mlp_layers: tuple[int, ...]
+    edits: tuple[Edit, ...] = ()
 
     @property
     def direct(self) -> list[DirectStudy]:
@@ -146,7 +150,7 @@ def studied(
             size, ask.direct, spans=spans, counts=ask.counts, chosen=ask.chosen,
             token_layers=store.meta.token_layers,
         )  # fmt: skip
-        made += of_direct
+        made += [*of_direct, *direct.edit_steps(ask.edits)]
         parts.append(_direct(ask, store, readout, reductions, of_direct, teller))
     if of_neurons is not None and "neurons" in ask.studies:
         made += steps(ask.mlp_layers)
@@ -184,12 +188,14 @@ def _direct(
         readout=ablation.Readout(direct.maps_of(store), readout),
         means=ablation.reduced_means(reductions),
         ablations=[step.ablation for step in made],
+        edits=ask.edits,
     )
     shards = sorted(store.done_shards())
-    products = 2 * len(shards) * store.meta.shard_size * len(made) * readout.size
+    ways = len(made) + len(ask.edits)
+    products = 2 * len(shards) * store.meta.shard_size * ways * readout.size
     seconds = pace.of_shards(store.meta, len(shards)) + pace.of_products(products)
     machines.settle(
-        seconds, f"{several(len(shards), 'shard')}, {several(len(made), 'ablation')}", teller.say
+        seconds, f"{several(len(shards), 'shard')}, {several(ways, 'ablation')}", teller.say
     )
     with teller.bar("shards", len(shards)) as move:
         return direct.run(plan, shards, move)

@@ -109,7 +109,7 @@ def ablation_figures(table: pd.DataFrame) -> dict[str, Markup]:
             figures[str(study)] = _lines(rows, baseline, chance, str(study))
         elif study == "heads":
             figures[str(study)] = _head_map(rows)
-        elif study in ("mlps", "class-token", "chosen"):
+        elif study in ("mlps", "class-token", "chosen", "edits"):
             figures[str(study)] = _points(rows, baseline, chance)
     return figures
 

@@ -24,6 +24,7 @@ TITLES = {
     "class-token": "The class token's own contribution replaced by its mean",
     "textspan": "All but the span of a head's first texts replaced by means",
     "chosen": "Chosen heads replaced by their means",
+    "edits": "Edits: parts replaced by their means as far as their gains say",
     "neurons": "Neurons' second-order effects replaced by their means",
     "effects": "Effects of neurons replaced by their means: first-order, second-order, indirect",
 }
@@ -210,7 +211,7 @@ def ablation_section(
     baseline = whole[whole["study"] == "none"].iloc[0]
     rows = whole[whole["study"] == study]
     shown = listed(table) if study == "heads" else rows
-    worst = _worst_groups(table) if study == "chosen" else {}
+    worst = _worst_groups(table) if study in ("chosen", "edits") else {}
     figure = ablation_figures(table[table["study"].isin([study, "none"])]).get(study)
     return section(
         TITLES[study],
@@ -220,7 +221,7 @@ def ablation_section(
             [
                 sentences.baseline(baseline, classes),
                 sentences.ablated(study, rows),
-                sentences.worst_group(table, rows.iloc[0]) if study == "chosen" else "",
+                sentences.worst_group(table, rows.iloc[0]) if study in ("chosen", "edits") else "",
             ]
         ),
         notes=[*warned, *notes.chance(baseline, classes)],

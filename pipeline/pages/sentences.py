@@ -196,7 +196,7 @@ def _textspan(rows: pd.DataFrame) -> str:
 
 
 def worst_group(table: pd.DataFrame, chosen: pd.Series) -> str:
-    """The group that fares worst, and how it fares without chosen heads; where there are groups."""
+    """The group that fares worst, and how it fares in an ablation; where there are groups."""
     groups = table[table["scope"] == "group"]
     before = groups[groups["ablation"] == "none"].reset_index(drop=True)
     if before.empty:
@@ -204,9 +204,10 @@ def worst_group(table: pd.DataFrame, chosen: pd.Series) -> str:
     worst = before.iloc[before["accuracy"].to_numpy().argmin()]
     after = groups[groups["ablation"] == chosen["ablation"]]
     same = after[after["name"] == worst["name"]].iloc[0]
+    how = f"with {chosen['ablation']}" if chosen["study"] == "edits" else "without these heads"
     return (
         f"of {several(len(before), 'group')} {worst['name']} fares worst, {accuracy(worst)} of "
-        f"{several(int(worst['n']), 'image')}; without these heads it is {accuracy(same)}, and "
+        f"{several(int(worst['n']), 'image')}; {how} it is {accuracy(same)}, and "
         f"the worst of all is then {after['accuracy'].min():.1%}"
     )
 
@@ -218,6 +219,10 @@ def _chosen(rows: pd.DataFrame) -> str:
         f"without {chosen_heads(chosen)}: {change(chosen)}; without as many random heads, "
         f"{len(random)} draws: {points(random.min())} to {points(random.max())} points"
     )
+
+
+def _edits(rows: pd.DataFrame) -> str:
+    return "; ".join(f"with {r['ablation']}: {change(r)}" for _, r in rows.iterrows())
 
 
 def _neurons(rows: pd.DataFrame) -> str:
@@ -233,6 +238,7 @@ ABLATED = {
     "layers": _layers,
     "textspan": _textspan,
     "chosen": _chosen,
+    "edits": _edits,
     "neurons": _neurons,
     "effects": _neurons,
 }

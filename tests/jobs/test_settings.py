@@ -10,7 +10,9 @@ import pytest
 
 from jobs import ablate, cli, extract, omp, rosetta, second_order, segment, show, textspan
 from jobs.recipes import extract as recipe
+from pipeline.heads.edits import EditError, edit_from, write_edit
 from pipeline.models import check_supported, load_model
+from pipeline.stats.reductions import reduce_store
 from storage.errors import FacetError
 from storage.images import ListDigest
 from tests.jobs.neuron_store import KEPT, TINY
@@ -57,7 +59,7 @@ SHOWN = {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "classes reference": JOBS + "stale_results.py"
         "::test_a_classes_file_of_another_content_and_means_over_other_images",
-        "study label_column where heads pool layers texts_per_head baselines mlp_layers": HERE
+        "study label_column where heads edit pool layers texts_per_head baselines mlp_layers": HERE
         + "test_settings_of_ablations",
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
@@ -206,6 +208,8 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
         (ablate.AblateConfig("s", "c", pool="microworld", layers="all"),
          "--pool, --layers belong to --study textspan"),
         (ablate.AblateConfig("s", "c", mlp_layers="1"), "--mlp-layers belongs to --study neurons"),
+        (ablate.AblateConfig("s", "c", study=("edits",)), "--study edits and --edit go together"),
+        (ablate.AblateConfig("s", "c", edit=("e",), reference="x == 1"), "--reference belongs to"),
         (ablate.AblateConfig("s", "c", batch_size=3, device="cpu"),
          "--batch-size, --device belong to --study neurons and effects"),
         (omp.OmpConfig("s", "1", "microworld", terms=4, label_column="count"),
@@ -263,7 +267,7 @@ def test_settings_of_textspan(neurons_kept):
     assert some.descriptions["score"].tolist() != found["score"].tolist()
 
 
-def test_settings_of_ablations(neurons_kept):
+def test_settings_of_ablations(neurons_kept, tmp_path):
     plain = ablate.AblateConfig(
         neurons_kept.url, "microworld:shape", study=("mlps",), workers="here"
     )
@@ -288,6 +292,21 @@ def test_settings_of_ablations(neurons_kept):
     assert chosen == {
         ("3.0",): "layer 3, head 0", ("2.1", "3.2"): "layer 2, head 1; layer 3, head 2",
     }  # fmt: skip
+    file = tmp_path / "edit.json"
+    reductions = reduce_store(neurons_kept, None)
+    gone = edit_from(neurons_kept, reductions, "layer 3, head 0", {(3, 0): 0.0})
+    file.write_bytes(write_edit(gone))
+    table = run(study=("edits", "chosen"), edit=(str(file), str(file)), heads=("3.0",))
+    rows = table.set_index("ablation")["accuracy"]
+    assert table["study"].tolist() == ["none", *["chosen"] * 6, *["edits"] * 2]
+    # Gains of 0 are an ablation by mean.
+    assert rows["edit: layer 3, head 0"] == rows["layer 3, head 0"]
+    assert rows["edit: layer 3, head 0 (2)"] == rows["layer 3, head 0"]
+    alone = ablate.AblateConfig(neurons_kept.url, "microworld:shape", edit=(str(file),))
+    assert alone.study == ("edits",)
+    file.write_bytes(write_edit(replace(gone, weights="another")))
+    with pytest.raises(EditError, match="is of weights another, and the store at"):
+        ablate.check(alone)
     spans = {"study": ("textspan",), "pool": "microworld", "layers": "last:1"}
     found = run(**spans, texts_per_head=(2, 3), baselines=("random",))
     assert found["at"].tolist() == ["", "2", "3", "2", "3"]

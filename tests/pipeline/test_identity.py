@@ -17,7 +17,7 @@ from tests.storage.stores import fill, new_store
 
 CONFIGS = [
     TextSpanConfig(store="s", pool="p"),
-    AblateConfig(store="s", classes="c"),
+    AblateConfig(store="s", classes="c", study=("heads",)),  # not by default: an edit decides it
     SecondOrderConfig(store="s"),
     OmpConfig(store="s", mlp_layers="1", pool="p"),
 ]

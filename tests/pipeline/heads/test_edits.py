@@ -162,7 +162,7 @@ def test_what_is_no_edit_of_this_store_is_refused(store, tmp_path) -> None:
     with pytest.raises(EditError, match="there is no edit at"):
         edit_at(str(tmp_path / "none.json"))
     file.write_bytes(write_edit(an_edit("0123456789abcdef")))
-    with pytest.raises(EditError, match="is of weights 0123456789ab, and the store at"):
+    with pytest.raises(EditError, match="löst' is of weights 0123456789ab, and the store at"):
         read_edit(str(file), store)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.heads import ablation, roles, studies
+from pipeline.heads.edits import edit_from
 from pipeline.heads.shares import shares
 from pipeline.stats.accuracy import ChanceWarning, add, count
 from pipeline.stats.reductions import reduce_store
@@ -136,6 +137,27 @@ def test_steps_name_their_places_and_no_name_occurs_twice():
     assert len({s.ablation.name for s in steps}) == len(steps) == 1 + 4 + 6 + 2 + 2 + 6
     assert [s.at for s in steps if s.study == "heads"] == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]
     assert [s.series for s in steps if s.study == "chosen"] == ["chosen"] + ["random heads"] * 5
+
+
+def test_edits_come_after_ablations_and_gains_of_0_are_an_ablation_by_mean(store):
+    steps, found = studies.steps(SIZE, ["layers"])[1:2], reduce_store(store)
+    attention = dict.fromkeys(np.ndindex(2, 3), 0.0)
+    edits = (
+        edit_from(store, found, "nothing", {}),
+        edit_from(store, found, "attention", attention, {}, {0: 0, 1: 0}),
+    )
+    # Across the mean, where no class is everyone's.
+    mean = store.reductions().array("embedding_mean").values
+    across = np.linalg.svd(mean[None])[2][1:4]
+    readout = ablation.Readout(studies.maps_of(store), across)
+    plan = plan_of(store, steps, edits=edits, readout=readout)
+    shards = [plan.predict(shard)[0] for shard in range(4)]
+    as_it_is, ablated, nothing, edited = np.concatenate(shards, axis=1)
+    np.testing.assert_array_equal(nothing, as_it_is)
+    np.testing.assert_array_equal(edited, ablated)
+    assert (ablated != as_it_is).any()
+    names = [s.name for s in [*steps, *studies.edit_steps(edits)]]
+    assert names == ["attention of layers 0-1", "edit: nothing", "edit: attention"]
 
 
 def test_a_small_read_limit_changes_nothing(store, monkeypatch):
