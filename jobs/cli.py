@@ -36,6 +36,7 @@ class Job:
 JOBS = {
     "extract": Job("take a model apart over a set of images and keep the parts in a store", ()),
     "reduce": Job("means, covariances and principal components of a store", ("extract",)),
+    "index": Job("contributions head by head, made for search", ("extract",)),
     "encode-texts": Job("embed a pool of candidate texts", ("extract",)),
     "textspan": Job("describe attention heads by texts", ("extract", "reduce", "encode-texts")),
     "ablate": Job(

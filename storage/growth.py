@@ -15,7 +15,7 @@ from dataclasses import replace
 import pyarrow as pa
 import zarr
 
-from . import ledger, neurons, urls, views
+from . import head_index, ledger, neurons, urls, views
 from .arrays import consolidate
 from .errors import StoreError
 from .images import ListDigest, append_images, read_rows
@@ -55,10 +55,12 @@ def grow(store: Store, tables: Iterable[pa.Table]) -> Store:
     if shard is not None:
         urls.remove(ledger.part_url(store.url, shard))
         neurons.forget_shards(store.url, {shard})
+        head_index.forget_shards(store.url, store.meta, {shard})
     group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
     _lengthen(group, meta.images)
     group.attrs.update({"facet": meta.to_json()})
     consolidate(group)
+    head_index.carry_over(store.url, store.meta, meta)
     return open_store(store.url, mode="r+")
 
 
@@ -92,6 +94,9 @@ def follow(store: Store) -> None:
             if any(again & found.facts.counted(component) for component in found.facts.shards):
                 urls.remove(subset_url(store.url, found.facts.where))
         neurons.forget_shards(store.url, again)
+        head_index.forget_shards(store.url, store.meta, again)
+    if store.meta.images > before.images:
+        head_index.carry_over(store.url, before, store.meta)
     if store.meta.images > before.images and neurons.kept_layers(store.url):
         group = urls.open_group(urls.join(store.url, CONTRIBUTIONS), mode="r+")
         _lengthen(group, store.meta.images)

@@ -6,6 +6,7 @@ Pure arithmetic: no zarr, no file is touched here.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,15 @@ MODEL = "model.zarr"
 IMAGES = "images"
 LEDGER = "ledger"
 REDUCTIONS = "reductions.zarr"
+INDEX = "index.zarr"
 RESULTS = "results"
 # Of units that models share: what all sums of a place have in common.
 SETUP = "rosetta.json"
 
 ROWS_PER_IMAGE_PART = 65_536
 CHUNK_BYTES = 2**20
+# Of the index: large, as a search reads a part from end to end, and whole shards.
+ROWS_PER_INDEX_CHUNK = 16_384
 COMPONENTS = ("heads", "mlps", "tokens")
 
 
@@ -114,3 +118,45 @@ def model_arrays(meta: Metadata) -> list[ArraySpec]:
 def bytes_per_image(meta: Metadata) -> int:
     """Bytes that one image takes in ``contributions.zarr``, before compression."""
     return sum(spec.bytes_per_row for spec in contribution_arrays(meta))
+
+
+# Parts of the index: `heads/22.1`, `blocks/3`, `embedding`.
+HEADS, BLOCKS, EMBEDDING = "heads", "blocks", "embedding"
+
+
+def head_part(layer: int, head: int) -> str:
+    """Name of a head's part of the index."""
+    return f"{HEADS}/{layer}.{head}"
+
+
+def block_part(block: int) -> str:
+    """Name of a block's part of the index."""
+    return f"{BLOCKS}/{block}"
+
+
+def part_numbers(part: str) -> tuple[int, ...]:
+    """Layer and head of a head's part, the block of a block's; of the embedding nothing."""
+    return tuple(int(number) for number in part.partition("/")[2].split(".") if number)
+
+
+def shards_per_run(meta: Metadata) -> int:
+    """Shards that are read of the index at once; their rows are one chunk of it in large stores."""
+    return max(1, ROWS_PER_INDEX_CHUNK // meta.shard_size)
+
+
+def index_array(meta: Metadata, part: str) -> ArraySpec:
+    """The array of one part of ``index.zarr``, as it is made."""
+    inner = {HEADS: meta.head_dim, BLOCKS: meta.width, EMBEDDING: meta.embed}
+    width = min(inner[part.partition("/")[0]], meta.embed)
+    # A chunk is as long on disk as it can become: none is longer than the store.
+    rows = min(shards_per_run(meta), meta.shards) * meta.shard_size
+    return ArraySpec(part, ("image", "coordinate"), (meta.images, width), "float16", (rows, width))
+
+
+def index_bytes(meta: Metadata, parts: Iterable[str]) -> int:
+    """Bytes of parts of the index, in whole chunks."""
+    specs = [index_array(meta, part) for part in parts]
+    return sum(
+        math.ceil(meta.images / spec.chunks[0]) * spec.chunks[0] * spec.bytes_per_row
+        for spec in specs
+    )

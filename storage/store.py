@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import arrays, ledger, neurons, urls, views
 from .errors import Remedy, StoreError
-from .layout import CONTRIBUTIONS, IMAGES, LEDGER, MODEL, contribution_arrays, model_arrays
+from .layout import CONTRIBUTIONS, IMAGES, INDEX, LEDGER, MODEL, contribution_arrays, model_arrays
 from .metadata import Metadata, require_same
 from .reductions import Reductions, find_reductions
 from .tables import StoreTables
@@ -289,5 +289,5 @@ class Store(StoreTables):
         """Remove what killed writers left unfinished; returns how many files."""
         return sum(
             urls.sweep_partial(urls.join(self.url, d))
-            for d in (CONTRIBUTIONS, LEDGER, IMAGES, neurons.NEURONS, neurons.STATES)
+            for d in (CONTRIBUTIONS, LEDGER, IMAGES, INDEX, neurons.NEURONS, neurons.STATES)
         )

@@ -86,6 +86,7 @@ REFUSED = {
     ),
     "second-order --store {tmp}/gone": "there is no store at",
     "reduce --store {tmp}/gone": "no store at",
+    "index --store {tmp}/gone": "no store at",
     "encode-texts --store {tmp}/gone --pool microworld": "no store at",
     "textspan --store {tmp}/gone --pool microworld": "no store at",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",

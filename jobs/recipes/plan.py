@@ -75,6 +75,7 @@ def cells(of: Scale) -> dict[str, str]:
         "bytes an image": naturalsize(of.bytes_per_image),
         "store, before compression": naturalsize(of.store_bytes),
         "  of which heads": naturalsize(of.heads_bytes),
+        "index, last 4 layers": naturalsize(of.index_bytes),
         "shards": f"{of.objects['ledger']:,}",
         "bytes a shard": naturalsize(of.shard_bytes),
         "files": f"{sum(of.objects.values()):,}",

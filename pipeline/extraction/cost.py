@@ -13,6 +13,8 @@ from storage.layout import (
     ROWS_PER_IMAGE_PART,
     bytes_per_image,
     contribution_arrays,
+    head_part,
+    index_bytes,
     model_arrays,
 )
 from storage.metadata import Metadata
@@ -26,6 +28,8 @@ PUTS, GETS = 1, 2
 GETS_PER_BATCH = 2
 # Listings of the ledger when a run starts; it ends with one of the whole store. Names in a page.
 LISTINGS, PAGE = 3, 1000
+# Layers whose heads are indexed unless others are asked for.
+INDEXED_LAYERS = 4
 COORDINATES = ("layer", "head", "block")
 
 
@@ -89,6 +93,8 @@ class Scale:
         Of ``contributions.zarr``, before compression.
     heads_bytes : int
         Of ``heads`` alone, all images; 0 without them.
+    index_bytes : int
+        Of the index of all heads of the last layers; 0 without them.
     objects : dict of str to int
         Files under each part of the store. Shards that hold nothing but fill values (labels
         where there are none) are never written, so these are upper bounds.
@@ -111,6 +117,7 @@ class Scale:
     store_bytes: int
     shard_bytes: int
     heads_bytes: int
+    index_bytes: int
     objects: dict[str, int]
     puts: int
     lists: int
@@ -201,11 +208,14 @@ def scale(
     hours = meta.images / rate / 3600
     puts, lists, gets = count_requests(meta, batch_size)
     heads = [s.bytes_per_row for s in contribution_arrays(meta) if s.name == "heads"]
+    layers = range(max(0, meta.layers - INDEXED_LAYERS), meta.layers)
+    indexed = [head_part(layer, head) for layer in layers for head in range(meta.heads)]
     return Scale(
         bytes_per_image=bytes_per_image(meta),
         store_bytes=needs.store,
         shard_bytes=min(meta.shard_size, meta.images) * needs.per_image,
         heads_bytes=meta.images * sum(heads),
+        index_bytes=index_bytes(meta, indexed) if heads else 0,
         objects=count_objects(meta),
         puts=puts,
         lists=lists,

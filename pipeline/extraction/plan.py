@@ -65,8 +65,10 @@ def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int
     )
 
 
-def parse_layers(text: str, layers: int) -> tuple[int, ...]:
+def parse_layers(text: str, layers: int, what: str = "layers") -> tuple[int, ...]:
     """Layers that a text names: ``all``, ``last:4``, ``20-23``, ``1,3`` or a mixture.
+
+    ``what`` is what they are, and the setting that names them: ``blocks`` are counted alike.
 
     Raises
     ------
@@ -80,13 +82,13 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
         elif match := re.fullmatch(r"last:(\d+)", part):
             count = int(match[1])
             if not 1 <= count <= layers:
-                raise FacetError(f"`layers` {part}: the model has {layers} layers")
+                raise FacetError(f"`{what}` {part}: the model has {layers} {what}")
             chosen |= set(range(layers - count, layers))
         elif match := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first or last >= layers:
-                raise FacetError(f"`layers` {part}: the model's layers are 0-{layers - 1}")
+                raise FacetError(f"`{what}` {part}: the model's {what} are 0-{layers - 1}")
             chosen |= set(range(first, last + 1))
         else:
-            raise FacetError(f"`layers` {part!r}: write all, last:4, 20-23 or 1,3")
+            raise FacetError(f"`{what}` {part!r}: write all, last:4, 20-23 or 1,3")
     return tuple(sorted(chosen))

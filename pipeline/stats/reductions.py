@@ -17,7 +17,7 @@ import zarr
 
 from pipeline.cluster.tasks import scan
 from pipeline.subsets import SubsetError, check_where, shard_rows
-from storage import neurons, urls
+from storage import head_index, neurons, urls
 from storage.errors import NotFinite, Remedy, StoreError
 from storage.layout import CONTRIBUTIONS
 from storage.metadata import Metadata
@@ -255,6 +255,7 @@ def forget_redone(store: Store) -> None:
         if any(lacking & found.facts.counted(component) for component in found.facts.shards):
             urls.remove(subset_url(store.url, found.facts.where))
     neurons.forget_shards(store.url, lacking)
+    head_index.forget_shards(store.url, store.meta, lacking)
 
 
 def carry_over(store: Store, before: Metadata) -> None:

@@ -13,6 +13,7 @@ from jobs import (
     encode_texts,
     extract,
     heatmap,
+    index,
     invert,
     omp,
     reduce,
@@ -56,6 +57,7 @@ def store(tmp_path, monkeypatch) -> str:
 
 WRITERS = {
     "extract": lambda s: extract.main(extract.ExtractConfig(**MICRO, store=f"{s}-new")),
+    "index": lambda s: index.main(index.IndexConfig(s, layers="all")),
     "reduce": lambda s: reduce.main(reduce.ReduceConfig(s)),
     "encode-texts": lambda s: encode_texts.main(encode_texts.EncodeTextsConfig(s, "microworld")),
     "textspan": lambda s: textspan.main(textspan.TextSpanConfig(s, "microworld", layers="all")),

@@ -42,6 +42,10 @@ SHOWN = {
         "components": "tests/pipeline/stats/test_reductions.py"
         "::test_a_second_batch_is_added_without_reading_the_first_again",
     },
+    "index": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "layers blocks embedding": JOBS + "index_job.py::test_parts_are_those_that_are_asked_for",
+    },
     "encode-texts": {
         "pool": JOBS + "textspan_job.py::test_texts_are_the_models_own_and_read_back",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",

@@ -20,12 +20,15 @@ from storage.results import finished_results, latest_result
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
-from jobs import ablate, compare, extract, omp, reduce, rosetta, second_order, segment, textspan
+from jobs import (
+    ablate, compare, extract, index, omp, reduce, rosetta, second_order, segment, textspan
+)
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
 kept = {"store": f"{folder}/store"}
 extract.main(extract.ExtractConfig(
     images=world, model="microworld", pretrained="microworld", shard_size=8, batch_size=8, **kept))
 reduce.main(reduce.ReduceConfig(**kept))
+index.main(index.IndexConfig(**kept))
 textspan.main(textspan.TextSpanConfig(
     pool="microworld", layers="last:1", texts_per_head=3, **kept))
 second_order.main(second_order.SecondOrderConfig(mlp_layers="2", top_k=5, **kept))
@@ -127,6 +130,7 @@ def test_jobs_that_have_workers_say_where():
         name for name in cli.JOBS if "workers" in {f.name for f in fields(cli.config_of(name))}
     }
     assert having == {
-        "extract", "reduce", "textspan", "ablate", "compare", "second-order", "omp", "rosetta",
+        "extract", "reduce", "index", "textspan", "ablate", "compare", "second-order", "omp",
+        "rosetta",
         "segment",
     }  # fmt: skip

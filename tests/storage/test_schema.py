@@ -14,10 +14,16 @@ from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
 from pipeline.texts.encoding import TEXTS
+from storage.head_index import PartFacts
 from storage.layout import (
+    EMBEDDING,
     ROWS_PER_IMAGE_PART,
+    ROWS_PER_INDEX_CHUNK,
+    block_part,
     contribution_arrays,
+    head_part,
     images_per_chunk,
+    index_array,
     model_arrays,
 )
 from storage.ledger import SCHEMA
@@ -64,6 +70,17 @@ def test_neuron_arrays():
 def test_neuron_moments():
     law = {name: axes for name, axes, _ in table("neurons.zarr")}
     assert law == {name: ", ".join(axes) or "scalar" for name, axes in MOMENT_DIMS.items()}
+
+
+def test_the_index():
+    meta = stores.metadata()
+    law = {name: (axes, dtype) for name, axes, dtype, _ in table("index.zarr")}
+    specs = [index_array(meta, part) for part in (head_part(1, 0), block_part(2), EMBEDDING)]
+    names = ("heads/LAYER.HEAD", "blocks/BLOCK", "embedding")
+    assert law == {n: (", ".join(s.dims), s.dtype) for n, s in zip(names, specs, strict=True)}
+    said = LAW.split("\n## index.zarr\n")[1].split("\n## ")[0]
+    assert {f.name for f in fields(PartFacts)} <= set(re.findall(r"`(\w+)`", said))
+    assert f"{ROWS_PER_INDEX_CHUNK:,} rows" in said
 
 
 def test_reductions():
@@ -123,7 +140,8 @@ def test_every_axis_is_explained():
     axes = {row[0] for row in table("Axes")}
     meta = stores.metadata()
     kept = neuron_arrays(meta, 0, dict.fromkeys(QUANTITIES, "float16")).values()
-    assert axes == {d for s in [*contribution_arrays(meta), *kept] for d in s.dims}
+    specs = [*contribution_arrays(meta), *kept, index_array(meta, EMBEDDING)]
+    assert axes == {d for s in specs for d in s.dims}
 
 
 def test_ledger_and_metadata():
