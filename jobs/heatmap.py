@@ -4,6 +4,7 @@
     facet heatmap --store out/ --image 7 --text "a red star" --against "a blue moon"
     facet heatmap --store out/ --picture dog.jpg --text "a dog" --layers all
     facet heatmap --store out/ --image 7 --heads 22.13 --pool general
+    facet heatmap --store out/ --image 7 --text "a red star" --edit edit.json
 
 A map is what each patch writes of ⟨embedding, text⟩/‖embedding‖; with all that it leaves out it
 sums to that, exactly. With --pool, each head is shown by the texts of facet textspan that it writes
@@ -23,6 +24,7 @@ from jobs.console import run_job, say_loading
 from jobs.settings import refuse_unused
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
+from pipeline.heads.edits import Edit, read_edit
 from pipeline.images.find import find_image, read_picture
 from pipeline.neurons.choices import Convention
 from pipeline.texts import Pool, load_pool
@@ -59,6 +61,8 @@ class HeatmapConfig:
     convention: Convention = "centred"
     """Whether biases and the mean are terms of their own, or, as in the published maps, spread
     over all heads and tokens in equal shares."""
+    edit: str | None = None
+    """The file of an edit: maps of the edited embedding, each head's with its gain."""
     less_classes: str | None = None
     """A pool of class texts whose mean map is taken from each, such as imagenet-classes."""
     pretrained: str | None = None
@@ -85,6 +89,7 @@ class Asked:
     heads : tuple of (layer, head)
         None: all of the layers.
     pool, less : Pool or None
+    edit : Edit or None
     """
 
     image: int | None
@@ -95,6 +100,7 @@ class Asked:
     heads: tuple[Head, ...]
     pool: Pool | None
     less: Pool | None
+    edit: Edit | None
 
 
 def main(config: HeatmapConfig) -> HeatmapRun:
@@ -118,7 +124,9 @@ def check(config: HeatmapConfig) -> Asked:
     if config.pool is None and not texts:
         raise FacetError("say what to look for: --text, or --heads with --pool")
     if config.pool is not None:
-        refuse_unused(config, ["text", "against", "layers"], "maps of texts, without --pool")
+        refuse_unused(
+            config, ["text", "against", "layers", "edit"], "maps of texts, without --pool"
+        )
         if not config.heads:
             raise FacetError("--pool shows what single heads write: name them by --heads")
     elif config.heads:
@@ -127,6 +135,8 @@ def check(config: HeatmapConfig) -> Asked:
         refuse_unused(config, ["less_classes"], "maps without --against, in which it cancels")
         if against in texts:
             raise FacetError(f"--against {against!r} is one of --text: their difference is nothing")
+    if config.edit is not None:
+        refuse_unused(config, ["convention"], "maps without --edit: gains are of centred parts")
     pool, less = (
         None if name is None else load_pool(name) for name in (config.pool, config.less_classes)
     )
@@ -138,7 +148,8 @@ def check(config: HeatmapConfig) -> Asked:
     assert tables is not None  # of a store that is there
     image = None if config.image is None else find_image(tables, config.image)
     data = b"" if config.picture is None else read_picture(config.picture)
-    return Asked(image, data, texts, against, layers, heads, pool, less)
+    edit = None if config.edit is None else read_edit(config.edit, tables)
+    return Asked(image, data, texts, against, layers, heads, pool, less, edit)
 
 
 def layers_of(meta: Metadata) -> str:

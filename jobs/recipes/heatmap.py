@@ -20,6 +20,7 @@ from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import command
 from jobs.steps import embedded, opened
 from pipeline.heads.choices import Head
+from pipeline.heads.edits import edits_digest
 from pipeline.heatmaps.found import HEATMAPS, PICTURE, HeatMaps, of_texts, read
 from pipeline.heatmaps.joint import of_heads, span_texts
 from pipeline.heatmaps.seen import Seen, see_file, see_image
@@ -55,6 +56,7 @@ def run(config: HeatmapConfig, asked: Asked) -> HeatmapRun:
         and seen.finished
         and not asked.heads
         and config.convention == "centred"
+        and asked.edit is None
     )
     if seen.unreadable is not None and not stored:
         raise FacetError(
@@ -76,6 +78,8 @@ def run(config: HeatmapConfig, asked: Asked) -> HeatmapRun:
         "textspan": None if span is None else span.name,
         "less": None if asked.less is None else texts_digest(asked.less.texts),
     }
+    if asked.edit is not None:
+        identity["edit"] = edits_digest([asked.edit])
 
     def draw() -> Result:
         urls.check_writable(store.url)
@@ -92,6 +96,7 @@ def run(config: HeatmapConfig, asked: Asked) -> HeatmapRun:
             maps=maps,
             table=table,
             pixels=seen.pixels,
+            edit=None if asked.edit is None else asked.edit.name,
         )
         return keep(config, store, found, identity)
 
@@ -144,7 +149,7 @@ def find(
         assert seen.image is not None
         return of_texts(stored_split(store, seen.image, vectors), texts, asked.against or "")
     model = encoder.model("sees the picture", TELLER)
-    shares = shares_of(model, seen.pixels, vectors, asked.layers, config.convention)
+    shares = shares_of(model, seen.pixels, vectors, asked.layers, config.convention, asked.edit)
     if own is None:
         split = split_of(shares, asked.layers, asked.heads or None)
         return of_texts(split, texts, asked.against or "")

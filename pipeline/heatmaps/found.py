@@ -65,6 +65,8 @@ class HeatMaps:
         As ``HEATMAPS`` has it, a row a map.
     pixels : (height, width, 3) uint8
         As the model sees it.
+    edit : str or None
+        Name of the edit whose embedding they are of.
     """
 
     picture: str
@@ -78,6 +80,7 @@ class HeatMaps:
     maps: NDArray[np.float64]
     table: pd.DataFrame
     pixels: NDArray[np.uint8] = field(metadata={"picture": True})
+    edit: str | None = None
 
     @property
     def strongest(self) -> float:
@@ -92,7 +95,7 @@ class HeatMaps:
     def facts(self) -> dict[str, Any]:
         """All but what stands in files of its own; JSON-able."""
         names = ("picture", "image", "unreadable", "layers", "heads", "convention", "less",
-                 "stored")  # fmt: skip
+                 "stored", "edit")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def arrays(self) -> xr.Dataset:

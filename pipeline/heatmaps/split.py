@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.heads.choices import Head
+from pipeline.heads.edits import Edit
 from pipeline.neurons.choices import Convention
 from storage.metadata import Metadata
 from storage.store import Store
@@ -45,6 +46,7 @@ _TERM_OF = {
     "start": "start",
     "attention biases": "constants",
     "last norm's bias": "constants",
+    "means": "constants",
 }
 
 
@@ -59,7 +61,8 @@ class Split:
     their layers' other heads, other layers' heads, MLPs, the start, constants, or all that is not
     told apart."""
     logit_m: Array
-    """⟨embedding, text⟩/‖embedding‖ of the model's own embedding."""
+    """⟨embedding, text⟩/‖embedding‖ of the model's own embedding, or of the edited one over the
+    length of its own."""
 
     @property
     def shown_m(self) -> Array:
@@ -183,6 +186,7 @@ def shares_of(
     texts_me: NDArray[np.floating],
     layers: Sequence[int],
     convention: Convention = "centred",
+    edit: Edit | None = None,
 ) -> TokenShares:
     """One pass of the model over one picture.
 
@@ -193,6 +197,8 @@ def shares_of(
     texts_me : (text, embed)
     layers : sequence of int
         Of which the heads are told apart.
+    edit : Edit, optional
+        Then it is the edited embedding's.
     """
     # Whoever reads what is stored does without.
     import torch
@@ -201,5 +207,5 @@ def shares_of(
 
     pixels = torch.from_numpy(np.array(pixels_hwc))[None].to(model.device)
     texts_bme = torch.from_numpy(np.asarray(texts_me))[None].to(**model.wide)
-    maps = TokenMaps(model, layers, convention=convention)
+    maps = TokenMaps(model, layers, convention, edit)
     return maps(model.preprocess.to_tensor(pixels), texts_bme)

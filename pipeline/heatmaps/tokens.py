@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.heads.edits import Edit, refuse_other_weights
 from pipeline.models import VisionModel, mean_maps, model_maps
 from pipeline.models.tower import Attention, Left
 from pipeline.neurons.maps import Convention, head_maps
@@ -23,7 +24,10 @@ from pipeline.neurons.maps import Convention, head_maps
 
 @dataclass(frozen=True, eq=False)
 class TokenShares:
-    """A logit ⟨embedding, direction⟩/‖embedding‖ and the shares whose sum it is."""
+    """A logit ⟨embedding, direction⟩/‖embedding‖ and the shares whose sum it is.
+
+    With an edit, of the edited embedding, still over the length of the model's own.
+    """
 
     maps_bclht: Tensor
     """(batch, direction, layer, head, token): what the heads of the chosen layers, in rising order,
@@ -31,7 +35,8 @@ class TokenShares:
     rest: dict[str, Tensor]
     """All else by name, (batch, direction) each."""
     logit_bc: Tensor
-    """Of the model's own embedding, (batch, direction)."""
+    """Of the model's own embedding, or of that with all that an edit takes and adds; (batch,
+    direction)."""
     prefix: int
     """Tokens before the patches."""
     grid: tuple[int, int]
@@ -101,11 +106,14 @@ class TokenMaps:
         ``centred``: every contribution is centred by its own mean, and biases are terms of their
         own. ``equal-share``: the published one (Gandelsman et al. 2024), in which they are spread
         over all components, heads and tokens.
+    edit : Edit, optional
+        Of this model: contributions count by their gains, the means in their place are a term of
+        their own, and the logit is the edited embedding's. Centred convention.
 
     Raises
     ------
     ValueError
-        If a layer does not exist.
+        If a layer does not exist, or the edit is of another model.
 
     Notes
     -----
@@ -117,8 +125,19 @@ class TokenMaps:
         model: VisionModel,
         layers: Sequence[int],
         convention: Convention = "centred",
+        edit: Edit | None = None,
     ) -> None:
         self.model, self.layers = model, tuple(sorted(set(layers)))
+        self._edited = edit is not None
+        if edit is None:
+            edit = Edit(
+                "none", model.weights_digest, np.ones((model.layers, model.heads)),
+                np.ones(model.layers + 1), np.ones(model.layers), np.zeros(model.embed_dim),
+            )  # fmt: skip
+        else:
+            refuse_other_weights(edit, model.weights_digest, f"the model {model.name}")
+            if convention != "centred":
+                raise ValueError("gains are of centred contributions: `convention` centred")
         if not self.layers:
             raise ValueError("no layers chosen")
         if bad := [layer for layer in self.layers if not 0 <= layer < model.layers]:
@@ -128,10 +147,17 @@ class TokenMaps:
         self._tower = model.tower()
         self._reader = TokenReader(model, range(model.layers), convention)
         self._centred = convention == "centred"
-        maps = model_maps(model)
-        self._bias_e, self._attention_bias_e = (
-            tensor(a, model) for a in (maps.bias, maps.attention_bias.sum(0))
+        maps, gains_l = model_maps(model), edit.attention_bias_l
+        self._bias_e, self._attention_bias_e, self._lost_bias_e, self._means_e = (
+            tensor(a, model)
+            for a in (
+                maps.bias,
+                gains_l @ maps.attention_bias,
+                (1 - gains_l) @ maps.attention_bias,
+                edit.constant_e,
+            )
         )
+        self._heads_lh, self._blocks_s = (tensor(a, model) for a in (edit.heads_lh, edit.blocks_s))
         own_mean_e = 0 if self._centred else mean_maps(model).mean_map / model.width
         self._mlp_map_de = tensor(maps.mlp_map + own_mean_e, model)
 
@@ -149,17 +175,23 @@ class TokenMaps:
         model, reader, tower = self.model, self._reader, self._tower
         x_btd = tower.enter(images_bchw)
         start_bd = tower.read(x_btd).clone()
-        mlps_bd = torch.zeros_like(start_bd)
+        mlps_bd, lost_bd = torch.zeros_like(start_bd), (1 - self._blocks_s[0]) * start_bd
+        start_bd *= self._blocks_s[0]
         maps, others_bc = [], torch.zeros_like(directions_bce[..., 0])
+        lost_bc = directions_bce @ self._lost_bias_e
         for layer, block in enumerate(tower.blocks):
             attention = block.attention(x_btd)
             folded_bchk = reader.fold(layer, directions_bce)
+            gains_h1 = self._heads_lh[layer, :, None]
             if layer in self.layers:
-                maps.append(reader.read(attention, folded_bchk))
+                maps.append(reader.read(attention, folded_bchk) * gains_h1)
             x_btd, u_bd, mlp_bd = block.rest(x_btd, attention)
+            u_bd = u_bd.to(x_btd.dtype)
             if layer not in self.layers:
-                others_bc += along(folded_bchk.flatten(2), u_bd.to(x_btd.dtype))
-            mlps_bd += mlp_bd
+                others_bc += along((folded_bchk * gains_h1).flatten(2), u_bd)
+            lost_bc += along((folded_bchk * (1 - gains_h1)).flatten(2), u_bd)
+            mlps_bd += self._blocks_s[layer + 1] * mlp_bd
+            lost_bd += (1 - self._blocks_s[layer + 1]) * mlp_bd
         left = tower.leave(x_btd)
         layer_bcl, block_bc = reader.constants(left, directions_bce)
         chosen = list(self.layers)
@@ -177,10 +209,16 @@ class TokenMaps:
             rest["last norm's bias"] = directions_bce @ self._bias_e * left.std_b[:, None]
         norm_b = left.embedding_be.norm(dim=1)
         scale_b = 1 / (left.std_b * norm_b)
+        rest = {name: share_bc * scale_b[:, None] for name, share_bc in rest.items()}
+        logit_bc = along(directions_bce, left.embedding_be) / norm_b[:, None]
+        if self._edited:
+            rest["means"] = directions_bce @ self._means_e
+            lost_bc += along(directions_bce, lost_bd @ self._mlp_map_de)
+            logit_bc += rest["means"] - lost_bc * scale_b[:, None]
         return TokenShares(
             maps_bclht * scale_b[:, None, None, None, None],
-            {name: share_bc * scale_b[:, None] for name, share_bc in rest.items()},
-            along(directions_bce, left.embedding_be) / norm_b[:, None],
+            rest,
+            logit_bc,
             model.prefix,
             model.grid,
         )

@@ -172,6 +172,11 @@ def how(found: HeatMaps) -> str:
         )
     if found.less is not None:
         said.append(f"The mean map of the texts {found.less} was taken from each.")
+    if found.edit is not None:
+        said.append(
+            f"The embedding is edited ({found.edit}): what each head and MLP wrote counts by its "
+            "gain, and the means in its place are among the constants."
+        )
     if found.convention != "centred":
         said.append("Means and biases are spread in equal shares over all heads and tokens.")
     said.append(

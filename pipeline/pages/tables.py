@@ -137,7 +137,8 @@ def heatmaps(found: HeatMaps) -> Table:
     """What each map shows of its logit, and what it leaves out."""
     less = "" if found.less is None else f", less the mean of {found.less}"
     columns = ["text", "map", "share", "leaves out", "logit", "residual"]
-    table = titled(f"Heat maps of {found.picture}{less}", *columns)
+    edited = "" if found.edit is None else f", edited: {found.edit}"
+    table = titled(f"Heat maps of {found.picture}{less}{edited}", *columns)
     keep_whole(table, *columns[1:3], *columns[4:])
     for row in found.table.to_dict("records"):
         text = f"{row['text']} − {row['against']}" if row["against"] else row["text"]

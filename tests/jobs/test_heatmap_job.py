@@ -15,12 +15,16 @@ from safetensors.torch import save_file
 
 from jobs import extract, heatmap, report, show, textspan
 from jobs.heatmap import HeatmapConfig
+from pipeline.heads.ablation import StoredParts
 from pipeline.heads.choices import parse_heads
+from pipeline.heads.edits import edit_from, edited_embedding, write_edit
+from pipeline.heads.studies import maps_of
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.images.again import load_again
 from pipeline.models import ModelSpec, load_model
 from pipeline.pages.heatmaps import how
+from pipeline.stats.reductions import reduce_store
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder, store_model
 from storage import ledger
@@ -157,6 +161,31 @@ def test_maps_are_linear_in_their_texts(store, plain):
     length = np.linalg.norm(store.embeddings()[7].values)
     taken = (each.maps - less.maps).reshape(3, 16)
     np.testing.assert_allclose(taken, np.broadcast_to(whole[1:] / length, (3, 16)), atol=1e-7)
+
+
+@pytest.mark.usefixtures("here")
+def test_maps_of_an_edited_embedding(store, plain, tmp_path, capsys):
+    gains = {(3, 0): 0.0, (2, 1): 0.5, (1, 2): 2.0}
+    edit = edit_from(store, reduce_store(store, None), "three heads", gains, {2: 0.0}, {3: 0.0})
+    file = tmp_path / "edit.json"
+    file.write_bytes(write_edit(edit))
+    found = drawn(plain, edit=str(file), heads=("3.0", "2.1", "2.2"))
+    assert (found.edit, found.stored) == ("three heads", False)
+    row = store.contributions().isel(image=[7])
+    parts = StoredParts(*(row[n].values for n in ("heads", "mlps", "embedding", "ln_std")))
+    (edited,) = edited_embedding(parts, edit, maps_of(store)) @ embeddings(store, TEXTS).T
+    np.testing.assert_allclose(found.table["logit"], edited, atol=1e-6)
+    total = found.maps.sum((1, 2)) + found.table[list(TERMS)].sum(axis=1)
+    np.testing.assert_allclose(total, edited, atol=1e-6)
+    half, other = (drawn(plain, heads=(head,)).maps for head in ("2.1", "2.2"))
+    np.testing.assert_allclose(found.maps, half / 2 + other, atol=1e-6)
+    assert "edited (three heads)" in how(found)
+    assert "Heat maps of" in capsys.readouterr().out
+    with refused(FacetError, "--convention belongs to maps without --edit"):
+        drawn(plain, edit=str(file), convention="equal-share")
+    file.write_bytes(write_edit(replace(edit, weights="another")))
+    with refused(FacetError, "is of weights another, and the store at"):
+        drawn(plain, edit=str(file))
 
 
 def test_a_heads_own_texts_and_where_it_writes_of_them(store, plain):
@@ -356,6 +385,7 @@ def test_a_picture_that_is_gone_is_drawn_grey(store, plain, monkeypatch):
         ({"heads": ("3.3",)}, FacetError, "layers 0-3, heads 0-2"),
         ({"heads": ("3.0",), "layers": "all"}, FacetError, "--layers belongs to"),
         ({"pool": "microworld"}, FacetError, "--text belongs to"),
+        ({"edit": "gone.json"}, FacetError, "there is no edit at gone.json"),
         ({"pool": "microworld", "text": ()}, FacetError, "name them by --heads"),
         ({"pool": "general", "text": (), "heads": ("3.0",)}, StoreError,
          "described by general; there are of microworld: run `facet textspan .*--pool general"),

@@ -95,6 +95,7 @@ SHOWN = {
         "image picture": JOBS + "heatmap_job.py::test_a_file_gives_what_the_stores_image_gives",
         "text layers heads convention": JOBS + "heatmap_job.py"
         "::test_settings_of_maps_are_what_the_model_wrote",
+        "edit": JOBS + "heatmap_job.py::test_maps_of_an_edited_embedding",
         "against less_classes": JOBS + "heatmap_job.py::test_maps_are_linear_in_their_texts",
         "pool": JOBS + "heatmap_job.py::test_a_heads_own_texts_and_where_it_writes_of_them",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
