@@ -50,6 +50,10 @@ JOBS = {
     "segment": Job(
         "heat maps of many methods, held to masks", ("extract", "encode-texts", "second-order")
     ),
+    "repair": Job(
+        "mend a spurious correlation by heads or by gains that are found, held out",
+        ("extract", "reduce", "encode-texts"),
+    ),
     "rosetta": Job("units that different models share", ()),
     "invert": Job("latents whose pictures are given ones, led by shared units"),
     "plan": Job("what a store of any size will take, before any of it is made"),

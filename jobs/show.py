@@ -44,6 +44,7 @@ class ShowConfig:
             "segment",
             "neuron",
             "heatmap",
+            "repair",
             "rosetta",
             "invert",
             "results",
@@ -91,7 +92,9 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    whole = ("rosetta", "invert", "ablate", "second-order", "segment", "heatmap", "results")
+    whole = (
+        "rosetta", "invert", "ablate", "second-order", "segment", "heatmap", "repair", "results",
+    )  # fmt: skip
     if config.what in whole:
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":

@@ -92,6 +92,7 @@ REFUSED = {
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
+    "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",
     "omp --store {tmp}/gone --mlp-layers 1 --pool microworld": "no store at",
     "invert --rosetta {tmp}/gone --images microworld:n=4": "no mining with a generator at",

@@ -25,6 +25,7 @@ from pipeline.identity import over
 from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import flat, tables
 from pipeline.pages.plain import to_json
+from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
 from storage import open_store, urls
 from storage.errors import StoreError
@@ -284,6 +285,11 @@ KINDS = {
         of_store(lambda store, result, top: read_heatmaps(result)),
         table_of(lambda config, found: tables.heatmaps(found)),
         lambda found: found.table,
+    ),
+    "repair": Kind(
+        of_store(lambda store, result, top: repaired(result)),
+        table_of(lambda config, found: tables.repair(found)),
+        lambda found: found.accuracy,
     ),
     "rosetta": Kind(find_concepts, show_concepts, lambda found: flat.concepts(found.concepts)),
     "invert": Kind(

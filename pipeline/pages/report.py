@@ -29,6 +29,7 @@ from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import Picked, codes_of, picked, terms
 from pipeline.neurons.coding import FoundCodes, read_codes
+from pipeline.repair.answers import repaired
 from pipeline.subsets import spread
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError
@@ -39,6 +40,7 @@ from storage.store import Store
 from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences, two_sets
 from .html import Made, Section, page, section
 from .pictures import picture
+from .repair import repair_section
 
 # Images that shares and histograms are over, about.
 READ = 2000
@@ -120,6 +122,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *first,
         *_of_extraction(read),
         *_of_heads(read),
+        *_of_repairs(read),
         *_of_two_sets(read),
         *_of_neurons(read),
         *_of_segments(read),
@@ -250,6 +253,15 @@ def at_chance(result: Result, table: pd.DataFrame) -> bool:
     """Whether the model does no better than guessing."""
     whole = table[(table["scope"] == "all") & (table["study"] == "none")]
     return notes.at_chance(whole.iloc[0], classes_of(result, table))
+
+
+def _of_repairs(read: Reader) -> list[Section]:
+    """For each column of groups, the repair that was asked for last."""
+    found = by_part(read.results("repair"), lambda result: [result.config["groups"]])
+    return [
+        repair_section(repaired(result), read.older(result), read.made(result))
+        for result in found.values()
+    ]
 
 
 # -- neurons -------------------------------------------------------------------------------

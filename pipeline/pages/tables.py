@@ -17,6 +17,7 @@ from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
+from pipeline.repair.answers import Repaired
 
 if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
     from pipeline.neurons.about import NeuronAnswer
@@ -188,6 +189,38 @@ def erasure(methods: pd.DataFrame) -> Table:
 
 def best_first(methods: pd.DataFrame, figure: str) -> Iterable[Any]:
     return methods.sort_values(figure, ascending=False, kind="stable").itertuples()
+
+
+def repair(found: Repaired) -> Group:
+    """Accuracy of held-out images by edit, on average and of the worst group, and by group."""
+    columns = ["edit", "average", "95%", "worst group", "95%", "change", "95%", "which"]
+    made = titled("Accuracy of held-out images", *columns)
+    keep_whole(made, "average", "worst group", "change")
+    average = found.rows("all").set_index("edit").to_dict("index")
+    for row in found.rows("worst").itertuples():
+        whole = average[str(row.edit)]
+        changed = row.edit != "none"
+        made.add_row(
+            found.said(str(row.edit)),
+            f"{whole['accuracy']:.1%}", f"{whole['low']:.1%} to {whole['high']:.1%}",
+            f"{row.accuracy:.1%}", f"{row.low:.1%} to {row.high:.1%}",
+            f"{row.change:+.1%}" if changed else "",
+            f"{row.change_low:+.1%} to {row.change_high:+.1%}" if changed else "",
+            str(row.name),
+        )  # fmt: skip
+    by_group = titled("By group", "group", "images", *map(found.said, found.shown))
+    for of in found.by_group().to_dict("records"):
+        by_group.add_row(
+            str(of["name"]), f"{of['n']:,}", *(f"{of[edit]:.1%}" for edit in found.shown)
+        )
+    shown = [made, by_group]
+    if (crossed := found.by_class()) is not None:
+        title = f"Repaired (as it is), by class and {found.column}, %"
+        by_class = titled(title, "class", *map(str, crossed.columns))
+        for name, cells in crossed.iterrows():
+            by_class.add_row(str(name), *cells)
+        shown.append(by_class)
+    return Group(*shown)
 
 
 def inversions(figures: pd.DataFrame) -> Table:

@@ -17,6 +17,7 @@ from jobs import (
     invert,
     omp,
     reduce,
+    repair,
     rosetta,
     run,
     second_order,
@@ -68,6 +69,9 @@ WRITERS = {
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),
+    "repair": lambda s: repair.main(
+        repair.RepairConfig(s, f"{s}.txt", "label", heads=("0.1",), workers="here")
+    ),
     "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
     "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", s)),
 }

@@ -108,6 +108,12 @@ SHOWN = {
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "repair": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "classes groups heads property search label_column where means_from": JOBS
+        + "repair_job.py::test_settings_of_repairs",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "rosetta": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "models neighbours": JOBS + "rosetta_job.py::test_what_cannot_work_is_refused",

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, compare, extract, index, omp, reduce, rosetta, second_order, segment, textspan
+    ablate, compare, extract, index, omp, reduce, repair, rosetta, second_order, segment,
+    textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
 kept = {"store": f"{folder}/store"}
@@ -37,6 +38,7 @@ omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
 compare.main(compare.CompareConfig(a="shape == 'star'", b="shape != 'star'", **kept))
+repair.main(repair.RepairConfig(classes=shape, groups="background", heads=("3.0",), **kept))
 segment.main(segment.SegmentConfig(classes=shape, batch_size=8, **kept))
 rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
     images=world, shard_size=8))
@@ -64,7 +66,16 @@ def test_every_job_works_here_without_ray(alone):
     store = open_store(str(alone / "store"))
     assert store.validate() == []
     made = {p.name for p in (alone / "store" / "results").iterdir()}
-    assert made >= {"extract", "textspan", "second_order", "omp", "ablate", "compare", "segment"}
+    assert made >= {
+        "extract",
+        "textspan",
+        "second_order",
+        "omp",
+        "ablate",
+        "compare",
+        "repair",
+        "segment",
+    }
     assert store.reductions().count() == 24
     # Maps that are correlated are float32 throughout, elsewhere it is as torch has it.
     for place, job, convolutions in (
@@ -131,6 +142,5 @@ def test_jobs_that_have_workers_say_where():
     }
     assert having == {
         "extract", "reduce", "index", "textspan", "ablate", "compare", "second-order", "omp",
-        "rosetta",
-        "segment",
+        "repair", "rosetta", "segment",
     }  # fmt: skip

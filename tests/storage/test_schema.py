@@ -12,6 +12,7 @@ from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
+from pipeline.repair.tables import REPAIRS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
 from pipeline.texts.encoding import TEXTS
 from storage.head_index import PartFacts
@@ -119,6 +120,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "rosetta_truth": TRUTH,
         "invert": INVERSIONS,
         "segment": SEGMENTATION,
+        "repair": REPAIRS,
     }.items()
     for name, schema in tables.items()
 }
