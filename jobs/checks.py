@@ -53,17 +53,23 @@ def refuse_classes(
         refuse_labels(tables, where, column, classes)
 
 
-def at_place(config: Config) -> Config:
+def at_place(config: Config, setting: str = "store") -> Config:
     """The configuration, with as its store the place where what is found is kept.
 
     That is the store itself, or ``out``, which becomes a view of it. Nothing can go wrong at it
     later but what goes wrong with disks.
+
+    Parameters
+    ----------
+    config : dataclass instance
+    setting : str
+        Which of its settings is the store.
     """
     given: Any = config
-    url = urls.absolute(given.store)
+    url = urls.absolute(getattr(given, setting))
     if given.out is None:
         urls.check_writable(url, also="keep what is found elsewhere, at `out` URL")
         return config
     place = urls.absolute(given.out)
     views.make(url, place, views.find(url)[1])
-    return replace(given, store=place, out=None)
+    return replace(given, **{setting: place, "out": None})

@@ -54,6 +54,7 @@ JOBS = {
         "mend a spurious correlation by heads or by gains that are found, held out",
         ("extract", "reduce", "encode-texts"),
     ),
+    "align": Job("two models over the same images: heads that are alike, texts for the other"),
     "rosetta": Job("units that different models share", ()),
     "invert": Job("latents whose pictures are given ones, led by shared units"),
     "plan": Job("what a store of any size will take, before any of it is made"),

@@ -143,7 +143,7 @@ def told(error: FacetError) -> str:
     text = as_flags(str(error))
     if (work := error.remedy) is None:
         return text
-    place = "out" if work.name in ("rosetta", "invert") else "store"
+    place = {"rosetta": "out", "invert": "out", "align": "to"}.get(work.name, "store")
     line = command(work.name.replace("_", "-"), **{place: work.url}, **work.settings)
     whole = line if work.name in WHOLE else f"{line} {ELIDED}"
     return f"{text}: run `{whole}` {'again' if work.again else 'first'}"

@@ -19,7 +19,7 @@ from pipeline.provenance import revision, versions
 from storage.results import Result, as_table, save_result
 
 # Settings that say where things are kept.
-PLACES = ("store", "out")
+PLACES = ("store", "from_", "to", "out")
 
 
 def actors(config: Any) -> int | None:

@@ -39,6 +39,7 @@ class ShowConfig:
             "textspan",
             "ablate",
             "compare",
+            "align",
             "second-order",
             "omp",
             "segment",

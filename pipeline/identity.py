@@ -23,7 +23,7 @@ from .provenance import revision
 # its place, images and weights; the content of a pool or of classes for their names.
 MEANS = frozenset(
     {
-        "store", "out", "images", "model", "pretrained", "pool", "classes", "edit",
+        "store", "from_", "to", "out", "images", "model", "pretrained", "pool", "classes", "edit",
         "device", "num_actors", "workers", "batch_size", "max_bad",
     }
 )  # fmt: skip

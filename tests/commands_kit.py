@@ -23,6 +23,7 @@ import pytest
 import tyro
 
 from jobs import cli
+from jobs.settings import flag
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [p for top in ("jobs", "pipeline", "storage", "benchmarks")
@@ -207,7 +208,7 @@ def _value(given: ast.expr) -> str:
 
 
 def _settings(node: ast.Call) -> list[str]:
-    return [f"--{k.arg.replace('_', '-')} {_value(k.value)}" for k in node.keywords if k.arg]
+    return [f"{flag(k.arg)} {_value(k.value)}" for k in node.keywords if k.arg]
 
 
 # -- parsing -------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def completed(words: Sequence[str], config: type[Any]) -> list[str]:
     ]
     given = {word.partition("=")[0] for word in kept}
     for field in dataclasses.fields(config):
-        option = f"--{field.name.replace('_', '-')}"
+        option = flag(field.name)
         needed = field.default is field.default_factory is dataclasses.MISSING
         if needed and option not in given and "Positional" not in str(field.type):
             kept += [option, UNKNOWN]

@@ -50,7 +50,7 @@ def test_commands_are_understood_and_their_settings_go_together(place, tmp_path,
         elif isinstance(config, extract.ExtractConfig):
             check_supported(ModelSpec(config.model, config.pretrained))
         elif command.name not in ("run", "demo"):  # these need nothing but their settings
-            field = "rosetta" if command.name == "invert" else "store"
+            field = {"invert": "rosetta", "align": "from_"}.get(command.name, "store")
             config = dataclasses.replace(config, **{field: str(tmp_path / "nowhere")})
             with pytest.raises(FacetError, match=NOWHERE):
                 cli.job_module(command.name).main(config)
@@ -138,6 +138,7 @@ def test_the_next_command_keeps_the_settings_that_matter(tmp_path):
 def test_what_is_missing_is_made_by_a_command_that_names_the_place():
     for job, option in (
         ("textspan", "store"), ("second_order", "store"), ("rosetta", "out"), ("invert", "out"),
+        ("align", "to"),
     ):  # fmt: skip
         with pytest.raises(StoreError) as caught:
             latest_result(ODD, job)

@@ -91,6 +91,7 @@ REFUSED = {
     "textspan --store {tmp}/gone --pool microworld": "no store at",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
+    "align --from {tmp}/gone --to {tmp}/gone": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
     "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",

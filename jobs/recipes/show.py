@@ -17,13 +17,14 @@ from rich.table import Table
 from jobs.console import console, show_table
 from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
+from pipeline.between.answers import aligned
 from pipeline.heads.answers import ablated, compared_sets, described_heads
 from pipeline.heads.names import neuron_name
 from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.identity import over
 from pipeline.neurons.answers import coded, strongest
-from pipeline.pages import flat, tables
+from pipeline.pages import between, flat, tables
 from pipeline.pages.plain import to_json
 from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
@@ -268,6 +269,11 @@ KINDS = {
         of_store(lambda store, result, top: compared_sets(result, top)),
         table_of(lambda config, found: tables.two_sets(found)),
         flat.two_sets,
+    ),
+    "align": Kind(
+        of_store(lambda store, result, top: aligned(result, top)),
+        table_of(lambda config, found: between.matches_table(found)),
+        between.flat_texts,
     ),
     "second-order": Kind(
         of_store(lambda store, result, top: strongest(result.table("neurons").to_pandas())),

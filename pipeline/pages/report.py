@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline import status
+from pipeline.between.answers import aligned
 from pipeline.heads.answers import compared_sets, described_heads
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
@@ -37,7 +38,17 @@ from storage.reductions import all_reductions
 from storage.results import Result, finished_results
 from storage.store import Store
 
-from . import extraction, heads, heatmaps, neurons, notes, segmentation, sentences, two_sets
+from . import (
+    between,
+    extraction,
+    heads,
+    heatmaps,
+    neurons,
+    notes,
+    segmentation,
+    sentences,
+    two_sets,
+)
 from .html import Made, Section, page, section
 from .pictures import picture
 from .repair import repair_section
@@ -124,6 +135,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_heads(read),
         *_of_repairs(read),
         *_of_two_sets(read),
+        *_of_alignments(read),
         *_of_neurons(read),
         *_of_segments(read),
         *_of_heatmaps(read),
@@ -229,6 +241,17 @@ def _of_two_sets(read: Reader) -> list[Section]:
             read.made(result),
         )
         for result in read.results("compare")[:PAIRS]
+    ]  # fmt: skip
+
+
+def _of_alignments(read: Reader) -> list[Section]:
+    """The models that this store's was held against last."""
+    return [
+        between.between_section(
+            aligned(result, sentences.TOP), f"align-{result.name}", read.older(result),
+            read.made(result),
+        )
+        for result in read.results("align")[:PAIRS]
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jobs import (
     ablate,
+    align,
     compare,
     encode_texts,
     extract,
@@ -66,6 +67,7 @@ WRITERS = {
     "compare": lambda s: compare.main(
         compare.CompareConfig(s, "label == 'class-0'", "label == 'class-1'", "microworld")
     ),
+    "align": lambda s: align.main(align.AlignConfig(s, s, layers="all")),
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),

@@ -21,7 +21,13 @@ from tests.storage.stores import image_table
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = "tests/jobs/test_"
 HERE = JOBS + "settings.py::"
-PLACES = {"store", "out", "rosetta"}  # where things are: every test of a job gives one
+PLACES = {
+    "store",
+    "from_",
+    "to",
+    "out",
+    "rosetta",
+}  # where things are: every test of a job gives one
 
 # What shows that changing a setting changes what is found, or what does the work.
 SHOWN = {
@@ -71,6 +77,11 @@ SHOWN = {
     "compare": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "a b pool layers texts_per_part": JOBS + "compare_job.py::test_settings_of_comparisons",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
+    "align": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "pool layers where texts_per_head": JOBS + "align_job.py::test_settings_of_alignments",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "second-order": {

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, compare, extract, index, omp, reduce, repair, rosetta, second_order, segment,
+    ablate, align, compare, extract, index, omp, reduce, repair, rosetta, second_order, segment,
     textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
@@ -39,6 +39,7 @@ ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
 compare.main(compare.CompareConfig(a="shape == 'star'", b="shape != 'star'", **kept))
 repair.main(repair.RepairConfig(classes=shape, groups="background", heads=("3.0",), **kept))
+align.main(align.AlignConfig(kept["store"], kept["store"], layers="last:1"))
 segment.main(segment.SegmentConfig(classes=shape, batch_size=8, **kept))
 rosetta.main(rosetta.RosettaConfig(models=("microworld", "microworld-cnn"), out=f"{folder}/shared",
     images=world, shard_size=8))
@@ -74,6 +75,7 @@ def test_every_job_works_here_without_ray(alone):
         "ablate",
         "compare",
         "repair",
+        "align",
         "segment",
     }
     assert store.reductions().count() == 24
@@ -142,5 +144,5 @@ def test_jobs_that_have_workers_say_where():
     }
     assert having == {
         "extract", "reduce", "index", "textspan", "ablate", "compare", "second-order", "omp",
-        "repair", "rosetta", "segment",
+        "repair", "rosetta", "segment", "align",
     }  # fmt: skip

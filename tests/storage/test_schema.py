@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 import storage
+from pipeline.between.tables import ALIGNED
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
@@ -113,6 +114,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "textspan": DESCRIPTIONS,
         "ablate": ABLATIONS | EFFECTS,
         "compare": TWO_SETS,
+        "align": ALIGNED,
         "second_order": NEURONS,
         "omp": CODES,
         "heatmap": HEATMAPS,
