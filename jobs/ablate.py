@@ -42,8 +42,8 @@ class AblateConfig:
     store: str
     """The store: a local path or an object-store URL."""
     classes: str
-    """imagenet, microworld:<attribute> (of some values alone, microworld:shape=star,heart), or a
-    text file with one class (or label<TAB>name) a line."""
+    """imagenet, waterbirds, microworld:<attribute> (of some values alone,
+    microworld:shape=star,heart), or a text file with one class (or label<TAB>name) a line."""
     study: tuple[Study, ...] = STUDIES
     """What is ablated: all MLPs; attention layers, accumulated and alone; single heads; what
     heads write from the class token, in the layers whose tokens the store keeps; all but TextSpan's

@@ -42,8 +42,8 @@ class SegmentConfig:
     store: str
     """The store: a local path or an object-store URL."""
     classes: str
-    """imagenet, microworld:<attribute> (of some values alone, microworld:shape=star,heart), or a
-    text file with one class (or label<TAB>name) a line."""
+    """imagenet, waterbirds, microworld:<attribute> (of some values alone,
+    microworld:shape=star,heart), or a text file with one class (or label<TAB>name) a line."""
     masks: str | None = None
     """microworld, a folder of mask pictures that are called as their pictures, or gtsegs:FILE, that
     of ImageNet-Segmentation; by default where the pictures are, if they have their masks there."""

@@ -16,6 +16,7 @@ from pyarrow import feather
 from storage.layout import CONTRIBUTIONS
 from storage.objects import is_local
 
+from .csvs import refuse_table
 from .errors import SourceError
 from .parquet import refuse_columns
 from .rows import ListingReport, Piece, conform, is_image_name, unify, unique_keys
@@ -65,8 +66,8 @@ def list_images(
 def refuse_source(source: str) -> None:
     """Refuse a source that holds no images, as far as a look tells.
 
-    Of local folders one image is sought, of Parquet files the columns of the first are read; tars
-    and objects are only found.
+    Of local folders one image is sought, of Parquet files and tables the columns of the first are
+    read; tars and objects are only found.
 
     Raises
     ------
@@ -82,6 +83,8 @@ def refuse_source(source: str) -> None:
             )
     if todo and todo[0].kind == "parquet":
         refuse_columns(todo[0].url)
+    elif todo and todo[0].kind == "csv":
+        refuse_table(todo[0].url)
     elif not any(map(_may_hold, todo)):
         next(list_images(source, limit=1))
 

@@ -40,13 +40,13 @@ class Piece:
 
     Attributes
     ----------
-    kind : {"folder", "tar", "parquet", "microworld", "gtsegs"}
+    kind : {"folder", "tar", "parquet", "csv", "waterbirds", "microworld", "gtsegs"}
     url : str
         The folder or file; of the microworld and of gtsegs, what their rows carry as ``uri``.
     space : str
         Keys of two pieces can be equal only if their spaces are.
     root : str
-        Folders: keys are paths relative to it.
+        Folders: keys are paths relative to it. Tables: their folder.
     names : tuple of str
         Folders: when not empty, list these files only.
     start, stop : int

@@ -5,6 +5,8 @@
 ``photos/*.jpg``                    image files
 ``laion/{00000..00010}.tar``        WebDataset tars
 ``s3://bucket/part-*.parquet``      Parquet files with images or paths
+``photos/metadata.csv``            tables of image files
+``waterbirds:FOLDER``               WILDS' Waterbirds, with its groups
 ``microworld:n=2000,seed=7``        the embedded world
 ``gtsegs:gtsegs_ijcv.mat``          ImageNet-Segmentation's file, with its masks
 ==================================  ===================================================
@@ -24,6 +26,8 @@ from braceexpand import braceexpand
 from storage.objects import is_local, object_store
 from storage.urls import absolute
 
+from .csvs import PREFIX as WATERBIRDS
+from .csvs import csv_piece, list_csv, list_waterbirds, waterbirds_pieces
 from .errors import SourceError
 from .files import (
     below,
@@ -47,6 +51,8 @@ LISTERS = {
     "folder": list_folder,
     "tar": list_tar,
     "parquet": list_parquet,
+    "csv": list_csv,
+    "waterbirds": list_waterbirds,
     "microworld": list_microworld,
     "gtsegs": list_gtsegs,
 }
@@ -65,6 +71,8 @@ def pieces(source: str) -> list[Piece]:
         return microworld_pieces(source)
     if source.startswith(GTSEGS):
         return gtsegs_pieces(source)
+    if source.startswith(WATERBIRDS):
+        return waterbirds_pieces(source)
     if not source.strip():
         raise SourceError("The image source is empty: name a folder, tars, Parquet files or URLs.")
     found: dict[str, list[str]] = defaultdict(list)
@@ -77,6 +85,8 @@ def pieces(source: str) -> list[Piece]:
         return [tar_piece(url) for url in found["tar"]]
     if "parquet" in found:
         return [parquet_piece(url) for url in found["parquet"]]
+    if "csv" in found:
+        return [csv_piece(url) for url in found["csv"]]
     if "image" in found:
         by_root: dict[str, list[str]] = defaultdict(list)
         for url in found["image"]:
@@ -154,6 +164,8 @@ def _kind(url: str) -> str:
         return "tar"
     if lower.endswith((".parquet", ".pq")):
         return "parquet"
+    if lower.endswith(".csv"):
+        return "csv"
     return "image" if is_image_name(lower) else "other"
 
 
@@ -161,7 +173,7 @@ def _refuse(source: str, found: dict[str, list[str]]) -> None:
     if "other" in found:
         names = ", ".join(found["other"][:SHOWN])
         raise SourceError(
-            f"{source}: {names} is neither a folder, .tar, .parquet nor an image that Pillow "
+            f"{source}: {names} is neither a folder, .tar, .parquet, .csv nor an image that Pillow "
             "reads. A compressed tar has to be unpacked to a plain .tar first."
         )
     if len(found) > 1:

@@ -155,6 +155,9 @@ def _microworld() -> list[str]:
     return list(dict.fromkeys(single + pairs))
 
 
+# Of WILDS' Waterbirds: see ``images.csvs``.
+WATERBIRDS = ("landbird", "waterbird")
+
 _NAMED: dict[str, Callable[[], list[str]]] = {
     "general": _general,
     "microworld": _microworld,
@@ -169,6 +172,7 @@ def load_classes(source: str | Path) -> Classes:
     ----------
     source : str or Path
         ``imagenet`` (labels may be WordNet ids, unambiguous names or numbers 0 to 999),
+        ``waterbirds`` (landbird and waterbird),
         ``microworld:<attribute>``, of some values alone ``microworld:<attribute>=<value>,<value>``,
         ``microworld:group`` (a shape on a background, such as ``star/snow``), or a text file with
         one class a line, optionally ``label<TAB>name`` where labels are not the names. ImageNet and
@@ -177,6 +181,9 @@ def load_classes(source: str | Path) -> Classes:
     name = str(source)
     if name == "imagenet":
         return _imagenet_classes()
+    if name == "waterbirds":
+        birds = tuple((f"a photo of a {bird}.",) for bird in WATERBIRDS)
+        return Classes(WATERBIRDS, birds, {bird: i for i, bird in enumerate(WATERBIRDS)})
     kind, _, rest = name.partition(":")
     if kind == "microworld":
         attribute, _, listed = rest.partition("=")
@@ -198,7 +205,7 @@ def load_classes(source: str | Path) -> Classes:
         return Classes(tuple(values), texts, {value: i for i, value in enumerate(values)})
     path = Path(source)
     if not path.is_file():
-        known = ["imagenet", *(f"microworld:{a}" for a in ATTRIBUTES)]
+        known = ["imagenet", "waterbirds", *(f"microworld:{a}" for a in ATTRIBUTES)]
         raise PoolError(
             f"no classes and no file are called {name!r}{nearest(name, known)}: give a text file "
             f"with one class a line, or one of {', '.join(known)}"

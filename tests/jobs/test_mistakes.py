@@ -56,7 +56,8 @@ MISTAKES = {
         EXTRACT + " --images {root}/phtos", "{root}/phtos. Check the spelling"
     ),
     "a file for a folder": Mistake(
-        EXTRACT + " --images {notes}", "{notes} is neither a folder, .tar, .parquet nor an image"
+        EXTRACT + " --images {notes}",
+        "{notes} is neither a folder, .tar, .parquet, .csv nor an image",
     ),
     "an empty folder": Mistake(
         EXTRACT + " --images {empty}", "{empty} is an empty folder: there is no image to list"

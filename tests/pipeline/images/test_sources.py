@@ -195,7 +195,7 @@ def test_sources_that_name_nothing_are_refused(tmp_path: Path) -> None:
         (f"{tmp_path}/empty", "is an empty folder"),
         (f"{tmp_path}/text", "No image in .*1 x not an image file: readme.md"),
         (f"{tmp_path}/tars", r"No image in .*name such files, as in DIR/\*.tar"),
-        (f"{tmp_path}/text/readme.md", "neither a folder, .tar, .parquet nor an image"),
+        (f"{tmp_path}/text/readme.md", "neither a folder, .tar, .parquet, .csv nor an image"),
         (f"{tmp_path}/*/[0a]*", r"several kinds of things \(1 image, 1 tar\)"),
         (f"{tmp_path}/{{a", "unbalanced braces"),
     ]:
