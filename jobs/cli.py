@@ -46,6 +46,7 @@ JOBS = {
     "compare": Job("two sets of images in words", ("extract", "reduce", "encode-texts")),
     "second-order": Job("what neurons write through later attention heads", ("extract",)),
     "omp": Job("sparse text codes of neurons", ("extract", "encode-texts", "second-order")),
+    "search": Job("which images are most alike in what heads write"),
     "heatmap": Job("where in a picture texts come from"),
     "segment": Job(
         "heat maps of many methods, held to masks", ("extract", "encode-texts", "second-order")

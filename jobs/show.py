@@ -46,6 +46,7 @@ class ShowConfig:
             "neuron",
             "heatmap",
             "repair",
+            "search",
             "rosetta",
             "invert",
             "results",
@@ -93,10 +94,7 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    whole = (
-        "rosetta", "invert", "ablate", "second-order", "segment", "heatmap", "repair", "results",
-    )  # fmt: skip
-    if config.what in whole:
+    if config.what not in ("textspan", "omp"):
         refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")

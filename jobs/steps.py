@@ -10,10 +10,13 @@ from humanize import naturalsize
 from jobs.console import TELLER, console, progress_bar
 from pipeline.cluster import machines, pace
 from pipeline.cluster.room import refuse_room
+from pipeline.search import build
+from pipeline.search.choices import Space
 from pipeline.stats.reductions import check, missing_shards, reduce_store
 from pipeline.telling import several
 from storage import open_store
 from storage.growth import follow
+from storage.layout import index_bytes
 from storage.reductions import TABLE, Reductions, state_bytes
 from storage.store import Mode, Store
 
@@ -45,6 +48,29 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     )
     with progress_bar("shards", missing, "sums of finished waves are kept") as move:
         return reduce_store(store, where, components, report=move)
+
+
+def indexed(store: Store, space: Space, fewer: str = "choose fewer `heads`") -> int:
+    """The index of a space, brought up to date; returns how many shards it lacked.
+
+    ``fewer`` is what would take less room.
+    """
+    lacking = build.missing(store, space)
+    shards = sum(len(of.shards) for of in lacking)
+    if not shards:
+        return 0
+    need = sum(index_bytes(store.meta, of.parts) for of in lacking)
+    refuse_room(store.url, need, fewer)
+    seconds = pace.of_shards(store.meta, shards)
+    machines.settle(seconds, f"{several(shards, 'shard')} to index", TELLER.say)
+    parts = {part for of in lacking for part in of.parts}
+    console.print(
+        f"indexing {several(len(parts), 'part')} of {several(shards, 'shard')}: up to "
+        f"{naturalsize(need)} to write"
+    )
+    with progress_bar("shards", shards, "parts are kept as far as they were noted") as move:
+        build.build(store, space, report=move)
+    return shards
 
 
 def embedded(encoder: TextEncoder, source: str, texts: Sequence[str]) -> Encoded:

@@ -94,6 +94,7 @@ REFUSED = {
     "align --from {tmp}/gone --to {tmp}/gone": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
     "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
+    "search --store {tmp}/gone --image 0": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",
     "omp --store {tmp}/gone --mlp-layers 1 --pool microworld": "no store at",
     "invert --rosetta {tmp}/gone --images microworld:n=4": "no mining with a generator at",

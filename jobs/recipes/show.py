@@ -28,6 +28,7 @@ from pipeline.pages import between, flat, tables
 from pipeline.pages.plain import to_json
 from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
+from pipeline.search.found import Found
 from storage import open_store, urls
 from storage.errors import StoreError
 from storage.layout import RESULTS
@@ -296,6 +297,11 @@ KINDS = {
         of_store(lambda store, result, top: repaired(result)),
         table_of(lambda config, found: tables.repair(found)),
         lambda found: found.accuracy,
+    ),
+    "search": Kind(
+        of_store(lambda store, result, top: Found.of(result)),
+        table_of(lambda config, found: tables.searched(found)),
+        lambda found: found.table,
     ),
     "rosetta": Kind(find_concepts, show_concepts, lambda found: flat.concepts(found.concepts)),
     "invert": Kind(

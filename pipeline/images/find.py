@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage import urls
 from storage.errors import FacetError
@@ -27,15 +31,30 @@ def find_image(store: StoreTables, asked: str) -> int:
     FacetError
         If there is no such image; the nearest key is named.
     """
+    return find_images(store, [asked])[0]
+
+
+def find_images(store: StoreTables, asked: Sequence[str]) -> list[int]:
+    """Numbers of images, as `find_image` has them; the keys are gone through once."""
+    wanted, found = pa.array(asked, pa.string()), dict[str, int]()
     first: list[str] = []
     for part in read_keys(store.data):
-        keys = part["key"].to_pylist()
-        if asked in keys:
-            return int(part["index"][keys.index(asked)].as_py())
-        first = first or keys  # to compare with millions would take minutes
+        keys = part["key"].combine_chunks()
+        rows = pc.index_in(wanted, value_set=keys).to_pylist()
+        for key, row in zip(asked, rows, strict=True):
+            if row is not None:
+                found.setdefault(key, part["index"][row].as_py())
+        if len(found) == len(set(asked)):
+            break
+        first = first or keys.to_pylist()  # to compare with millions would take minutes
+    return [found[key] if key in found else _by_number(store, key, first) for key in asked]
+
+
+def _by_number(store: StoreTables, asked: str, keys: Sequence[str]) -> int:
+    """The image that has a number; ``keys`` are some that there are."""
     if asked.isdecimal() and int(asked) < store.meta.images:
         return int(asked)
-    near = difflib.get_close_matches(asked, first, n=1)
+    near = difflib.get_close_matches(asked, keys, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise FacetError(
         f"`image` {asked!r}: no image of {store.url} has this key{hint}; by number, its images "

@@ -31,6 +31,7 @@ from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import Picked, codes_of, picked, terms
 from pipeline.neurons.coding import FoundCodes, read_codes
 from pipeline.repair.answers import repaired
+from pipeline.search.found import Found
 from pipeline.subsets import spread
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError
@@ -45,6 +46,7 @@ from . import (
     heatmaps,
     neurons,
     notes,
+    search,
     segmentation,
     sentences,
     two_sets,
@@ -57,8 +59,8 @@ from .repair import repair_section
 READ = 2000
 # Neurons that are shown in pictures, and top images of each where the weights are not at hand.
 NEURONS, TOP_IMAGES = 8, 8
-# Pictures whose heat maps are shown; pairs of sets that are compared.
-HEATMAPS = PAIRS = 3
+# Pictures whose heat maps are shown; pairs of sets that are compared; searches.
+HEATMAPS = PAIRS = SEARCHES = 3
 # Heads whose first texts are shown in images, and images of each.
 PICTURED, OF_TEXT = 8, 4
 
@@ -139,6 +141,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_neurons(read),
         *_of_segments(read),
         *_of_heatmaps(read),
+        *_of_searches(read),
         *_of_moments(read),
         *last,
         *_missing(read),
@@ -410,6 +413,20 @@ def _of_segments(read: Reader) -> list[Section]:
             segmented(result), Sheet.of(result), result.config["class_"], classes,
             read.older(result), read.made(result),
         )  # fmt: skip
+    return sections
+
+
+# -- searches ------------------------------------------------------------------------------
+
+
+def _of_searches(read: Reader) -> list[Section]:
+    """The searches that were asked for last."""
+    sections = []
+    for result in read.results("search")[:SEARCHES]:
+        found = Found.of(result)
+        pictures = search.read_pictures(found, result)
+        name = f"search-{result.name}"
+        sections.append(search.search_section(found, read.store, pictures, name, read.made(result)))
     return sections
 
 

@@ -18,12 +18,15 @@ from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 from pipeline.repair.answers import Repaired
+from pipeline.search.found import Found
 
 if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to import
     from pipeline.neurons.about import NeuronAnswer
 
 # Images of a text that are named.
 SHOWN = 3
+# Queries whose images are listed.
+QUERIES = 8
 
 
 def titled(title: str, *columns: str) -> Table:
@@ -221,6 +224,28 @@ def repair(found: Repaired) -> Group:
             by_class.add_row(str(name), *cells)
         shown.append(by_class)
     return Group(*shown)
+
+
+def searched(found: Found) -> Table:
+    """The images that were found for the first queries, a row each."""
+    more = len(found.queries) - QUERIES
+    some = f", the first {QUERIES} of {len(found.queries):,} queries" if more > 0 else ""
+    several = found.table["series"].nunique() > 1
+    columns = ["query", *(["series"] if several else []), "rank", "image", "label", "score"]
+    table = titled(f"Nearest in {found.space}{some}", *columns)
+    keep_whole(table, "rank", "score")
+    shown = found.table[found.table["number"] < QUERIES].to_dict("records")
+    before = None
+    for row in shown:
+        own = (row["number"], row["series"])
+        query = f"{row['kind']} {row['query']}" if own != before else ""
+        series = [row["series"] if own != before else ""] if several else []
+        table.add_row(
+            query, *series, str(row["rank"] + 1), row["key"], row["label"] or "–",
+            f"{row['score']:.3f}",
+        )  # fmt: skip
+        before = own
+    return table
 
 
 def inversions(figures: pd.DataFrame) -> Table:

@@ -15,6 +15,7 @@ from jobs import (
     heatmap,
     omp,
     reduce,
+    search,
     second_order,
     segment,
     show,
@@ -73,12 +74,13 @@ def test_every_job_that_analyses_writes_to_out_alone(store, tmp_path, capsys):
         )
     )
     mapped = heatmap.main(heatmap.HeatmapConfig(**given, image="3", text=("a red star",)))
+    nearest = search.main(search.SearchConfig(**here, image=("3",), heads=("2.1",)))
     held = segment.main(
         segment.SegmentConfig(
             **here, classes="microworld:shape", methods=("neurons",), mlp_layers=str(KEPT)
         )
     )
-    for run in (described, effects, found, classified, mapped, held):
+    for run in (described, effects, found, classified, mapped, nearest, held):
         assert run.result.url.startswith(f"{place}/results/")
 
     # From now on the place is all that has to be named.

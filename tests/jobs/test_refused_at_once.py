@@ -21,6 +21,7 @@ from jobs import (
     repair,
     rosetta,
     run,
+    search,
     second_order,
     textspan,
 )
@@ -74,6 +75,7 @@ WRITERS = {
     "repair": lambda s: repair.main(
         repair.RepairConfig(s, f"{s}.txt", "label", heads=("0.1",), workers="here")
     ),
+    "search": lambda s: search.main(search.SearchConfig(s, image=("0",))),
     "rosetta": lambda s: rosetta.main(rosetta.RosettaConfig(**UNITS, out=s)),
     "invert": lambda s: invert.main(invert.InvertConfig("r", "microworld:n=4", s)),
 }

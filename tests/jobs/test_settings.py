@@ -102,6 +102,15 @@ SHOWN = {
         "classes": JOBS + "omp_job.py::test_accuracy_is_that_of_effects_written_out",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "search": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "image text heads layer blocks metric centred top where property": JOBS
+        + "search_job.py::test_settings_of_searches",
+        "picture": JOBS + "search_job.py::test_a_picture_finds_what_the_image_finds",
+        "queries": JOBS + "search_job.py::test_many_queries_from_a_file",
+        "random": JOBS + "search_job.py::test_what_chance_finds",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "heatmap": {
         "image picture": JOBS + "heatmap_job.py::test_a_file_gives_what_the_stores_image_gives",
         "text layers heads convention": JOBS + "heatmap_job.py"

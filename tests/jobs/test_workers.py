@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, align, compare, extract, index, omp, reduce, repair, rosetta, second_order, segment,
-    textspan,
+    ablate, align, compare, extract, index, omp, reduce, repair, rosetta, search,
+    second_order, segment, textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
 kept = {"store": f"{folder}/store"}
@@ -33,6 +33,7 @@ index.main(index.IndexConfig(**kept))
 textspan.main(textspan.TextSpanConfig(
     pool="microworld", layers="last:1", texts_per_head=3, **kept))
 second_order.main(second_order.SecondOrderConfig(mlp_layers="2", top_k=5, **kept))
+search.main(search.SearchConfig(image=("3",), heads=("3.1",), **kept))
 omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape,
     label_column="shape", **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
@@ -70,6 +71,7 @@ def test_every_job_works_here_without_ray(alone):
     assert made >= {
         "extract",
         "textspan",
+        "search",
         "second_order",
         "omp",
         "ablate",
@@ -144,5 +146,5 @@ def test_jobs_that_have_workers_say_where():
     }
     assert having == {
         "extract", "reduce", "index", "textspan", "ablate", "compare", "second-order", "omp",
-        "repair", "rosetta", "segment", "align",
+        "repair", "rosetta", "search", "segment", "align",
     }  # fmt: skip

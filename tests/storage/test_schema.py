@@ -15,6 +15,7 @@ from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.repair.tables import REPAIRS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
+from pipeline.search.found import SEARCH
 from pipeline.texts.encoding import TEXTS
 from storage.head_index import PartFacts
 from storage.layout import (
@@ -118,6 +119,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "second_order": NEURONS,
         "omp": CODES,
         "heatmap": HEATMAPS,
+        "search": SEARCH,
         "rosetta": SHARED,
         "rosetta_truth": TRUTH,
         "invert": INVERSIONS,

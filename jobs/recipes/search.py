@@ -1,0 +1,197 @@
+"""The recipe of ``facet search``: what is nearest to queries, from the index."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jobs.console import TELLER, console
+from jobs.scaffold import found_or_made, save, show_done
+from jobs.search import Asked, SearchConfig
+from jobs.settings import command
+from jobs.steps import embedded, indexed, opened
+from pipeline.identity import over
+from pipeline.labels.found import heads_with
+from pipeline.pages import tables
+from pipeline.search.choices import Space, refuse_parts
+from pipeline.search.found import (
+    NEAREST,
+    RANDOM_HEADS,
+    RANDOM_IMAGES,
+    SEARCH,
+    Found,
+    space_name,
+)
+from pipeline.search.vectors import refuse_nothing
+from storage import urls
+from storage.results import Result
+from storage.store import Store
+
+JOB = "search"
+PAGE = "search.html"
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRun:
+    """What was found."""
+
+    result: Result
+    found: Found
+
+
+def run(config: SearchConfig, asked: Asked) -> SearchRun:
+    """Make what is missing, search, or find what was found before; print it."""
+    started = time.monotonic()
+    store = opened(config.store)
+    space = asked.space
+    if config.property is not None:
+        space = replace(space, heads=heads_with(store, config.property))
+        refuse_parts(store.url, store.meta, space)
+    refuse_nothing(store, list(asked.images.values()))
+    identity = {
+        "over": over(store),
+        "queries": [[q.kind, content(asked, i)] for i, q in enumerate(asked.queries)],
+        "parts": list(space.parts),
+        "metric": config.metric,
+        "centred": config.centred,
+        "top": config.top,
+        "where": config.where,
+        "random": config.random,
+    }
+    result = found_or_made(
+        store.url, JOB, identity, lambda: find(config, asked, store, space, identity)
+    )
+    found = Found.of(result)
+    console.print(tables.searched(found))
+    facts = {
+        "queries": f"{len(found.queries):,}",
+        "compared in": found.space,
+        "page": urls.join(result.url, PAGE),
+    }
+    if found.random_heads:
+        facts["random heads"] = found.random_heads
+    following = command("report", store=config.store)
+    show_done(facts, time.monotonic() - started, result, following)
+    return SearchRun(result, found)
+
+
+def content(asked: Asked, number: int) -> str | int:
+    """What a query is, wherever it was found."""
+    query = asked.queries[number]
+    if query.kind == "image":
+        return asked.images[query]
+    if query.kind == "picture":
+        return hashlib.sha256(asked.pictures[query]).hexdigest()
+    return query.asked
+
+
+def find(
+    config: SearchConfig, asked: Asked, store: Store, space: Space, identity: dict[str, Any]
+) -> Result:
+    """Search, and keep what is found with a page of it."""
+    # What was found before is shown without torch.
+    from pipeline.pages.search import own_pictures, search_page
+    from pipeline.search import chance
+    from pipeline.search.coordinates import Coordinates
+    from pipeline.search.scan import chosen_images
+
+    urls.check_writable(store.url)
+    other = Space(())
+    if config.random and space.heads:
+        drawn = chance.random_heads(space, store.meta.layers, store.meta.heads)
+        other = Space(drawn, space.blocks) if drawn else other
+    indexed(store, Space((*space.heads, *other.heads), space.blocks, space.embedding))
+    own = [asked.images.get(query) for query in asked.queries]
+    chosen = chosen_images(store, config.where)
+    look = Look(config, asked, store)
+    series = {NEAREST: look.nearest(space, own, chosen)}
+    if config.random:
+        queries = look.queries(space)
+        series[RANDOM_IMAGES] = chance.random_images(
+            store, Coordinates.of(store, space), queries, own,
+            metric=config.metric, top=config.top, chosen=chosen, centred=config.centred,
+        )  # fmt: skip
+    if other.heads:
+        series[RANDOM_HEADS] = look.nearest(other, own, chosen)
+    found = Found(
+        space=space_name(space),
+        metric=config.metric,
+        centred=config.centred,
+        property=config.property,
+        where=config.where,
+        random_heads=space_name(other),
+        queries=chance.query_table(asked.queries, own),
+        table=chance.table_of(store, asked.queries, series),
+    )
+    pictures = own_pictures(found, {q.asked: data for q, data in asked.pictures.items()})
+    return save(
+        store.url, JOB, config, found.facts() | {"images": store.meta.images},
+        identity=identity,
+        tables={"queries": found.queries, "found": found.table},
+        schemas=SEARCH,
+        files={**pictures, PAGE: search_page(found, store, pictures).encode()},
+    )  # fmt: skip
+
+
+class Look:
+    """Searches for the same queries in one space after the other: the model is loaded once.
+
+    Parameters
+    ----------
+    config : SearchConfig
+    asked : Asked
+    store : Store
+    """
+
+    def __init__(self, config: SearchConfig, asked: Asked, store: Store) -> None:
+        from pipeline.texts.encoding import TextEncoder
+
+        self.config, self.asked, self.store = config, asked, store
+        self.encoder = TextEncoder(store, config.pretrained)
+
+    def queries(self, space: Space) -> Any:
+        """The queries in the coordinates of a space."""
+        from pipeline.search.coordinates import Coordinates
+        from pipeline.search.scan import Queries
+        from pipeline.search.vectors import image_vectors, picture_vectors
+
+        asked, coordinates = self.asked, Coordinates.of(self.store, space)
+        vectors = np.zeros((len(asked.queries), coordinates.width), np.float32)
+        at = {
+            kind: [i for i, query in enumerate(asked.queries) if query.kind == kind]
+            for kind in ("image", "picture", "text")
+        }
+        if of_kind := [asked.queries[i] for i in at["image"]]:
+            images = [asked.images[query] for query in of_kind]
+            vectors[at["image"]] = image_vectors(self.store, coordinates, images)
+        if of_kind := [asked.queries[i] for i in at["picture"]]:
+            model = self.encoder.model("sees the pictures", TELLER)
+            pictures = [asked.pictures[query] for query in of_kind]
+            vectors[at["picture"]] = picture_vectors(model, coordinates, pictures)
+        if texts := [asked.queries[i].asked for i in at["text"]]:
+            self.encoder.refuse_long(texts)
+            rows = embedded(self.encoder, "texts of a search", texts).embeddings
+            vectors[at["text"]] = coordinates.texts(rows)
+        return Queries(vectors, np.array([query.kind == "text" for query in asked.queries]))
+
+    def nearest(self, space: Space, own: Sequence[int | None], chosen: Any) -> Any:
+        """What is nearest in a space, less the images that queries are."""
+        from pipeline.cluster import machines
+        from pipeline.search import scan
+        from pipeline.search.chance import without_own
+
+        config, images = self.config, self.store.meta.images
+        queries = self.queries(space)
+        more = config.top + any(image is not None for image in own)
+        machines.settle(scan.seconds(self.store, space), f"{images:,} images to search", TELLER.say)
+        with TELLER.bar("images", images) as move:
+            found = scan.nearest(
+                self.store, space, queries, metric=config.metric, top=more, chosen=chosen,
+                centred=config.centred, report=move,
+            )  # fmt: skip
+        return without_own(found, own, config.top)

@@ -1,0 +1,94 @@
+"""What searches found, as data: images by query and rank, and what they were compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.heads.names import heads_name
+from storage.results import Result
+
+from .choices import Space
+
+# The tables that a result keeps.
+SEARCH = {
+    "queries": pa.schema(
+        [
+            ("number", pa.int64()),
+            ("kind", pa.string()),
+            ("query", pa.string()),
+            ("image", pa.int64()),
+        ]
+    ),
+    "found": pa.schema(
+        [
+            ("number", pa.int64()),
+            ("kind", pa.string()),
+            ("query", pa.string()),
+            ("series", pa.string()),
+            ("rank", pa.int64()),
+            ("image", pa.int64()),
+            ("key", pa.string()),
+            ("uri", pa.string()),
+            ("label", pa.string()),
+            ("score", pa.float64()),
+        ]
+    ),
+}
+# What was found, and what it is held against: values of `series`.
+NEAREST, RANDOM_IMAGES, RANDOM_HEADS = "nearest", "random images", "random heads"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    space : str
+        What images were compared in, in words.
+    metric : str
+    centred : bool
+    property : str or None
+        The label by which the heads were chosen.
+    where : str or None
+        Which images could be found.
+    random_heads : str
+        The heads of that baseline, in words; empty where there is none.
+    queries, table : DataFrame
+        As ``SEARCH`` has ``queries`` and ``found``.
+    """
+
+    space: str
+    metric: str
+    centred: bool
+    property: str | None
+    where: str | None
+    random_heads: str
+    queries: pd.DataFrame
+    table: pd.DataFrame
+
+    def facts(self) -> dict[str, Any]:
+        """All but the tables; JSON-able."""
+        return {name: getattr(self, name) for name in _FACTS}
+
+    @classmethod
+    def of(cls, result: Result) -> Found:
+        """What a finished run found."""
+        known = {name: result.provenance[name] for name in _FACTS}
+        queries, table = (result.table(name).to_pandas() for name in ("queries", "found"))
+        return cls(**known, queries=queries, table=table)
+
+
+_FACTS = ("space", "metric", "centred", "property", "where", "random_heads")
+
+
+def space_name(space: Space) -> str:
+    """What images are compared in, in words."""
+    parts = [heads_name(space.heads)] if space.heads else []
+    if space.blocks:
+        parts.append(f"blocks {', '.join(map(str, space.blocks))}")
+    return " and ".join([*parts, *(["the whole embedding"] if space.embedding else [])])
