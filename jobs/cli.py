@@ -39,6 +39,9 @@ JOBS = {
     "index": Job("contributions head by head, made for search", ("extract",)),
     "encode-texts": Job("embed a pool of candidate texts", ("extract",)),
     "textspan": Job("describe attention heads by texts", ("extract", "reduce", "encode-texts")),
+    "label": Job(
+        "what attention heads are about, with evidence", ("extract", "reduce", "encode-texts")
+    ),
     "ablate": Job(
         "accuracy when parts are replaced by their means",
         ("extract", "reduce", "encode-texts", "second-order"),

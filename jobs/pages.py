@@ -51,6 +51,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
         ),
         "reduce": command("reduce", store=typed),
         "textspan": command("textspan", store=typed, pool=pool),
+        "label": command("label", store=typed),
         "ablate": command("ablate", store=typed, classes=classes),
         "second-order": command("second-order", store=typed, mlp_layers=last),
         "omp": command("omp", store=typed, mlp_layers=last, pool=pool),

@@ -37,6 +37,7 @@ class ShowConfig:
     what: tyro.conf.Positional[
         Literal[
             "textspan",
+            "label",
             "ablate",
             "compare",
             "align",

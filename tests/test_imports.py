@@ -89,6 +89,8 @@ REFUSED = {
     "index --store {tmp}/gone": "no store at",
     "encode-texts --store {tmp}/gone --pool microworld": "no store at",
     "textspan --store {tmp}/gone --pool microworld": "no store at",
+    "label --store {tmp}/gone": "no store at",
+    "label --store {tmp}/gone --with gpt": "give lexicon, openai:MODEL or transformers:PATH",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
     "align --from {tmp}/gone --to {tmp}/gone": "no store at",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from jobs.console import console, show_table
@@ -23,6 +23,7 @@ from pipeline.heads.names import neuron_name
 from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.identity import over
+from pipeline.labels.answers import labelled
 from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import between, flat, tables
 from pipeline.pages.plain import to_json
@@ -260,6 +261,11 @@ KINDS = {
         of_store(lambda store, result, top: described_heads(result, top)),
         table_of(lambda config, found: tables.heads(found, config.top)),
         flat.heads,
+    ),
+    "label": Kind(
+        of_store(lambda store, result, top: labelled(result)),
+        table_of(lambda config, found: Group(tables.labels(found), tables.label_scores(found))),
+        lambda found: found.labels,
     ),
     "ablate": Kind(
         of_store(lambda store, result, top: ablated(result)),

@@ -26,6 +26,8 @@ from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.heatmaps.sheet import Sheet
 from pipeline.identity import over
+from pipeline.labels.answers import labelled
+from pipeline.labels.found import JOB as LABEL
 from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import Picked, codes_of, picked, terms
@@ -44,6 +46,7 @@ from . import (
     extraction,
     heads,
     heatmaps,
+    labels,
     neurons,
     notes,
     search,
@@ -187,7 +190,7 @@ def _of_heads(read: Reader) -> list[Section]:
         for study in heads.TITLES
         if study in studied
     ]
-    return [*texts, *ablations]
+    return [*texts, *_labels(read, described), *ablations]
 
 
 def _texts(read: Reader, losses: Mapping[Head, str]) -> tuple[list[Section], list[Head]]:
@@ -222,6 +225,17 @@ def _pictured(store: Store, result: Result) -> dict[Head, tuple[str, list[tuple[
         )
         for head in (found[at] for at in spread(range(len(found)), PICTURED))
     }
+
+
+def _labels(read: Reader, described: Sequence[Head]) -> list[Section]:
+    """Labels that were asked for last."""
+    return [
+        labels.labels_section(
+            labelled(result), result.provenance["images"], described, read.older(result),
+            read.made(result),
+        )
+        for result in read.results(LABEL)[:1]
+    ]  # fmt: skip
 
 
 def _ablation(
@@ -434,6 +448,7 @@ def _of_searches(read: Reader) -> list[Section]:
 
 ABOUT = {
     "textspan": "heads in words",
+    "label": "what heads are about, with evidence",
     "ablate": "what accuracy loses without parts",
     "second-order": "what neurons write through later heads",
     "omp": "neurons in words",

@@ -16,6 +16,8 @@ from pipeline.heads.names import head_name, neuron_name
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
+from pipeline.labels.answers import Labels
+from pipeline.labels.choices import FIRST
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 from pipeline.repair.answers import Repaired
 from pipeline.search.found import Found
@@ -49,6 +51,29 @@ def heads(found: Sequence[HeadAnswer], top: int) -> Table:
         texts = " · ".join(t.text for t in head.texts[:top])
         keys = " · ".join(image.key for text in head.texts[:1] for image in text.images[:SHOWN])
         table.add_row(head_name(head.layer, head.head), texts, *([keys] if pictured else []))
+    return table
+
+
+def labels(found: Labels) -> Table:
+    """Every head's label with its evidence; what it is really about, where that is known."""
+    truth = found.labels["role"].notna().any()
+    columns = ["head", "label", "texts that fit", "share", *(["really"] if truth else []), "texts"]
+    table = titled(f"Labels of heads, by {found.judge}", *columns)
+    texts = found.texts.sort_values("rank").groupby(["layer", "head"])["text"].agg(" · ".join)
+    for row in found.labels.to_dict("records"):
+        at = row["layer"], row["head"]
+        really = [f"{row['role']} {row['role_share']:.0%}" if row["role"] else "–"] if truth else []
+        figures = (f"{row['fitting']} of {FIRST}", f"{row['share']:.0%}")
+        label = row["label"] or "–"
+        table.add_row(head_name(*at), label, *figures, *really, texts.get(at, "–"))
+    return table
+
+
+def label_scores(found: Labels) -> Table:
+    """Scores over all heads."""
+    table = titled(f"Scores of {len(found.labels)} heads", "score", "value")
+    for name, value in found.scores.items():
+        table.add_row(name, "–" if np.isnan(value) else f"{value:.3f}")
     return table
 
 

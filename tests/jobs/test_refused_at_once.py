@@ -16,6 +16,7 @@ from jobs import (
     heatmap,
     index,
     invert,
+    label,
     omp,
     reduce,
     repair,
@@ -64,6 +65,7 @@ WRITERS = {
     "reduce": lambda s: reduce.main(reduce.ReduceConfig(s)),
     "encode-texts": lambda s: encode_texts.main(encode_texts.EncodeTextsConfig(s, "microworld")),
     "textspan": lambda s: textspan.main(textspan.TextSpanConfig(s, "microworld", layers="all")),
+    "label": lambda s: label.main(label.LabelConfig(s, pool="microworld", layers="all")),
     "ablate": lambda s: ablate.main(ablate.AblateConfig(s, f"{s}.txt")),
     "compare": lambda s: compare.main(
         compare.CompareConfig(s, "label == 'class-0'", "label == 'class-1'", "microworld")

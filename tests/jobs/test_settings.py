@@ -65,6 +65,13 @@ SHOWN = {
         "::test_images_of_a_text_are_those_that_its_head_writes_most_of_it_for",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "label": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "with_ examples attempts": JOBS + "label_job.py"
+        "::test_a_server_labels_and_what_it_said_is_kept",
+        "pool lexicon layers where": JOBS + "label_job.py::test_settings_of_labels",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "ablate": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "classes reference": JOBS + "stale_results.py"

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, align, compare, extract, index, omp, reduce, repair, rosetta, search,
+    ablate, align, compare, extract, index, label, omp, reduce, repair, rosetta, search,
     second_order, segment, textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
@@ -38,6 +38,7 @@ omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape
     label_column="shape", **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
+label.main(label.LabelConfig(layers="last:1", **kept))
 compare.main(compare.CompareConfig(a="shape == 'star'", b="shape != 'star'", **kept))
 repair.main(repair.RepairConfig(classes=shape, groups="background", heads=("3.0",), **kept))
 align.main(align.AlignConfig(kept["store"], kept["store"], layers="last:1"))
@@ -72,6 +73,7 @@ def test_every_job_works_here_without_ray(alone):
         "extract",
         "textspan",
         "search",
+        "label",
         "second_order",
         "omp",
         "ablate",
@@ -145,6 +147,6 @@ def test_jobs_that_have_workers_say_where():
         name for name in cli.JOBS if "workers" in {f.name for f in fields(cli.config_of(name))}
     }
     assert having == {
-        "extract", "reduce", "index", "textspan", "ablate", "compare", "second-order", "omp",
-        "repair", "rosetta", "search", "segment", "align",
+        "extract", "reduce", "index", "textspan", "label", "ablate", "compare", "second-order",
+        "omp", "repair", "rosetta", "search", "segment", "align",
     }  # fmt: skip

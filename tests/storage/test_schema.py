@@ -12,6 +12,7 @@ from pipeline.between.tables import ALIGNED
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
+from pipeline.labels.tables import LABELS
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.repair.tables import REPAIRS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
@@ -120,6 +121,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "omp": CODES,
         "heatmap": HEATMAPS,
         "search": SEARCH,
+        "label": LABELS,
         "rosetta": SHARED,
         "rosetta_truth": TRUTH,
         "invert": INVERSIONS,
