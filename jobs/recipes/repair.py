@@ -69,6 +69,7 @@ def run(config: RepairConfig, asked: Asked) -> RepairRun:
         console.print(f"WARNING: {warning}", style="bold red")
     facts = {
         "held out": f"{known['classified']:,} images, {known['groups']} groups",
+        "taken away": ", ".join(f"head {head}" for head in found.heads) or "no head",
         "means over": f"{known['reference_images']:,} images",
         "edit": found.edit,
     }
@@ -111,7 +112,7 @@ def find(
         "training": sum(groups.training.values()),
         "groups": len(groups.held_out),
         "classes": len(asked.classes.names),
-        "warnings": found.warnings,
+        "warnings": [*groups.notes(asked, config.search), *found.warnings],
         "search": None if found.searched is None else found.searched.facts,
     }
     kept = {"accuracy": found.accuracy, "gains": found.gains, "groups": groups.table(asked)}

@@ -299,7 +299,11 @@ def _of_repairs(read: Reader) -> list[Section]:
     """For each column of groups, the repair that was asked for last."""
     found = by_part(read.results("repair"), lambda result: [result.config["groups"]])
     return [
-        repair_section(repaired(result), read.older(result), read.made(result))
+        repair_section(
+            repaired(result),
+            [*read.older(result), *result.provenance["warnings"]],
+            read.made(result),
+        )
         for result in found.values()
     ]
 

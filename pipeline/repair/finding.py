@@ -26,6 +26,9 @@ from .groups import Asked, Group, count_groups, namer, refuse_groups
 from .scores import Scorer
 from .search import Found, ShardMargins, best_gains, gather, sample
 
+# Groups that a note names.
+LISTED = 10
+
 
 @dataclass(frozen=True, eq=False)
 class Counted:
@@ -33,6 +36,22 @@ class Counted:
 
     training: Counter[Group]
     held_out: Counter[Group]
+
+    def notes(self, asked: Asked, search: bool) -> list[str]:
+        """Groups that are in no figure, or that gains are found without, by name."""
+        groups = set(self.training) | set(self.held_out)
+        name = namer(groups, asked.classes)
+        lacking = [("held-out", self.held_out, "they are in no figure")]
+        if search:
+            lacking.append(("training", self.training, "gains are found without them"))
+        found = []
+        for half, counts, what in lacking:
+            if names := [name(group) for group in sorted(groups - set(counts))]:
+                listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+                found.append(
+                    f"{several(len(names), 'group')} without {half} images, {what}: {listed}"
+                )
+        return found
 
     def table(self, asked: Asked) -> pd.DataFrame:
         """As ``tables.REPAIRS`` has it."""

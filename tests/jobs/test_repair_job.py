@@ -44,6 +44,10 @@ def test_a_repair_is_told_kept_and_shown(run, plain, neurons_kept, capsys, tmp_p
     alone = found.groups[found.groups["held_out"] == 0]["name"]  # counted, and no worst group
     assert len(alone) > 0
     assert not set(alone) & set(found.rows("group")["name"])
+    assert any(
+        f"{len(alone)} groups without held-out images, they are in no figure: " in warning
+        for warning in known["warnings"]
+    )
     gains = found.gains[found.gains["edit"] == "chosen"]
     assert gains[["layer", "head", "gain"]].to_numpy().tolist() == [[2, 1, 0], [3, 0, 0]]
     assert found.gains["edit"].value_counts()["random 3"] == 2
@@ -67,6 +71,7 @@ def test_a_repair_is_told_kept_and_shown(run, plain, neurons_kept, capsys, tmp_p
     assert len(told["accuracy"]) == len(found.accuracy)
     page = report.main(report.ReportConfig(plain.store, out=str(tmp_path / "page.html")))
     text = Path(page).read_text()
+    assert "without held-out images" in text
     assert "A spurious correlation mended: background" in text
     assert "heads 2.1, 3.0 taken away (heads that were named)" in text
 
@@ -79,6 +84,7 @@ def test_settings_of_repairs(plain, run, neurons_kept):
     assert named.found.by == "heads labelled Background"
     found = repair.main(replace(plain, heads=(), search=True))
     search = found.result.provenance["search"]
+    assert any("gains are found without them" in w for w in found.result.provenance["warnings"])
     assert search["after"] < search["before"]
     assert search["images"] == found.result.provenance["training"]
     assert found.found.gains[found.found.gains["edit"] == "chosen"]["gain"].between(0, 1).all()

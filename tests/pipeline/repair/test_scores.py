@@ -6,9 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.heads import ablation
+from pipeline.heads.edits import edit_from, edited_embedding
+from pipeline.heads.studies import maps_of
 from pipeline.repair.gains import Components
 from pipeline.repair.scores import Scorer
+from pipeline.stats.reductions import reduce_store
 from tests.pipeline.heads.direct import H, L, joint, make_maps, make_parts, reference_means
+from tests.pipeline.repair import kit
 
 SIZE = ablation.ModelSize(L, H)
 COMPONENTS = Components(L, H)
@@ -83,3 +87,19 @@ def test_the_published_setting_and_random_sets(layers):
     assert min(layer for s in everywhere for layer, _ in s) == 0
     assert components.random([]) == []
     assert components.away(components.without(chosen)) == sorted(chosen)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_edit_file_gives_the_very_same_logits(tmp_path):
+    store = kit.leaning_store(tmp_path)
+    reductions, components = reduce_store(store), Components(2, 3)
+    gains_s = components.with_gains(np.random.default_rng(1).uniform(size=(2, 3)))
+    heads_lh, _, _ = components.split(gains_s)
+    edit = edit_from(store, reductions, "some", {h: heads_lh[h] for h in np.ndindex(2, 3)})
+    maps, chosen = maps_of(store), np.ones(50, bool)
+    readout = ablation.Readout(maps, kit.READOUT.astype(float))
+    scorer = Scorer(components, ablation.reduced_means(reductions), readout)
+    (parts,) = scorer.parts(store, 1, chosen)
+    _, logits = scorer.edited(parts, gains_s[None])
+    expected = edited_embedding(parts, edit, maps) @ readout.classes.T
+    np.testing.assert_allclose(logits, expected, atol=1e-12)
