@@ -4,6 +4,7 @@
     facet search --store out/ --picture dog.jpg --property colours
     facet search --store out/ --text "a red thing" "snow" --layer 23
     facet search --store out/ --queries queries.txt --heads 22.1 23.4 --random
+    facet search --store out/ --image 7 --edit edit.json
 
 Images are compared by what the heads wrote of them, less its mean over the images; several heads
 stand side by side. What the index lacks is made first. An image is never found as its own query.
@@ -24,6 +25,7 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
+from pipeline.heads.edits import Edit, read_edit
 from pipeline.images.find import find_images, read_picture
 from pipeline.search.choices import Metric, Space, refuse_parts
 from pipeline.search.queries import Query, given, read_queries, tidied
@@ -57,6 +59,9 @@ class SearchConfig:
     blocks: str | None = None
     """Blocks to compare images in, too: 0 is the start, 24 the MLP of layer 23; all, last:4,
     20-23, 1,3."""
+    edit: str | None = None
+    """The file of an edit: images are compared in their whole edited embeddings, which takes a scan
+    of the store itself."""
     metric: Metric = "cosine"
     """What images are compared by: the cosine, or the inner product."""
     centred: bool = True
@@ -91,12 +96,15 @@ class Asked:
         Of those that are files.
     space : Space
         Without the heads of a property, which take a result to know.
+    edit : Edit or None
+        Of the embedding.
     """
 
     queries: tuple[Query, ...]
     images: dict[Query, int]
     pictures: dict[Query, bytes]
     space: Space
+    edit: Edit | None
 
 
 def main(config: SearchConfig) -> SearchRun:
@@ -117,6 +125,9 @@ def check(config: SearchConfig) -> Asked:
         refuse_unused(config, ["property", "layer"], "searches without --heads")
     if config.property is not None:
         refuse_unused(config, ["layer"], "searches without --property")
+    if config.edit is not None:
+        parts = ["heads", "property", "layer", "blocks", "random"]
+        refuse_unused(config, parts, "searches without --edit, which is of whole embeddings")
     tables, meta = look(config.store, None)
     assert tables is not None  # of a store that is there
     listed = [] if config.queries is None else read_queries(config.queries)
@@ -133,7 +144,11 @@ def check(config: SearchConfig) -> Asked:
     numbers = find_images(tables, [query.asked for query in of_store]) if of_store else []
     images = dict(zip(of_store, numbers, strict=True))
     pictures = {q: read_picture(q.asked) for q in queries if q.kind == "picture"}
-    return Asked(queries, images, pictures, space)
+    edit = None
+    if config.edit is not None:
+        edit = read_edit(config.edit, tables)
+        refuse_parts(config.store, meta, Space(((0, 0),), (0,)))  # all that an edit may take from
+    return Asked(queries, images, pictures, space, edit)
 
 
 def heads_of(config: SearchConfig, layers: int, heads: int) -> tuple[Head, ...]:

@@ -14,7 +14,8 @@ from jobs.console import TELLER, console
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.search import Asked, SearchConfig
 from jobs.settings import command
-from jobs.steps import embedded, indexed, opened
+from jobs.steps import embedded, indexed, opened, reduced
+from pipeline.heads.edits import Edit, edits_digest
 from pipeline.identity import over
 from pipeline.labels.found import heads_with
 from pipeline.pages import tables
@@ -25,9 +26,11 @@ from pipeline.search.found import (
     RANDOM_IMAGES,
     SEARCH,
     Found,
+    edited_name,
     space_name,
 )
 from pipeline.search.vectors import refuse_nothing
+from pipeline.telling import several
 from storage import urls
 from storage.results import Result
 from storage.store import Store
@@ -63,6 +66,8 @@ def run(config: SearchConfig, asked: Asked) -> SearchRun:
         "where": config.where,
         "random": config.random,
     }
+    if asked.edit is not None:
+        identity["edit"] = edits_digest([asked.edit])
     result = found_or_made(
         store.url, JOB, identity, lambda: find(config, asked, store, space, identity)
     )
@@ -105,11 +110,15 @@ def find(
     if config.random and space.heads:
         drawn = chance.random_heads(space, store.meta.layers, store.meta.heads)
         other = Space(drawn, space.blocks) if drawn else other
-    indexed(store, Space((*space.heads, *other.heads), space.blocks, space.embedding))
+    if asked.edit is None:
+        indexed(store, Space((*space.heads, *other.heads), space.blocks, space.embedding))
     own = [asked.images.get(query) for query in asked.queries]
     chosen = chosen_images(store, config.where)
     look = Look(config, asked, store)
-    series = {NEAREST: look.nearest(space, own, chosen)}
+    if asked.edit is None:
+        series = {NEAREST: look.nearest(space, own, chosen)}
+    else:
+        series = {NEAREST: look.nearest_edited(asked.edit, own)}
     if config.random:
         queries = look.queries(space)
         series[RANDOM_IMAGES] = chance.random_images(
@@ -119,7 +128,7 @@ def find(
     if other.heads:
         series[RANDOM_HEADS] = look.nearest(other, own, chosen)
     found = Found(
-        space=space_name(space),
+        space=space_name(space) if asked.edit is None else edited_name(asked.edit.name),
         metric=config.metric,
         centred=config.centred,
         property=config.property,
@@ -157,27 +166,61 @@ class Look:
     def queries(self, space: Space) -> Any:
         """The queries in the coordinates of a space."""
         from pipeline.search.coordinates import Coordinates
-        from pipeline.search.scan import Queries
         from pipeline.search.vectors import image_vectors, picture_vectors
 
-        asked, coordinates = self.asked, Coordinates.of(self.store, space)
-        vectors = np.zeros((len(asked.queries), coordinates.width), np.float32)
+        coordinates = Coordinates.of(self.store, space)
+        return self._queries(
+            coordinates.width,
+            lambda images: image_vectors(self.store, coordinates, images),
+            lambda model, pictures: picture_vectors(model, coordinates, pictures),
+            coordinates.texts,
+        )
+
+    def _queries(self, width: int, images: Any, pictures: Any, texts: Any) -> Any:
+        """All queries in their order, by what makes rows of each kind."""
+        from pipeline.search.scan import Queries
+
+        asked = self.asked
+        vectors = np.zeros((len(asked.queries), width), np.float32)
         at = {
             kind: [i for i, query in enumerate(asked.queries) if query.kind == kind]
             for kind in ("image", "picture", "text")
         }
         if of_kind := [asked.queries[i] for i in at["image"]]:
-            images = [asked.images[query] for query in of_kind]
-            vectors[at["image"]] = image_vectors(self.store, coordinates, images)
+            vectors[at["image"]] = images([asked.images[query] for query in of_kind])
         if of_kind := [asked.queries[i] for i in at["picture"]]:
             model = self.encoder.model("sees the pictures", TELLER)
-            pictures = [asked.pictures[query] for query in of_kind]
-            vectors[at["picture"]] = picture_vectors(model, coordinates, pictures)
-        if texts := [asked.queries[i].asked for i in at["text"]]:
-            self.encoder.refuse_long(texts)
-            rows = embedded(self.encoder, "texts of a search", texts).embeddings
-            vectors[at["text"]] = coordinates.texts(rows)
+            vectors[at["picture"]] = pictures(model, [asked.pictures[query] for query in of_kind])
+        if given := [asked.queries[i].asked for i in at["text"]]:
+            self.encoder.refuse_long(given)
+            rows = embedded(self.encoder, "texts of a search", given).embeddings
+            vectors[at["text"]] = texts(rows)
         return Queries(vectors, np.array([query.kind == "text" for query in asked.queries]))
+
+    def nearest_edited(self, edit: Edit, own: Sequence[int | None]) -> Any:
+        """What is nearest in edited embeddings, less the images that queries are."""
+        from pipeline.cluster import machines, pace
+        from pipeline.search import edited
+        from pipeline.search.chance import without_own
+
+        config, store = self.config, self.store
+        queries = self._queries(
+            store.meta.embed,
+            lambda images: edited.edited_vectors(store, edit, images),
+            lambda model, pictures: edited.picture_vectors(model, edit, pictures),
+            lambda rows: rows,
+        )
+        reductions = reduced(store, None, ("heads", "mlps", "embedding"))
+        shards = len(store.done_shards())
+        said = f"{several(shards, 'shard')} to search"
+        machines.settle(pace.of_shards(store.meta, shards), said, TELLER.say)
+        more = config.top + any(image is not None for image in own)
+        with TELLER.bar("shards", shards) as move:
+            found = edited.nearest_edited(
+                store, edit, queries, reductions, metric=config.metric, top=more,
+                where=config.where, centred=config.centred, report=move,
+            )  # fmt: skip
+        return without_own(found, own, config.top)
 
     def nearest(self, space: Space, own: Sequence[int | None], chosen: Any) -> Any:
         """What is nearest in a space, less the images that queries are."""

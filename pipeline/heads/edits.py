@@ -111,27 +111,55 @@ def edit_from(
     EditError
         If a part does not exist, or a gain is not finite.
     """
-    from .ablation import reduced_means  # brings zarr, which checks of settings do without
-
-    meta, means = store.meta, reduced_means(reductions)
+    meta = store.meta
     heads_lh = whole(heads, (meta.layers, meta.heads))
     blocks_s = whole(blocks or {}, (meta.layers + 1,))
     bias_l = whole(attention_bias or {}, (meta.layers,))
-    maps = {
-        part: np.asarray(store.model()[part].values, np.float64)
-        for part in ("head_map", "mlp_map", "attention_bias")
-    }
-    constant_e = (
-        np.einsum("lh,lhk,lhke->e", 1 - heads_lh, means.heads_lhk, maps["head_map"], optimize=True)
-        + (1 - blocks_s) @ means.mlps_sd @ maps["mlp_map"]
-        + means.inverse_scale * ((1 - bias_l) @ maps["attention_bias"])
-    )
+    constant_e = _mean_taken(store, reductions, heads_lh, blocks_s, bias_l)
     where = reductions.facts.where
     images = f"{reductions.count('heads'):,} images of {store.url}"
     return Edit(
         name, meta.weights_digest, heads_lh, blocks_s, bias_l, constant_e,
         means=images if where is None else f"{images} where {where}",
     )  # fmt: skip
+
+
+def edited_mean(store: Store, reductions: Reductions, edit: Edit) -> NDArray[np.float64]:
+    """Mean of the edited embeddings of a reduced subset, (E,), on the published scale.
+
+    Parameters
+    ----------
+    store : Store
+    reductions : Reductions
+        Of heads, mlps and embedding.
+    edit : Edit
+    """
+    gone_e = _mean_taken(store, reductions, edit.heads_lh, edit.blocks_s, edit.attention_bias_l)
+    found: NDArray[np.float64] = reductions.array("embedding_mean").values - gone_e
+    return found + edit.constant_e
+
+
+def _mean_taken(
+    store: Store,
+    reductions: Reductions,
+    heads_lh: np.ndarray,
+    blocks_s: np.ndarray,
+    bias_l: np.ndarray,
+) -> NDArray[np.float64]:
+    """Σ (1 − gain) · mean contribution of a reduced subset, (E,)."""
+    from .ablation import reduced_means  # brings zarr, which checks of settings do without
+
+    means = reduced_means(reductions)
+    maps = {
+        part: np.asarray(store.model()[part].values, np.float64)
+        for part in ("head_map", "mlp_map", "attention_bias")
+    }
+    found: NDArray[np.float64] = (
+        np.einsum("lh,lhk,lhke->e", 1 - heads_lh, means.heads_lhk, maps["head_map"], optimize=True)
+        + (1 - blocks_s) @ means.mlps_sd @ maps["mlp_map"]
+        + means.inverse_scale * ((1 - bias_l) @ maps["attention_bias"])
+    )
+    return found
 
 
 def whole(gains: Mapping[Any, float], shape: tuple[int, ...]) -> NDArray[np.float64]:

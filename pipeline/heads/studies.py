@@ -144,6 +144,34 @@ def edit_steps(edits: Sequence[Edit]) -> list[NamedStep]:
     return [NamedStep("edits", "edits", "", name) for name in names]
 
 
+def shard_parts(
+    store: Store, shard: int, chosen: np.ndarray, class_token: bool = False
+) -> Iterator[tuple[np.ndarray, ablate.StoredParts]]:
+    """Numbers and parts of the chosen images of a shard, a bounded number at a time.
+
+    Parameters
+    ----------
+    store : Store
+    shard : int
+    chosen : (images of the shard,) bool
+        Which are ok and wanted.
+    class_token : bool
+        Whether what heads write from the class token is wanted, too.
+    """
+    data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
+    names = ["heads", "mlps", "embedding", "ln_std", *(["tokens"] if class_token else [])]
+    step = max(1, READ_BYTES // sum(store.arrays[n].bytes_per_row for n in names))
+    for numbers, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):
+        parts = ablate.StoredParts(
+            heads_blhk=rows["heads"],
+            mlps_bsd=rows["mlps"],
+            embedding_be=rows["embedding"],
+            ln_std_b=rows["ln_std"],
+            class_token_be=rows["tokens"][:, 0] if class_token else None,
+        )
+        yield numbers, parts
+
+
 @dataclass(frozen=True, eq=False)
 class ShardStudy:
     """All that a task needs to ablate contributions of its shard.
@@ -176,7 +204,8 @@ class ShardStudy:
         labels = shard_labels(store, shard, self.where, self.label_column, self.classes)
         class_token = any(a.class_token for a in self.ablations)
         predicted = [
-            self._predict(parts) for parts in _parts(store, shard, labels.chosen, class_token)
+            self._predict(parts)
+            for _, parts in shard_parts(store, shard, labels.chosen, class_token)
         ]
         empty = np.zeros((1 + len(self.ablations) + len(self.edits), 0), np.int32)
         return np.concatenate([empty, *predicted], axis=1), labels
@@ -197,23 +226,6 @@ class Predicts(Protocol):
 
     def predict(self, shard: int) -> tuple[np.ndarray, Labels]:
         """Classes (1 + ablations, N), row 0 of the model as it is; and what the images show."""
-
-
-def _parts(
-    store: Store, shard: int, chosen: np.ndarray, class_token: bool
-) -> Iterator[ablate.StoredParts]:
-    """The chosen images of a shard, a bounded number at a time."""
-    data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
-    names = ["heads", "mlps", "embedding", "ln_std", *(["tokens"] if class_token else [])]
-    step = max(1, READ_BYTES // sum(store.arrays[n].bytes_per_row for n in names))
-    for _, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):
-        yield ablate.StoredParts(
-            heads_blhk=rows["heads"],
-            mlps_bsd=rows["mlps"],
-            embedding_be=rows["embedding"],
-            ln_std_b=rows["ln_std"],
-            class_token_be=rows["tokens"][:, 0] if class_token else None,
-        )
 
 
 def check(store: Store, studies: Sequence[DirectStudy], label_column: str) -> None:

@@ -86,6 +86,11 @@ class Found:
 _FACTS = ("space", "metric", "centred", "property", "where", "random_heads")
 
 
+def edited_name(edit: str) -> str:
+    """What images were compared in, with an edit of this name."""
+    return f"the whole embedding, edited ({edit})"
+
+
 def space_name(space: Space) -> str:
     """What images are compared in, in words."""
     parts = [heads_name(space.heads)] if space.heads else []

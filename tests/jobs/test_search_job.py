@@ -13,8 +13,12 @@ from PIL import Image
 
 from jobs import extract, report, search, show
 from jobs.search import SearchConfig
+from pipeline.heads.ablation import StoredParts
+from pipeline.heads.edits import edit_from, edited_embedding, write_edit
+from pipeline.heads.studies import maps_of
 from pipeline.images.again import load_again
 from pipeline.search.found import NEAREST, RANDOM_HEADS, RANDOM_IMAGES
+from pipeline.stats.reductions import reduce_store
 from pipeline.texts.encoding import TextEncoder
 from storage import ledger, views
 from storage.errors import FacetError, StoreError
@@ -158,6 +162,40 @@ def test_a_picture_finds_what_the_image_finds(store, plain, tmp_path):
     page = Path(run.result.url, "search.html").read_text()
     assert page.count("<img ") == 2 * (1 + 5)
     assert Image.open(Path(run.result.url, "query-001.png")).size == (90, 40)
+
+
+@pytest.mark.usefixtures("here")
+def test_whole_embeddings_with_an_edit(store, plain, tmp_path):
+    edit = edit_from(
+        store, reduce_store(store), "three parts", {(2, 1): 0.0, (1, 0): 0.5}, {0: 0.0}, {2: 0.0}
+    )
+    file = tmp_path / "edit.json"
+    file.write_bytes(write_edit(edit))
+    picture = tmp_path / "7.png"
+    load_again(store, 7).save(picture)
+    asked = replace(plain, heads=(), edit=str(file), picture=(str(picture),))
+    run = search.main(asked)
+    data = store.contributions()
+    parts = (data[n].values for n in ("heads", "mlps", "embedding", "ln_std"))
+    edited = edited_embedding(StoredParts(*parts), edit, maps_of(store))
+    edited -= edited.mean(0)
+    edited /= np.linalg.norm(edited, axis=1, keepdims=True)
+    text = TextEncoder(store).encode("texts", ["a red star"]).embeddings[0]
+    wanted = {"7": edited[7], "12": edited[12], "a red star": text, str(picture): edited[7]}
+    for query, vector in wanted.items():
+        own = int(query) if query.isdecimal() else -1
+        scores = edited @ vector
+        order = [i for i in np.argsort(-scores) if i != own][:5]
+        rows = run.found.table[run.found.table["query"] == query]
+        assert rows["image"].tolist() == order
+        np.testing.assert_allclose(rows["score"], scores[order], atol=1e-5)
+    assert run.found.space == "the whole embedding, edited (three parts)"
+    assert not found(replace(asked, edit=None)).equals(run.found.table)
+    with refused(FacetError, "--heads belongs to searches without --edit"):
+        search.main(replace(asked, heads=("1.0",)))
+    file.write_bytes(write_edit(replace(edit, weights="another")))
+    with refused(FacetError, "is of weights another, and the store at"):
+        search.main(asked)
 
 
 def test_many_queries_from_a_file(store, plain, tmp_path):

@@ -113,6 +113,7 @@ SHOWN = {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "image text heads layer blocks metric centred top where property": JOBS
         + "search_job.py::test_settings_of_searches",
+        "edit": JOBS + "search_job.py::test_whole_embeddings_with_an_edit",
         "picture": JOBS + "search_job.py::test_a_picture_finds_what_the_image_finds",
         "queries": JOBS + "search_job.py::test_many_queries_from_a_file",
         "random": JOBS + "search_job.py::test_what_chance_finds",
