@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from jobs import ablate, extract, omp, rosetta, second_order, segment, textspan
+from jobs import (
+    ablate,
+    extract,
+    label,
+    omp,
+    repair,
+    rosetta,
+    search,
+    second_order,
+    segment,
+    textspan,
+)
 from jobs.console import console, show_table
 from jobs.demo import DemoConfig
 from jobs.pages import as_typed, reader, write
@@ -36,6 +47,17 @@ SEGMENTED = segment.SegmentConfig(
     mlp_layers=MLP_LAYER,
     where="index < 300",
 )  # fmt: skip
+# What heads are good for, once it is known what they are about.
+REPAIRED = repair.RepairConfig(
+    store="",
+    classes="microworld:shape=star,heart",
+    groups="background",
+    property="background",
+    where='label in ("star", "heart")',
+)
+SEARCHED = search.SearchConfig(
+    store="", image=("0", "1", "2"), property="colour", top=8, random=True
+)
 # What is shared between models is shown on fewer pictures.
 SHARED = rosetta.RosettaConfig(
     images="microworld:n=200,seed=7,split=test",
@@ -62,6 +84,9 @@ def run(config: DemoConfig) -> None:
     second_order.main(second_order.SecondOrderConfig(store=url, mlp_layers=MLP_LAYER))
     omp.main(omp.OmpConfig(store=url, mlp_layers=MLP_LAYER, pool="microworld", terms=TERMS))
     ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
+    label.main(label.LabelConfig(store=url))
+    repair.main(replace(REPAIRED, store=url))
+    search.main(replace(SEARCHED, store=url))
     read = reader(store, url)
     segment.main(replace(SEGMENTED, store=url))
     planted = planted_pair(url, described.descriptions, read)
