@@ -102,8 +102,8 @@ def find(
             target, found, encoded.embeddings, pool.texts, config.texts_per_head, TELLER
         )
     facts = {
-        "from": f"{source.meta.architecture} ({source.meta.weights})",
-        "to": f"{target.meta.architecture} ({target.meta.weights})",
+        "from": model_name(source),
+        "to": model_name(target),
         "images": found.images,
         "image_lists": [source.meta.image_list_digest, target.meta.image_list_digest],
         "same_list": common.same_list,
@@ -145,6 +145,13 @@ def held(config: AlignConfig, source: Store, target: Store, common: Common) -> A
     )
     with progress_bar("shards", len(scans) * shards) as move:
         return align(source, target, common, there, here, config.where, move)
+
+
+def model_name(store: Store) -> str:
+    """A model as people know it."""
+    meta = store.meta
+    named = meta.weights == meta.architecture  # the embedded world's
+    return meta.architecture if named else f"{meta.architecture} ({meta.weights})"
 
 
 def map_arrays(found: Aligned) -> xr.Dataset:

@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline.between.answers import Alignment, Match
 from pipeline.between.tables import ALIGNED
 from pipeline.heads.names import head_name
+from pipeline.telling import several
 
 from .fragments import matrix
 from .html import Made, Section, section
@@ -80,7 +81,7 @@ def flat_texts(found: Alignment) -> pd.DataFrame:
 
 def between_section(found: Alignment, name: str, warned: Sequence[str], made: Made) -> Section:
     """Which heads of two models are alike, and texts of one on the other's heads."""
-    best, facts = found.matches[0], told(found)
+    best, facts = found.matches[0], found.facts
     here, like, cka, cca, _ = _cells(best)
     return section(
         TITLE,
@@ -89,9 +90,10 @@ def between_section(found: Alignment, name: str, warned: Sequence[str], made: Ma
         "through the map between the embeddings; behind each stands the map's R² along it, on "
         "images that did not make the map.",
         name=name,
-        found=f"Over images {facts['images']}, {found.source} against {found.target}: {here} is "
-        f"most like {like} of the first (CKA {cka}, CCA {cca}). The map from one embedding to the "
-        f"other: {facts['map']}.",
+        found=f"Over {several(facts['images'], 'image')}, {found.source} against {found.target}: "
+        f"{here} is most like {like} of the first (CKA {cka}, CCA {cca}). The map from "
+        f"one embedding to the other foretells {facts['r2']:.0%} of its variance on "
+        f"{facts['held_out']:,} images that did not make it.",
         notes=[*warned, *found.warnings],
         plot=[best_figure(found)],
         header=("head", "most like", "CKA", "CCA", "texts (R²)"),

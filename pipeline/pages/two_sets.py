@@ -24,15 +24,15 @@ def two_sets_section(found: Compared, name: str, warned: Sequence[str], made: Ma
     shown = others[:LISTED]
     clear = [part for part in shown if not np.isnan(part.fisher)]
     shares = {"heads": "heads", "mlps": "start and MLPs", "else": "constants"}
-    written = ", ".join(f"{said} {found.shares[n]:.0%}" for n, said in shares.items()
-                        if n in found.shares)  # fmt: skip
-    # Where moments count few images, the lengths are partly chance, which is told beside them.
+    wrote = ", ".join(
+        f"{who} {found.shares[n]:.0%}" for n, who in shares.items() if n in found.shares
+    )
     best = shown[0]
     said = (
         f"The means of {several(found.images_a, 'image')} where {found.a} (a) and "
         f"{several(found.images_b, 'image')} where {found.b} (b) lie {whole.distance:.2f} of an "
-        f"embedding's length apart (by chance {whole.chance:.2f}). Of that difference are from "
-        f"{written}. {best.name.capitalize()} tells the sets apart most clearly, and wrote "
+        f"embedding's length apart (by chance {whole.chance:.2f}). Who wrote the difference: "
+        f"{wrote}. {best.name.capitalize()} tells the sets apart most clearly, and wrote "
         f"{best.share:.0%} of it: {towards(best.texts)}."
     )
     rows = [
