@@ -61,6 +61,7 @@ JOBS = {
     "align": Job("two models over the same images: heads that are alike, texts for the other"),
     "rosetta": Job("units that different models share", ()),
     "invert": Job("latents whose pictures are given ones, led by shared units"),
+    "compare-models": Job("models side by side: scores of their heads' labels"),
     "plan": Job("what a store of any size will take, before any of it is made"),
     "status": Job("what of a store is done, running and failed"),
     "run": Job("the jobs of a run file, in order"),

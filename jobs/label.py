@@ -21,10 +21,9 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, pool_of, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
 from pipeline.extraction.plan import parse_layers
-from pipeline.labels.choices import Judge, parse_judge
+from pipeline.labels.choices import Judge, base_url, parse_judge
 from pipeline.labels.examples import Example, load_examples
 from pipeline.labels.lexicon import Lexicon, lexicon_of, load_lexicon
-from pipeline.labels.servers import base_url
 from pipeline.stats.choices import refuse_components
 from pipeline.texts import Pool, load_pool
 

@@ -50,8 +50,13 @@ def test_commands_are_understood_and_their_settings_go_together(place, tmp_path,
         elif isinstance(config, extract.ExtractConfig):
             check_supported(ModelSpec(config.model, config.pretrained))
         elif command.name not in ("run", "demo"):  # these need nothing but their settings
-            field = {"invert": "rosetta", "align": "from_"}.get(command.name, "store")
-            config = dataclasses.replace(config, **{field: str(tmp_path / "nowhere")})
+            gone = str(tmp_path / "nowhere")
+            places: dict[str, object] = {
+                "invert": {"rosetta": gone},
+                "align": {"from_": gone},
+                "compare-models": {"stores": (gone,)},
+            }.get(command.name, {"store": gone})
+            config = dataclasses.replace(config, **places)
             with pytest.raises(FacetError, match=NOWHERE):
                 cli.job_module(command.name).main(config)
 

@@ -91,6 +91,7 @@ REFUSED = {
     "textspan --store {tmp}/gone --pool microworld": "no store at",
     "label --store {tmp}/gone": "no store at",
     "label --store {tmp}/gone --with gpt": "give lexicon, openai:MODEL or transformers:PATH",
+    "compare-models {tmp}/gone": "no store at",
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
     "align --from {tmp}/gone --to {tmp}/gone": "no store at",

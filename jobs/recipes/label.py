@@ -22,7 +22,7 @@ from pipeline.identity import over, settings
 from pipeline.labels import by_model, servers
 from pipeline.labels.answers import Labels, labelled
 from pipeline.labels.by_lexicon import Properties, property_shares
-from pipeline.labels.choices import FIRST
+from pipeline.labels.choices import FIRST, base_url
 from pipeline.labels.found import JOB
 from pipeline.labels.judged import (
     by_properties,
@@ -156,7 +156,7 @@ def embeddings_of(texts: dict[Head, list[str]], pool: Any) -> dict[str, NDArray[
 def model_of(asked: Asked) -> tuple[by_model.Ask, int, dict[str, Any]]:
     """What asks the model, how many questions at once, and how answers are made."""
     if asked.judge.kind == "openai":
-        url = servers.base_url()
+        url = base_url()
         made_by = {"server": url, "settings": servers.SETTINGS}
         return servers.Server(url, asked.judge.model), servers.AT_ONCE, made_by
     from pipeline.labels import local

@@ -56,7 +56,8 @@ class ModelScores:
     size, patch : str
         As the published tables have them, such as ``B`` and ``32``; empty where a model's name does
         not tell.
-    judge : str
+    judge, pool, lexicon, layers : str
+        How the heads were labelled.
     heads : int
     scores : dict of str to float
     """
@@ -68,6 +69,9 @@ class ModelScores:
     weights: str
     source: str
     judge: str
+    pool: str
+    lexicon: str
+    layers: str
     heads: int
     scores: dict[str, float]
 
@@ -82,7 +86,8 @@ def compared(stores: Sequence[Store]) -> list[ModelScores]:
     """
     found = []
     for store in stores:
-        answer = labelled(latest_result(store.url, JOB))
+        result = latest_result(store.url, JOB)
+        answer = labelled(result)
         meta = store.meta
         rest = meta.architecture.partition("ViT-")[2]
         size, _, patch = rest.partition("-")
@@ -95,8 +100,18 @@ def compared(stores: Sequence[Store]) -> list[ModelScores]:
                 weights=meta.weights,
                 source=meta.source,
                 judge=answer.judge,
+                pool=answer.pool,
+                lexicon=answer.lexicon,
+                layers=result.config["layers"],
                 heads=len(answer.labels),
                 scores=answer.scores,
             )
         )
     return found
+
+
+def differing(found: Sequence[ModelScores]) -> list[str]:
+    """In what models were not labelled alike."""
+    ways = ("source", "judge", "pool", "lexicon", "layers")
+    names = {"source": "images"}
+    return [names.get(way, way) for way in ways if len({getattr(m, way) for m in found}) > 1]

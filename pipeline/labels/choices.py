@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from storage.errors import FacetError
+from storage.objects import refuse_credentials
 
 # Texts of a head that a judge is shown, of those that TextSpan picks for it; so many of a property
 # count, too.
 FIRST = 5
 # Of these, how many fit where a head counts as about its label.
 ENOUGH = 3
+# In the environment: where a server is, and what it wants to be told.
+BASE_URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,22 @@ def parse_judge(text: str) -> Judge:
             raise FacetError(f"`with_` {text} needs pip install 'facet-interp[llm]'")
         return Judge("transformers", model)
     raise FacetError(f"`with_` {text!r}: give lexicon, openai:MODEL or transformers:PATH")
+
+
+def base_url() -> str:
+    """Where the server is, from the environment.
+
+    Raises
+    ------
+    FacetError
+        If the environment does not say, or says no web address.
+    """
+    url = os.environ.get(BASE_URL, "").strip().rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        said = f"is {url!r}" if url else "is not set"
+        raise FacetError(
+            f"{BASE_URL} {said}: set it to the address of a server of the OpenAI protocol, such as "
+            f"http://localhost:8000/v1, and {KEY} where the server wants a key"
+        )
+    refuse_credentials(url)
+    return url

@@ -18,11 +18,10 @@ from tenacity import (
 )
 
 from storage.errors import FacetError
-from storage.objects import refuse_credentials
 
 from .by_model import Messages
+from .choices import KEY
 
-BASE_URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 # What a server is sent with every question, beside the model and the messages.
 SETTINGS: dict[str, Any] = {"temperature": 0, "max_tokens": 512}
 SECONDS, TRIES = 120.0, 5
@@ -34,25 +33,6 @@ _KEPT = "Answers so far are kept, and the same command goes on from them."
 
 class _Busy(Exception):
     """The server may answer if it is asked once more."""
-
-
-def base_url() -> str:
-    """Where the server is, from the environment.
-
-    Raises
-    ------
-    FacetError
-        If the environment does not say, or says no web address.
-    """
-    url = os.environ.get(BASE_URL, "").strip().rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        said = f"is {url!r}" if url else "is not set"
-        raise FacetError(
-            f"{BASE_URL} {said}: set it to the address of a server of the OpenAI protocol, such as "
-            f"http://localhost:8000/v1, and {KEY} where the server wants a key"
-        )
-    refuse_credentials(url)
-    return url
 
 
 class Server:

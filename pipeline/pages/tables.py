@@ -16,7 +16,7 @@ from pipeline.heads.names import head_name, neuron_name
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
-from pipeline.labels.answers import Labels
+from pipeline.labels.answers import Labels, ModelScores
 from pipeline.labels.choices import FIRST
 from pipeline.neurons.answers import STRONGEST, CodedNeuron, signed
 from pipeline.repair.answers import Repaired
@@ -74,6 +74,37 @@ def label_scores(found: Labels) -> Table:
     table = titled(f"Scores of {len(found.labels)} heads", "score", "value")
     for name, value in found.scores.items():
         table.add_row(name, "–" if np.isnan(value) else f"{value:.3f}")
+    return table
+
+
+MODEL_COLUMNS = ("model", "model size", "patch size", "pre-training data", "heads")
+
+
+def entanglements(found: Sequence[ModelScores]) -> Table:
+    """Table 1 of the study of labels: heads that share theirs; beside it what needs no judge."""
+    columns = [*MODEL_COLUMNS, "entanglement score (↓)", "overlap of texts (↓)"]
+    return _of_models("Entanglement of heads", found, columns, ["entanglement", "overlap"])
+
+
+def associations(found: Sequence[ModelScores]) -> Table:
+    """Table 2 of the study: heads whose texts fit their label, and how many do."""
+    counts = [f"{n} texts" for n in range(FIRST + 1)]
+    columns = [*MODEL_COLUMNS, "association score (↑)", *counts]
+    title = "Association of heads, and the share of heads with so many texts that fit"
+    return _of_models(title, found, columns, ["association", *counts])
+
+
+def _of_models(
+    title: str, found: Sequence[ModelScores], columns: Sequence[str], scores: Sequence[str]
+) -> Table:
+    """A row a model, in the order in which they were named."""
+    table = titled(title, *columns)
+    keep_whole(table, *columns[len(MODEL_COLUMNS) :])
+    for model in found:
+        values = (model.scores[name] for name in scores)
+        named = (model.model, model.size or "–", model.patch or "–", model.weights)
+        figures = ("–" if np.isnan(value) else f"{value:.3f}" for value in values)
+        table.add_row(*named, f"{model.heads:,}", *figures)
     return table
 
 

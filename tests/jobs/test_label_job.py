@@ -9,23 +9,27 @@ import pandas as pd
 import pytest
 from tenacity import wait_none
 
-from jobs import extract, label, report, show
+from jobs import compare_models, extract, label, report, show
+from jobs.compare_models import CompareModelsConfig
 from jobs.label import LabelConfig
 from pipeline.heads.describe import describe_heads
 from pipeline.labels import choices, servers
+from pipeline.labels.answers import compared
 from pipeline.labels.by_lexicon import Properties
 from pipeline.labels.found import heads_with
 from pipeline.labels.lexicon import load_lexicon
+from pipeline.labels.tables import LABELS
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
 from storage.errors import FacetError
-from storage.results import finished_results
+from storage.results import as_table, finished_results, save_result
 from storage.store import Store
 from tests import tiny
 from tests.pipeline.labels.chat_kit import Chat, content, sensible, served
 from tests.pipeline.labels.plain_labels import plain_shares
 from tests.refusals import refused
+from tests.storage import stores
 
 TINY = tiny.tiny({"layers": 3, "mlp_ratio": 1.0}, {"width": 32})
 KEY = "sk-very-secret"
@@ -48,8 +52,8 @@ def store(tmp_path_factory) -> Store:
 def chat(monkeypatch) -> Chat:
     monkeypatch.setattr(servers, "WAIT", wait_none())
     with served() as found:
-        monkeypatch.setenv(servers.BASE_URL, found.url)
-        monkeypatch.setenv(servers.KEY, KEY)
+        monkeypatch.setenv(choices.BASE_URL, found.url)
+        monkeypatch.setenv(choices.KEY, KEY)
         yield found
 
 
@@ -212,6 +216,47 @@ def test_a_server_that_fails_costs_no_answer(store, chat):
     assert other.found.labels.equals(run.found.labels)
 
 
+def test_models_side_by_side(store, neurons_kept, tmp_path, capsys):
+    first = label.main(asked(store)).found
+    place = str(tmp_path / "view")  # the other store's results are other tests'
+    second = label.main(LabelConfig(neurons_kept.url, out=place, workers="here")).found
+    capsys.readouterr()
+    found = compare_models.main(CompareModelsConfig((store.url, place)))
+    assert [m.scores for m in found] == [first.scores, second.scores]
+    assert [m.heads for m in found] == [len(first.labels), len(second.labels)]
+    printed = capsys.readouterr().out
+    for name in ("entanglement", "overlap", "association", "3 texts"):
+        assert f"{first.scores[name]:.3f}" in printed, name
+    assert "these labels differ in layers" in printed
+    compare_models.main(CompareModelsConfig((place,), format="json"))
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["scores"] == second.scores
+    with refused(FacetError, "name at least one store"):
+        compare_models.main(CompareModelsConfig(()))
+    with refused(FacetError, r"no results of label in .*: run `facet label --store \S+` first"):
+        compare_models.main(CompareModelsConfig((place, neurons_kept.url)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "patch"),
+    [("ViT-L-14", "L", "14"), ("ViT-B-32-quickgelu", "B", "32"), ("microworld", "", "")],
+)
+def test_models_are_named_as_the_published_tables_do(architecture, size, patch, tmp_path):
+    kept = stores.new_store(str(tmp_path / "s"), architecture=architecture)
+    labels = pd.DataFrame([dict.fromkeys(LABELS["labels"].names)]).assign(
+        layer=0, head=0, fitting=0, share=0.0, explained=0.0, variance=0.0
+    )
+    texts = pd.DataFrame({name: [] for name in LABELS["texts"].names})
+    scores = pd.DataFrame({"score": ["overlap"], "value": [np.nan]})
+    tables = {"labels": labels, "texts": texts, "scores": scores}
+    save_result(
+        kept.url, "label", {"layers": "all"}, {"judge": "j", "pool": "p", "lexicon": "l"},
+        tables={name: as_table(table, LABELS[name]) for name, table in tables.items()},
+    )  # fmt: skip
+    (found,) = compared([kept])
+    assert (found.size, found.patch) == (size, patch)
+
+
 def test_a_model_of_this_machine_labels(store, tmp_path, monkeypatch):
     from pipeline.labels import local
     from tests.pipeline.labels.local_kit import tiny_model
@@ -236,7 +281,7 @@ def test_what_cannot_work_is_refused(store, tmp_path, monkeypatch):
     empty.mkdir()
     lone = tmp_path / "lone.txt"
     lone.write_text("[only]\na text\n")
-    monkeypatch.delenv(servers.BASE_URL, raising=False)
+    monkeypatch.delenv(choices.BASE_URL, raising=False)
     for changes, match in (
         ({"with_": "gpt"}, "--with 'gpt': give lexicon, openai:MODEL or transformers:PATH"),
         ({"with_": "openai:"}, "give lexicon, openai:MODEL"),
@@ -255,6 +300,6 @@ def test_what_cannot_work_is_refused(store, tmp_path, monkeypatch):
     monkeypatch.setattr(choices, "find_spec", lambda name: None)
     with refused(FacetError, r"transformers:.* needs pip install 'facet-interp\[llm\]'"):
         label.main(asked(store, with_=f"transformers:{empty}"))
-    monkeypatch.setenv(servers.BASE_URL, "http://me:secret@localhost/v1")
+    monkeypatch.setenv(choices.BASE_URL, "http://me:secret@localhost/v1")
     with refused(FacetError, "credentials in it is refused"):
         label.main(asked(store, with_="openai:m"))

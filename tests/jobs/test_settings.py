@@ -157,6 +157,9 @@ SHOWN = {
         "images guide judge limit steps rate alpha beta seed starts": JOBS + "invert_job.py"
         "::test_settings_of_inversions",
     },
+    "compare-models": {
+        "stores format": JOBS + "label_job.py::test_models_side_by_side",
+    },
     "plan": {
         "images": JOBS + "plan_job.py::test_the_document_quotes_both_data_sets",
         "images_per_second": JOBS + "plan_job.py"
