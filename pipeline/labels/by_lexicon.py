@@ -3,7 +3,7 @@
 A head is about the property whose texts explain most of its variance. A longer list has more to
 choose from, so no list counts whole: from each, TextSpan in covariance space picks the same small
 number of texts one after the other, each for the share of the head's variance that its direction
-adds (Gandelsman et al. 2025, Eq. 2.7), and the sums are compared. What texts of all properties have
+adds (Gandelsman 2025, Eq. 2.7), and the sums are compared. What texts of all properties have
 in common (that they are texts) is taken off them first: it tells no property from another.
 """
 
