@@ -95,8 +95,8 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what not in ("textspan", "omp"):
-        refuse_unused(config, ["top"], "`facet show textspan …`, omp and neuron")
+    if config.what not in ("textspan", "omp", "compare", "align"):
+        refuse_unused(config, ["top"], "`facet show textspan …`, omp, compare, align and neuron")
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
     if config.what not in ("rosetta", "invert", "results"):
