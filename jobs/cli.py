@@ -56,7 +56,7 @@ JOBS = {
     ),
     "repair": Job(
         "mend a spurious correlation by heads or by gains that are found, held out",
-        ("extract", "reduce", "encode-texts"),
+        ("extract", "reduce", "encode-texts", "label"),
     ),
     "align": Job("two models over the same images: heads that are alike, texts for the other"),
     "rosetta": Job("units that different models share", ()),

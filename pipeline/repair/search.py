@@ -29,6 +29,8 @@ from .scores import Scorer
 TEMPERATURE, SHARPNESS, PULL = 100.0, 20.0, 0.01
 # Of what is held of the training images; of more, a sample of every group.
 HELD_BYTES = 2**30
+# Images of a group, or all if it has fewer, without which gains are not looked for.
+FEWEST = 10
 # How far gains may be from the optimum, by the bound that strong convexity gives.
 CLOSE = 1e-4
 
@@ -160,8 +162,19 @@ class ShardMargins:
 
 
 def sample(training: Mapping[Group, int], heads: int, classes: int) -> dict[Group, float]:
-    """Which part of each group's training images fits into memory, all groups alike."""
-    most = HELD_BYTES // (8 * heads * (classes - 1)) // max(1, len(training))
+    """Which part of each group's training images fits into memory, all groups alike.
+
+    Raises
+    ------
+    FacetError
+        If that is too few to find gains by.
+    """
+    most = HELD_BYTES // (8 * heads * (classes - 1)) // len(training)
+    if most < min(FEWEST, *training.values()):
+        raise FacetError(
+            f"of {classes} classes in {len(training)} groups only {most} images a group fit into "
+            f"memory, too few to find gains of {heads} heads: name fewer classes, or groups"
+        )
     return {group: min(1.0, most / count) for group, count in training.items()}
 
 

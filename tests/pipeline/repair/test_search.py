@@ -1,16 +1,23 @@
 """Gains that are found: the optimum, of the training half alone, as a plain loop has it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from pipeline.heads import ablation
+from pipeline.heads.studies import maps_of
 from pipeline.repair import search
 from pipeline.repair.finding import counted, repair
 from pipeline.repair.gains import Components
-from pipeline.repair.search import Margins, best_gains, left_of, sample
+from pipeline.repair.groups import count_groups, members
+from pipeline.repair.scores import Scorer
+from pipeline.repair.search import Margins, ShardMargins, best_gains, gather, left_of, sample
 from pipeline.stats.reductions import reduce_store
+from pipeline.texts.classes import Classes
 from storage.errors import FacetError
 from tests.pipeline.repair import kit
 
@@ -128,4 +135,30 @@ def test_margins_are_those_of_the_training_images(store, monkeypatch):
     logits /= np.linalg.norm(store.embeddings().values.astype(float), axis=1)[:, None]
     ahead = np.abs(logits[:, 0] - logits[:, 1])
     assert all(np.nanmin(np.abs(ahead - abs(base))) < 1e-6 for base in whole.base_nc[:, 0])
-    assert sample({(0, "a"): 5}, 6, 2) == {(0, "a"): 1.0}
+
+
+def test_a_sample_of_every_group(monkeypatch):
+    monkeypatch.setattr(search, "HELD_BYTES", 8 * 6 * 3 * 2 * 12)  # of 2 groups, 12 a group
+    training = {(0, "a"): 5, (1, "a"): 48}
+    assert sample(training, 6, 4) == {(0, "a"): 1.0, (1, "a"): 0.25}
+    with pytest.raises(FacetError, match="of 5 classes in 2 groups only 9 images a group fit"):
+        sample({(0, "a"): 50, (1, "a"): 48}, 6, 5)
+
+
+def test_margins_with_gains_are_those_of_edited_logits(store):
+    names = {"duck": 0, "wren": 2}
+    of_three = replace(kit.ASKED, classes=Classes(("duck", "owl", "wren"), (("a",),) * 3, names))
+    components, rng = Components(2, 3), np.random.default_rng(2)
+    readout = ablation.Readout(maps_of(store), np.eye(5)[:3])
+    scorer = Scorer(components, ablation.reduced_means(reduce_store(store)), readout)
+    shares = dict.fromkeys(count_groups(store, [2], of_three, "training"), 1.0)
+    found = gather(ShardMargins(store.url, of_three, scorer, shares), [2], lambda done: None)
+    gains_s = components.with_gains(rng.uniform(size=(2, 3)))
+    away = 1 - gains_s[:6]
+    margins_nc = found.base_nc - np.tensordot(away, found.scores_snc, 1)
+    mine = members(store, 2, of_three, "training")
+    (parts,) = scorer.parts(store, 2, mine.chosen)
+    _, logits_nc = scorer.edited(parts, gains_s[None])
+    for margins_c, logits_c, own in zip(margins_nc, logits_nc, mine.classes, strict=True):
+        expected = [logits_c[c] - logits_c[own] for c in range(3) if c != own]
+        np.testing.assert_allclose(margins_c, expected, atol=1e-12)
