@@ -162,19 +162,23 @@ class Look:
 
         self.config, self.asked, self.store = config, asked, store
         self.encoder = TextEncoder(store, config.pretrained)
+        self._of_spaces: dict[Space, Any] = {}
 
     def queries(self, space: Space) -> Any:
         """The queries in the coordinates of a space."""
         from pipeline.search.coordinates import Coordinates
         from pipeline.search.vectors import image_vectors, picture_vectors
 
+        if space in self._of_spaces:
+            return self._of_spaces[space]
         coordinates = Coordinates.of(self.store, space)
-        return self._queries(
+        self._of_spaces[space] = self._queries(
             coordinates.width,
             lambda images: image_vectors(self.store, coordinates, images),
             lambda model, pictures: picture_vectors(model, coordinates, pictures),
             coordinates.texts,
         )
+        return self._of_spaces[space]
 
     def _queries(self, width: int, images: Any, pictures: Any, texts: Any) -> Any:
         """All queries in their order, by what makes rows of each kind."""

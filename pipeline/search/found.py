@@ -95,5 +95,6 @@ def space_name(space: Space) -> str:
     """What images are compared in, in words."""
     parts = [heads_name(space.heads)] if space.heads else []
     if space.blocks:
-        parts.append(f"blocks {', '.join(map(str, space.blocks))}")
+        several = "s" if len(space.blocks) > 1 else ""
+        parts.append(f"block{several} {', '.join(map(str, space.blocks))}")
     return " and ".join([*parts, *(["the whole embedding"] if space.embedding else [])])

@@ -1,6 +1,8 @@
 """Searches against all pairs of contributions written out, in float64."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +38,7 @@ LABELS = [(1, 0, "colours"), (2, 1, "colours"), (2, 2, "shapes"), (0, 0, None)]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     folder = tmp_path_factory.mktemp("search")
-    made = extract.main(
+    return extract.main(
         extract.ExtractConfig(
             images=f"microworld:n={IMAGES},seed=3,split=test",
             model=tiny.write_config(folder, TINY),
@@ -47,9 +49,15 @@ def store(tmp_path_factory) -> Store:
             workers="here",
         )
     )
+
+
+@pytest.fixture
+def labelled(store) -> Iterator[None]:
+    """Heads with labels: what a search reads of them."""
     rows = pa.table(list(zip(*LABELS, strict=True)), names=["layer", "head", "label"])
-    save_result(made.url, "label", {}, {}, tables={"labels": rows})
-    return made
+    result = save_result(store.url, "label", {}, {}, tables={"labels": rows})
+    yield
+    shutil.rmtree(result.url)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,7 @@ def assert_same(table: pd.DataFrame, number: int, expected: list) -> None:
         ({"top": 3, "where": "shape in ('star', 'heart')"}, [(1, 0), (2, 1)]),
     ],
 )
-def test_settings_of_searches(store, plain, changes, parts):
+def test_settings_of_searches(store, labelled, plain, changes, parts):
     table = found(plain, **changes)
     config = replace(plain, **changes)
     among = None
@@ -141,7 +149,7 @@ def test_settings_of_searches(store, plain, changes, parts):
             assert row[name] == rows[row["image"]][name]
 
 
-def test_a_property_is_its_heads_side_by_side(plain):
+def test_a_property_is_its_heads_side_by_side(labelled, plain):
     by_label = found(plain, heads=(), property="colours")
     pd.testing.assert_frame_equal(by_label, found(plain))
 
@@ -300,7 +308,7 @@ def test_commands_are_understood():
         ({"text": ("dog " * 20,)}, FacetError, "more than the 16 tokens"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(plain, changes, error, message):
+def test_what_cannot_be_searched_is_refused(labelled, plain, changes, error, message):
     with refused(error, message):
         search.main(replace(plain, **changes))
 
