@@ -1,13 +1,25 @@
 """The index as a command: what it holds, what is told, and a build that is killed."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from jobs import index
 from jobs.index import IndexConfig
-from storage import head_index
+from pipeline.search import build
+from pipeline.search.scan import Queries, nearest
+from storage import head_index, open_store
 from storage.errors import FacetError
+from storage.layout import ROWS_PER_INDEX_CHUNK
+from tests.processes import kill_in_mid_run
 from tests.storage import stores
 
+ROOT = Path(__file__).resolve().parents[2]
 HERE = {"workers": "here"}
 HEADS = [f"heads/{layer}.{head}" for layer in (0, 1) for head in (0, 1, 2)]
 
@@ -34,3 +46,71 @@ def test_parts_are_those_that_are_asked_for(store, capsys):
     ):
         with pytest.raises(FacetError, match=words):
             index.main(IndexConfig(store.url, **{"layers": "all", **wrong}))
+
+
+# A shard a chunk, noted as soon as it is there, and some time between them.
+SLOW = """
+import sys, time
+from jobs import cli
+from pipeline.search import build
+from storage import layout
+layout.ROWS_PER_INDEX_CHUNK, build.SECONDS_BETWEEN_NOTES = 1, -1.0
+done = build.index_run
+build.index_run = lambda work, shards: (time.sleep(0.3), done(work, shards))[1]
+sys.argv = ["facet", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path, monkeypatch):
+    stores.fill(stores.new_store(str(tmp_path / "s"), images=80))
+
+    def start(place: Path) -> subprocess.Popen:
+        line = ["index", "--store", str(tmp_path / "s"), "--layers", "all", "--workers", "here"]
+        return subprocess.Popen(
+            [sys.executable, "-c", SLOW, *line, "--out", str(place)], cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def counted(place: Path) -> set[int]:
+        record = place / "index.zarr/heads/1.2/zarr.json"
+        said = json.loads(record.read_text())["attributes"] if record.exists() else None
+        return {s for a, b in said["facet"]["shards"] for s in range(a, b + 1)} if said else set()
+
+    place = kill_in_mid_run(
+        start, lambda place: len(counted(place)) > 1, [tmp_path / str(n) for n in range(3)]
+    )
+    kept = counted(place)
+    taken, done = [], build.index_run
+
+    def noting(work, shards):
+        taken.extend(shards)
+        return done(work, shards)
+
+    monkeypatch.setattr(build, "index_run", noting)
+    monkeypatch.setattr("storage.layout.ROWS_PER_INDEX_CHUNK", 1)
+    index.main(IndexConfig(str(place), layers="all", **HERE))
+    assert set(range(20)) - set(taken) == kept, "a shard that was noted was read again"
+    index.main(IndexConfig(str(tmp_path / "s"), layers="all", **HERE))
+    for part in HEADS:
+        one, other = (
+            np.asarray(head_index.open_array(str(at), part)[:]) for at in (place, tmp_path / "s")
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_a_cluster_makes_and_finds_is_what_one_process_does(tmp_path, ray_cluster):
+    """Tasks build runs of shards and scan them; states meet on their way."""
+    url = str(tmp_path / "s")
+    stores.fill(stores.new_store(url, images=ROWS_PER_INDEX_CHUNK + 900, shard_size=4096))
+    space = index.main(IndexConfig(url, layers="1", workers="ray"))
+    store, rng = open_store(url), np.random.default_rng(0)
+    vectors = rng.standard_normal((3, 6), np.float32)
+    queries = Queries(vectors, np.array([True, False, False]))
+    on_ray = nearest(store, space, queries, metric="dot", top=9)
+    index.main(IndexConfig(url, layers="1", out=str(tmp_path / "v"), **HERE))
+    for part in HEADS[3:]:
+        one, other = (head_index.open_array(at, part)[:] for at in (url, str(tmp_path / "v")))
+        np.testing.assert_array_equal(one, other)
+    found = nearest(open_store(str(tmp_path / "v")), space, queries, metric="dot", top=9)
+    np.testing.assert_array_equal(found.rows_qk, on_ray.rows_qk)
