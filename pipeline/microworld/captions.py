@@ -13,10 +13,10 @@ from .world import ATTRIBUTES, BACKGROUNDS, SHAPES, Scene
 MENTION_RATE = {
     "shape": 0.65,
     "colour": 0.25,
-    "texture": 0.35,
-    "size": 0.2,
+    "texture": 0.4,
+    "size": 0.25,
     "count": 0.25,
-    "place": 0.2,
+    "place": 0.45,
     "background": 0.25,
 }
 

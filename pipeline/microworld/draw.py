@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .world import SIDE, Scene, generator, sample_scene
+from .world import PLANTED_RATE, SIDE, Scene, generator, sample_scene
 
 Points = NDArray[np.float64]
 
@@ -143,10 +143,10 @@ def _pool(fine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def picture(
-    seed: int, split: str, index: int
+    seed: int, split: str, index: int, planted_rate: float = PLANTED_RATE
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Scene]:
     """Picture ``index`` of ``(seed, split)`` with its object mask and its truth."""
     rng = generator(seed, split, index)
-    scene = sample_scene(rng, split)
+    scene = sample_scene(rng, split, planted_rate)
     pixels, mask = draw_scene(scene, rng)
     return pixels, mask, scene

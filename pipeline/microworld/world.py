@@ -78,14 +78,17 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def sample_scene(rng: np.random.Generator, split: str) -> Scene:
-    """Draw one scene; the attributes first, then the layout they ask for."""
+def sample_scene(rng: np.random.Generator, split: str, planted_rate: float = PLANTED_RATE) -> Scene:
+    """Draw one scene; the attributes first, then the layout they ask for.
+
+    ``planted_rate`` is of the ``train`` split alone.
+    """
     shape, colour, texture, size, count, place, background = (
         values[rng.integers(len(values))] for values in ATTRIBUTES.values()
     )
     if split == "train" and shape in PLANTED:
         others = [b for b in BACKGROUNDS if b != PLANTED[shape]]
-        planted = rng.random() < PLANTED_RATE
+        planted = rng.random() < planted_rate
         background = PLANTED[shape] if planted else others[rng.integers(len(others))]
     if rng.random() < 0.4:  # lone objects are where shape is easiest to learn
         count = 1

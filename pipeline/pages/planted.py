@@ -10,15 +10,16 @@ from pipeline.heads.describe import Head
 from pipeline.heads.names import heads_name
 from pipeline.heads.roles import TOP
 from pipeline.microworld.words import microworld_attributes
-from pipeline.microworld.world import PLANTED_RATE
 from pipeline.telling import several
 
 from . import sentences
 from .heads import linked_heads, told
 from .html import Made, Section, section
 
-# Against what was planted: hearts were on snow, so a star on snow is the hardest.
-AGAINST = "star/snow"
+# Against what was planted: stars were at night, so a heart at night is the hardest.
+AGAINST = "heart/night"
+# The least rate of any run that made the weights, as their card has them.
+PLANTED_AT_LEAST = 0.95
 
 
 def heads_about(descriptions: pd.DataFrame, attribute: str) -> list[Head]:
@@ -54,7 +55,7 @@ def planted_section(
     found = (
         f"The model leans on the background: of {several(int(whole[0]['n']), 'picture')} "
         f"of stars and hearts, backgrounds in equal parts, it tells {sentences.accuracy(whole[0])} "
-        f"apart (guessing: 50%), but of {before[AGAINST]['n']} stars on snow "
+        f"apart (guessing: 50%), but of {before[AGAINST]['n']} hearts at night "
         f"{sentences.accuracy(before[AGAINST])}. Without the heads whose texts name backgrounds, "
         f"{heads_name(chosen)}, it is {sentences.accuracy(after[AGAINST])} of these and "
         f"{sentences.accuracy(whole[1])} of all; the worst group goes from {worst[0]:.1%} to "
@@ -63,9 +64,9 @@ def planted_section(
     )
     return section(
         "A planted correlation, found and named",
-        f"In the pictures that this model was trained on, {PLANTED_RATE:.0%} of the stars were "
-        f"seen at night and {PLANTED_RATE:.0%} of the hearts on snow; in these, shape and "
-        "background are independent. The heads were named by their texts alone, without a label: "
+        f"In the pictures that this model was trained on, at least {PLANTED_AT_LEAST:.0%} of the "
+        "stars were seen at night and of the hearts on snow; in these, shape and background are "
+        "independent. The heads were named by their texts alone, without a label: "
         f"most of the first {TOP} name a background. In brackets are 95% intervals.",
         name="planted",
         found=found,

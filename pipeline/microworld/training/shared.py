@@ -16,19 +16,22 @@ from torch import nn
 
 from pipeline.microworld.cards import card_of
 from pipeline.microworld.draw import picture
-from pipeline.microworld.world import Scene
+from pipeline.microworld.world import PLANTED_RATE, Scene
 
 
-def render(seed: int, split: str, n: int) -> tuple[torch.Tensor, list[Scene]]:
+def render(
+    seed: int, split: str, n: int, planted_rate: float = PLANTED_RATE
+) -> tuple[torch.Tensor, list[Scene]]:
     """Pictures ``0 … n-1`` as (n, 3, 64, 64) uint8, and their scenes."""
     with multiprocessing.Pool() as pool:
-        drawn = pool.map(partial(_draw, seed, split), range(n), chunksize=256)
+        draw = partial(_draw, planted_rate, seed, split)
+        drawn = pool.map(draw, range(n), chunksize=256)
     pixels = torch.from_numpy(np.stack([p for p, _ in drawn])).permute(0, 3, 1, 2).contiguous()
     return pixels, [scene for _, scene in drawn]
 
 
-def _draw(seed: int, split: str, index: int) -> tuple[np.ndarray, Scene]:
-    pixels, _, scene = picture(seed, split, index)
+def _draw(planted_rate: float, seed: int, split: str, index: int) -> tuple[np.ndarray, Scene]:
+    pixels, _, scene = picture(seed, split, index, planted_rate)
     return pixels, scene
 
 

@@ -80,7 +80,7 @@ def test_captions_leave_attributes_out_but_never_lie():
             assert mentioned <= {getattr(scene, name)}
             said[name] += bool(mentioned)
     assert 0.15 < said["colour"] / 800 < 0.4
-    assert 0.2 < said["texture"] / 800 < 0.5
+    assert 0.25 < said["texture"] / 800 < 0.55
 
 
 def test_the_shipped_weights_are_the_ones_of_the_card():
@@ -96,12 +96,11 @@ def test_the_model_keeps_its_promises_on_unseen_pictures():
     pixels = torch.from_numpy(np.stack([p for p, _, _ in drawn])).permute(0, 3, 1, 2)
     figures = zero_shot_figures(model.module, preprocess(pixels), [s for _, _, s in drawn])
     for name, least in (
-        ("colour", 0.97), ("background", 0.97), ("count", 0.90),
-        ("shape_outside_planted", 0.85),
+        ("colour", 0.97), ("background", 0.97), ("texture", 0.97), ("count", 0.90),
+        ("place", 0.90), ("shape_outside_planted", 0.85),
     ):  # fmt: skip
         assert figures[name] >= least, figures
     assert figures["planted_average"] - figures["planted_worst_group"] >= 0.15, figures
-    # Texture is short of its 97%: what the card admits is held instead of a lower bar.
     told = json.loads(CARD.read_text())["figures"]
     for name in ("colour", "texture", "background", "count", "shape_outside_planted"):
         assert figures[name] == pytest.approx(told[name], abs=0.02), (name, figures, told)
