@@ -40,8 +40,8 @@ class RepairConfig:
     store: str
     """The store: a local path or an object-store URL."""
     classes: str
-    """imagenet, microworld:<attribute> (of some values alone, microworld:shape=star,heart), or a
-    text file with one class (or label<TAB>name) a line."""
+    """imagenet, waterbirds, microworld:<attribute> (of some values alone,
+    microworld:shape=star,heart), or a text file with one class (or label<TAB>name) a line."""
     groups: str
     """Column of the image table that, with the class, says which group an image is of."""
     heads: tuple[str, ...] = ()
