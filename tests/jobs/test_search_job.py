@@ -239,6 +239,9 @@ def test_what_chance_finds(store, plain):
         expected = sum(a @ b for a, b in both) / np.prod(lengths)
         assert row["score"] == pytest.approx(expected, abs=1e-3)
         assert row["image"] != 7
+    known = dict(brute(store, [(1, 0), (2, 1)], "a red star", top=IMAGES))
+    for row in drawn[drawn["number"] == 2].to_dict("records"):
+        assert row["score"] == pytest.approx(known[row["image"]], abs=1e-3)
     others = found(plain, heads=("1.1", "2.0"), random=True)  # drawn again, and of the same layers
     assert set(others["series"]) == {NEAREST, RANDOM_HEADS, RANDOM_IMAGES}
     whole = found(plain, heads=(), random=True)
