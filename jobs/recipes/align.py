@@ -133,7 +133,7 @@ def held(config: AlignConfig, source: Store, target: Store, common: Common) -> A
     scans = blocks(source.meta, target.meta, there, here)
     shards = len(target.done_shards())
     state = max(state_bytes(source.meta, target.meta, block) for block in scans)
-    refuse_memory(2 * state, "choose fewer `layers`", what="a worker")
+    refuse_memory((FAN_IN + 2) * state, "choose fewer `layers`", what="merging states")
     seconds = len(scans) * sum(
         pace.of_shards(store.meta, len(store.done_shards())) for store in (source, target)
     )
