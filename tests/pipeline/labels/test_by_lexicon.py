@@ -30,6 +30,9 @@ def test_a_head_is_about_the_property_that_it_varies_along():
     lists = {"colours": axes[:4], "shapes": axes[4:8], "many": axes[8:19]}
     lexicon = Lexicon("l", {n: tuple(f"{n} {i}" for i in range(len(r))) for n, r in lists.items()})
     properties = Properties.of(lexicon, np.concatenate([r + common for r in lists.values()]))
+    centre = sum(rows.mean(0) for rows in lists.values()) / 3
+    for rows, found in zip(lists.values(), properties.texts, strict=True):
+        np.testing.assert_allclose(found, rows - centre, atol=1e-12)
     u = rng.normal(size=(400, 20)) * 0.3
     u[:, 4:8] += rng.normal(size=(400, 4))  # in axes' coordinates
     u[:, 19] += 3 * rng.normal(size=400)
