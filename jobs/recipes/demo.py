@@ -25,12 +25,13 @@ from jobs.demo import DemoConfig
 from jobs.pages import as_typed, reader, write
 from jobs.settings import command
 from pipeline.cluster import machines
+from pipeline.labels.found import heads_with
 from pipeline.pages.heads import heads_of
 from pipeline.pages.html import Made, Section, link, section
-from pipeline.pages.planted import heads_about, planted_section
+from pipeline.pages.planted import planted_section
 from pipeline.pages.report import Reader, store_page
 from pipeline.rosetta.page import find_dictionary, write_dictionary
-from storage import urls
+from storage import open_store, urls
 
 # The last layer whose neurons have second-order effects, and the texts of a neuron's code.
 MLP_LAYER, TERMS = "2", 8
@@ -98,8 +99,8 @@ def run(config: DemoConfig) -> None:
 
 
 def planted_pair(url: str, descriptions: pd.DataFrame, read: Reader) -> Section:
-    """Stars against hearts, with and without the heads whose texts name backgrounds."""
-    chosen = heads_about(descriptions, "background")
+    """Stars against hearts, with and without the heads that are labelled background."""
+    chosen = heads_with(open_store(url), "background")
     found = ablate.main(
         ablate.AblateConfig(
             store=url,
@@ -110,7 +111,7 @@ def planted_pair(url: str, descriptions: pd.DataFrame, read: Reader) -> Section:
         )
     )
     heads = heads_of(descriptions)
-    return planted_section(found.accuracy, chosen, heads, read.made(found.result))
+    return planted_section(found.accuracy, list(chosen), heads, read.made(found.result))
 
 
 def shared_units(out: Path) -> Section:

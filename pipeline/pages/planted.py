@@ -8,8 +8,6 @@ import pandas as pd
 
 from pipeline.heads.describe import Head
 from pipeline.heads.names import heads_name
-from pipeline.heads.roles import TOP
-from pipeline.microworld.words import microworld_attributes
 from pipeline.telling import several
 
 from . import sentences
@@ -20,14 +18,6 @@ from .html import Made, Section, section
 AGAINST = "heart/night"
 # The least rate of any run that made the weights, as their card has them.
 PLANTED_AT_LEAST = 0.95
-
-
-def heads_about(descriptions: pd.DataFrame, attribute: str) -> list[Head]:
-    """Heads most of whose first texts name an attribute of the embedded world."""
-    first = descriptions[descriptions["rank"] < TOP]
-    named = first.assign(names=[attribute in microworld_attributes(t) for t in first["text"]])
-    counts = named.groupby(["layer", "head"])["names"].sum()
-    return sentences.heads_of(counts[counts > TOP / 2])
 
 
 def planted_section(
@@ -41,7 +31,7 @@ def planted_section(
         Accuracies of stars and hearts with the chosen heads replaced, as ``heads.tables.ABLATIONS``
         has it, by groups of shape and background.
     chosen : list of (layer, head)
-        Those whose texts name backgrounds.
+        Those that are labelled by the background.
     described : collection of (layer, head)
         Heads whose texts the page has.
     """
@@ -56,7 +46,7 @@ def planted_section(
         f"The model leans on the background: of {several(int(whole[0]['n']), 'picture')} "
         f"of stars and hearts, backgrounds in equal parts, it tells {sentences.accuracy(whole[0])} "
         f"apart (guessing: 50%), but of {before[AGAINST]['n']} hearts at night "
-        f"{sentences.accuracy(before[AGAINST])}. Without the heads whose texts name backgrounds, "
+        f"{sentences.accuracy(before[AGAINST])}. Without the heads that are labelled background, "
         f"{heads_name(chosen)}, it is {sentences.accuracy(after[AGAINST])} of these and "
         f"{sentences.accuracy(whole[1])} of all; the worst group goes from {worst[0]:.1%} to "
         f"{worst[1]:.1%}, and {len(others)} random sets of as many heads leave it at "
@@ -66,8 +56,8 @@ def planted_section(
         "A planted correlation, found and named",
         f"In the pictures that this model was trained on, at least {PLANTED_AT_LEAST:.0%} of the "
         "stars were seen at night and of the hearts on snow; in these, shape and background are "
-        "independent. The heads were named by their texts alone, without a label: "
-        f"most of the first {TOP} name a background. In brackets are 95% intervals.",
+        "independent. The heads were labelled by texts alone, without knowing what any picture "
+        "shows. In brackets are 95% intervals.",
         name="planted",
         found=found,
         header=("pictures", "number", "told apart, %", "without these heads, %", "change, points"),
