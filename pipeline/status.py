@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from storage import ledger, neurons, urls
+from storage import head_index, ledger, neurons, urls
+from storage.errors import StoreError
 from storage.layout import REDUCTIONS, RESULTS
 from storage.metadata import Metadata
 from storage.reductions import TABLE, all_reductions
 from storage.results import finished_results
 from storage.rosetta import find_setup, read_cards
 from storage.store import open_store
+from storage.tables import StoreTables
 from storage.views import find_metadata
 
 from .images.bad import BadImages
@@ -80,6 +82,9 @@ class Status:
         ``layer``, ``quantity``, ``shards_done``.
     reductions : list of dict
         ``where``, ``counts`` by quantity, ``shards`` counted by component.
+    index : list of dict
+        ``part``, ``shards_done``: of the store's finished ones; none of a part that is damaged, or
+        of another store.
     results : list of dict
         ``job``, ``url``, ``finished`` (ISO 8601 or None), in the order they finished.
     unfinished : list of dict
@@ -95,6 +100,7 @@ class Status:
     extraction: ExtractionStatus | None
     neurons: list[dict[str, Any]]
     reductions: list[dict[str, Any]]
+    index: list[dict[str, Any]]
     results: list[dict[str, Any]]
     unfinished: list[dict[str, Any]]
     runs: list[dict[str, Any]]
@@ -118,7 +124,7 @@ def status(url: str) -> Status:
     if setup is not None or (find_metadata(url) is None and _folders(urls.join(url, RESULTS))):
         models = ", ".join(card.name for card in read_cards(url).values())
         source = "" if setup is None else setup.source or str(setup.generator)
-        return Status(url, models, source, None, [], [], *results(url), runs(url))
+        return Status(url, models, source, None, [], [], [], *results(url), runs(url))
     store = open_store(url)
     meta = store.meta
     reductions = all_reductions(url, meta)
@@ -149,10 +155,25 @@ def status(url: str) -> Status:
             }
             for r in reductions
         ],
+        index=index(store),
         results=found,
         unfinished=unfinished,
         runs=runs(url),
     )
+
+
+def index(store: StoreTables) -> list[dict[str, Any]]:
+    """Parts of a store's index, and how many of its finished shards each counts."""
+    done, digest = store.done_shards(), store.meta.digest()
+    return [
+        {
+            "part": part,
+            "shards_done": 0
+            if isinstance(facts, StoreError) or facts.store != digest
+            else len(facts.counted() & done),
+        }
+        for part, facts in head_index.all_parts(store.url).items()
+    ]
 
 
 def results(url: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

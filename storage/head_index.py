@@ -127,15 +127,30 @@ def kept_parts(url: str) -> list[str]:
 
 def _read(url: str, part: str) -> tuple[dict[str, Any], PartFacts] | None:
     """A part's metadata as it stands, and what it says of itself; None where there is none."""
-    place = urls.join(part_url(url, part), "zarr.json")
-    (raw,) = urls.read_each([place])
-    if raw is None:
-        return None
+    (raw,) = urls.read_each([urls.join(part_url(url, part), "zarr.json")])
+    return None if raw is None else _parsed(url, part, raw)
+
+
+def _parsed(url: str, part: str, raw: bytes) -> tuple[dict[str, Any], PartFacts]:
     try:
         document = json.loads(raw)
-        return document, of_json(PartFacts, document["attributes"]["facet"], place)
+        return document, of_json(PartFacts, document["attributes"]["facet"], part_url(url, part))
     except (ValueError, LookupError, TypeError) as error:
         raise damaged(url, part, error) from error
+
+
+def all_parts(url: str) -> dict[str, PartFacts | StoreError]:
+    """What every part there is says of itself, of whatever store, or why it cannot be read."""
+    parts = kept_parts(url)
+    places = [urls.join(part_url(url, part), "zarr.json") for part in parts]
+    found: dict[str, PartFacts | StoreError] = {}
+    for part, raw in zip(parts, urls.read_each(places) if places else [], strict=True):
+        if raw is not None:  # else it is just being made
+            try:
+                found[part] = _parsed(url, part, raw)[1]
+            except StoreError as error:
+                found[part] = error
+    return found
 
 
 def damaged(url: str, part: str, error: object) -> StoreError:

@@ -10,9 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import zarr
 
-from . import images, ledger, neurons, urls
+from . import head_index, images, ledger, neurons, urls
 from .errors import StoreError
-from .layout import CONTRIBUTIONS, MODEL, ArraySpec, contribution_arrays, model_arrays
+from .layout import (
+    CONTRIBUTIONS,
+    INDEX,
+    MODEL,
+    ArraySpec,
+    contribution_arrays,
+    index_array,
+    model_arrays,
+)
 from .metadata import Metadata
 
 # Reads rows of the image table again: of each its sha256, or None and why it cannot be read.
@@ -25,7 +33,7 @@ def faults(
 ) -> list[str]:
     """Every fault of a store, one line each; empty if it is sound and finished.
 
-    ``kept`` is where its neurons are, unless they are in the store itself.
+    ``kept`` is where its neurons and its index are, unless they are in the store itself.
     """
     kept = kept or url
     found = [*_group_faults(url, MODEL, model_arrays(meta))]
@@ -57,7 +65,7 @@ def faults(
     for layer in neurons.kept_layers(kept):
         for quantity in neurons.kept(kept, layer):
             found += _neuron_faults(kept, meta, layer, quantity)
-    return found
+    return [*found, *_index_faults(url, meta, kept, done)]
 
 
 def _group_faults(url: str, name: str, specs: list[ArraySpec]) -> Iterator[str]:
@@ -105,6 +113,39 @@ def _neuron_faults(url: str, meta: Metadata, layer: int, quantity: str) -> Itera
         start, stop = meta.rows(shard)
         rows = ledger.read_part(url, shard, neurons.folder(url, layer, quantity))
         yield from _row_faults(group, quantity, start, stop, np.asarray(rows["ok"]), where)
+
+
+def _index_faults(url: str, meta: Metadata, kept: str, done: set[int]) -> Iterator[str]:
+    """Parts of the index that are of another store, lack shards, or have lost rows."""
+    parts = head_index.all_parts(kept)
+    ok = _ok(url, meta, done) if parts else None
+    for part, facts in parts.items():
+        where = f"{INDEX}/{part}"
+        if isinstance(facts, StoreError):
+            yield str(facts)
+        elif facts.store != meta.digest():
+            yield f"{where}: of another store than this one, or of what it was before"
+        elif lacking := done - facts.counted():
+            yield f"{where}: lacks {len(lacking)} of {len(done)} finished shards"
+        else:
+            frame = list(_group_faults(kept, INDEX, [index_array(meta, part)]))
+            yield from frame
+            if not frame:
+                group = urls.open_group(urls.join(kept, INDEX), mode="r")
+                yield from _row_faults(group, part, 0, meta.images, ok, INDEX)
+
+
+def _ok(url: str, meta: Metadata, done: set[int]) -> np.ndarray | None:
+    """Which images are ok; None where some shards' ledger parts are not there or are damaged."""
+    if len(done) < meta.shards:
+        return None
+    ok = np.zeros(meta.images, bool)
+    try:
+        for shard in range(meta.shards):
+            ok[slice(*meta.rows(shard))] = ledger.read_part(url, shard)["ok"]
+    except (OSError, StoreError):  # which is said of the shard
+        return None
+    return ok
 
 
 def _shard_faults(url: str, meta: Metadata, group: zarr.Group, shard: int) -> Iterator[str]:

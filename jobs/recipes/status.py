@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from humanize import naturaldelta
 
@@ -12,6 +13,7 @@ from pipeline.images.bad import BadImages
 from pipeline.pages.plain import to_json
 from pipeline.status import ExtractionStatus, Status, status
 from pipeline.telling import several
+from storage.layout import HEADS
 
 
 def run(config: StatusConfig) -> Status:
@@ -23,7 +25,7 @@ def run(config: StatusConfig) -> Status:
     of = found.extraction
     what = f"{found.model} over {found.source}" if found.model else "results"
     show_table(what, {"state": "finished results alone"} if of is None else extraction_rows(of))
-    tables = {
+    tables: dict[str, dict[str, object]] = {
         "neurons": {
             f"layer {n['layer']} {n['quantity']}": several(n["shards_done"], "shard")
             for n in found.neurons
@@ -32,6 +34,7 @@ def run(config: StatusConfig) -> Status:
             r["where"] or "all": ", ".join(f"{n:,} {name}" for name, n in r["counts"].items())
             for r in found.reductions
         },
+        "index": index_rows(found.index, 0 if of is None else of.shards_done),
         "results": {r["url"].removeprefix(f"{found.url}/results/"): r["finished"] or "finished"
                     for r in found.results},
         "runs of run files": {
@@ -45,6 +48,19 @@ def run(config: StatusConfig) -> Status:
     if of is not None and of.state in ("stopped", "unfinished"):
         show_next("the same `facet extract` command goes on from the finished shards")
     return found
+
+
+def index_rows(parts: list[dict[str, Any]], done: int) -> dict[str, object]:
+    """Parts by layer or kind: how many there are, and how many finished shards they count."""
+    counts: dict[str, list[int]] = {}
+    for part in parts:
+        kind, _, number = part["part"].partition("/")
+        of = f"heads of layer {number.partition('.')[0]}" if kind == HEADS else kind
+        counts.setdefault(of, []).append(part["shards_done"])
+    return {
+        of: f"{several(len(shards), 'part')}, {min(shards):,} of {several(done, 'shard')}"
+        for of, shards in counts.items()
+    }
 
 
 def extraction_rows(of: ExtractionStatus) -> dict[str, object]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import index
+from jobs import index, status
 from jobs.index import IndexConfig
+from jobs.status import StatusConfig
 from pipeline.search import build
 from pipeline.search.scan import Queries, nearest
 from storage import head_index, open_store
@@ -46,6 +47,41 @@ def test_parts_are_those_that_are_asked_for(store, capsys):
     ):
         with pytest.raises(FacetError, match=words):
             index.main(IndexConfig(store.url, **{"layers": "all", **wrong}))
+
+
+def test_status_and_validate_know_the_index(store, capsys):
+    index.main(IndexConfig(store.url, layers="all", embedding=True, **HERE))
+    found = status.main(StatusConfig(store.url))
+    assert found.index == [{"part": part, "shards_done": 3} for part in ["embedding", *HEADS]]
+    assert "heads of layer 1 3 parts, 3 of 3 shards" in said_by(capsys, store)
+    assert store.validate() == []
+    head_index.forget_shards(store.url, store.meta, {1})
+    assert "embedding 1 part, 2 of 3 shards" in said_by(capsys, store)
+    lacks = "lacks 1 of 3 finished shards"
+    assert store.validate() == [f"index.zarr/{part}: {lacks}" for part in ["embedding", *HEADS]]
+    index.main(IndexConfig(store.url, layers="all", embedding=True, **HERE))
+    place = Path(store.url) / "index.zarr"
+    (place / "heads/0.1/c/0/0").unlink()
+    array = head_index.open_array(store.url, "heads/1.0", "r+")
+    array[2] = np.nan
+    record = place / "heads/1.1/zarr.json"
+    record.write_text(record.read_text().replace(store.meta.digest(), "0" * 16))
+    (place / "heads/1.2/zarr.json").write_text("{")
+    lost, gone, other, damaged = store.validate()
+    assert lost.startswith("index.zarr: heads/0.1 has no values for images [0, 1, 2, 3, 4] (10 in")
+    assert gone == "index.zarr: heads/1.0 has no values for images [2] (1 in all)"
+    assert other.startswith("index.zarr/heads/1.1: of another store than this one")
+    assert "index.zarr/heads/1.2 is damaged" in damaged
+    assert {p["part"]: p["shards_done"] for p in status.main(StatusConfig(store.url)).index} == {
+        "embedding": 3, **dict.fromkeys(HEADS, 3), "heads/1.1": 0, "heads/1.2": 0,
+    }  # fmt: skip
+
+
+def said_by(capsys, store) -> str:
+    """What status prints, its spaces put together."""
+    capsys.readouterr()
+    status.main(StatusConfig(store.url))
+    return " ".join(capsys.readouterr().out.split())
 
 
 # A shard a chunk, noted as soon as it is there, and some time between them.
