@@ -21,7 +21,7 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, pool_of, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
 from pipeline.extraction.plan import parse_layers
-from pipeline.labels.choices import Judge, base_url, parse_judge
+from pipeline.labels.choices import Judge, base_url, parse_judge, server_key
 from pipeline.labels.examples import Example, load_examples
 from pipeline.labels.lexicon import Lexicon, lexicon_of, load_lexicon
 from pipeline.stats.choices import refuse_components
@@ -103,6 +103,7 @@ def check(config: LabelConfig, planned: Metadata | None = None) -> Asked:
     refuse_conditions(tables, where=config.where)
     if judge.kind == "openai":
         base_url()
+        server_key()
     return Asked(judge, pool, lexicon, examples)
 
 

@@ -88,6 +88,8 @@ def check(config: RepairConfig, planned: Metadata | None = None) -> Asked:
     refuse_studies(config.store, meta, ["chosen"])
     parse_heads(config.heads, meta.layers, meta.heads)
     classes = load_classes(config.classes)
+    if len(classes.names) < 2:
+        raise FacetError(f"--classes {config.classes}: one class, which nothing is mistaken for")
     if tables is not None:
         check_column(tables, config.groups)
     refuse_conditions(tables, where=config.where, means_from=config.means_from)

@@ -60,6 +60,8 @@ def run(config: SearchConfig, asked: Asked) -> SearchRun:
         "over": over(store),
         "queries": [[q.kind, content(asked, i)] for i, q in enumerate(asked.queries)],
         "parts": list(space.parts),
+        # The same heads may carry another label the next time.
+        "property": config.property,
         "metric": config.metric,
         "centred": config.centred,
         "top": config.top,
@@ -123,7 +125,7 @@ def find(
         queries = look.queries(space)
         series[RANDOM_IMAGES] = chance.random_images(
             store, Coordinates.of(store, space), queries, own,
-            metric=config.metric, top=config.top, chosen=chosen, centred=config.centred,
+            metric=config.metric, top=look.top, chosen=chosen, centred=config.centred,
         )  # fmt: skip
     if other.heads:
         series[RANDOM_HEADS] = look.nearest(other, own, chosen)
@@ -162,6 +164,7 @@ class Look:
 
         self.config, self.asked, self.store = config, asked, store
         self.encoder = TextEncoder(store, config.pretrained)
+        self.top = min(config.top, store.meta.images)
         self._of_spaces: dict[Space, Any] = {}
 
     def queries(self, space: Space) -> Any:
@@ -218,13 +221,13 @@ class Look:
         shards = len(store.done_shards())
         said = f"{several(shards, 'shard')} to search"
         machines.settle(pace.of_shards(store.meta, shards), said, TELLER.say)
-        more = config.top + any(image is not None for image in own)
+        more = self.top + any(image is not None for image in own)
         with TELLER.bar("shards", shards) as move:
             found = edited.nearest_edited(
                 store, edit, queries, reductions, metric=config.metric, top=more,
                 where=config.where, centred=config.centred, report=move,
             )  # fmt: skip
-        return without_own(found, own, config.top)
+        return without_own(found, own, self.top)
 
     def nearest(self, space: Space, own: Sequence[int | None], chosen: Any) -> Any:
         """What is nearest in a space, less the images that queries are."""
@@ -234,11 +237,11 @@ class Look:
 
         config, images = self.config, self.store.meta.images
         queries = self.queries(space)
-        more = config.top + any(image is not None for image in own)
+        more = self.top + any(image is not None for image in own)
         machines.settle(scan.seconds(self.store, space), f"{images:,} images to search", TELLER.say)
         with TELLER.bar("images", images) as move:
             found = scan.nearest(
                 self.store, space, queries, metric=config.metric, top=more, chosen=chosen,
                 centred=config.centred, report=move,
             )  # fmt: skip
-        return without_own(found, own, config.top)
+        return without_own(found, own, self.top)

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.extraction.decompose import Decomposer
 from pipeline.models import VisionModel, model_maps
 
-from .edits import Edit, EditError, refuse_other_weights
+from .edits import Edit, refuse_other_model
 
 
 class EditedModel:
@@ -29,11 +29,8 @@ class EditedModel:
     """
 
     def __init__(self, model: VisionModel, edit: Edit) -> None:
-        refuse_other_weights(edit, model.weights_digest, f"the model {model.name}")
-        if edit.heads_lh.shape != (model.layers, model.heads) or len(edit.constant_e) != (
-            model.embed_dim
-        ):
-            raise EditError(f"edit {edit.name!r} has other layers, heads or axes than {model.name}")
+        sizes = (model.layers, model.heads, model.embed_dim)
+        refuse_other_model(edit, model.weights_digest, sizes, f"the model {model.name}")
         self._decompose = Decomposer(model)
         maps, self._wide = model_maps(model), model.wide
         loss_lh, self._loss_s = 1 - edit.heads_lh, self._tensor(1 - edit.blocks_s)

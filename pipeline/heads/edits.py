@@ -267,8 +267,9 @@ def read_edit(url: str, store: StoreTables | Store) -> Edit:
     EditError
         If there is no such file, it is no edit, or is of other weights than the store.
     """
-    edit = edit_at(url)
-    refuse_other_weights(edit, store.meta.weights_digest, f"the store at {store.url}")
+    edit, meta = edit_at(url), store.meta
+    sizes = (meta.layers, meta.heads, meta.embed)
+    refuse_other_model(edit, meta.weights_digest, sizes, f"the store at {store.url}")
     return edit
 
 
@@ -291,8 +292,8 @@ def edit_at(url: str) -> Edit:
         raise EditError(
             f"{url} is an edit of version {raw[_KIND]}; this Facet reads version {VERSION}"
         )
-    kept = of_json(_File, raw, f"the edit at {url}")
     try:
+        kept = of_json(_File, raw, f"the edit at {url}")
         return Edit(
             kept.name,
             kept.weights,
@@ -302,16 +303,21 @@ def edit_at(url: str) -> Edit:
             np.array(kept.constant, np.float64),
             kept.means,
         )
-    except (EditError, TypeError, ValueError, AttributeError) as error:
+    except (EditError, TypeError, ValueError, AttributeError, MemoryError) as error:
         raise EditError(f"the edit at {url} does not hold together: {error}") from error
 
 
-def refuse_other_weights(edit: Edit, weights: str, owner: str) -> None:
-    """An edit of one model means nothing to another."""
+def refuse_other_model(edit: Edit, weights: str, sizes: tuple[int, int, int], owner: str) -> None:
+    """An edit of one model means nothing to another, of other weights or (layers, heads, embed)."""
     if edit.weights != weights:
         raise EditError(
             f"edit {edit.name!r} is of weights {edit.weights[:12]}, and {owner} is of "
             f"{weights[:12]}: an edit fits the model that it was made for alone"
+        )
+    if (own := (*edit.heads_lh.shape, len(edit.constant_e))) != sizes:
+        raise EditError(
+            f"edit {edit.name!r} has {own[0]} layers of {own[1]} heads and {own[2]} axes, and "
+            f"{owner} {sizes[0]} of {sizes[1]} and {sizes[2]}"
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.heads.edits import Edit, refuse_other_weights
+from pipeline.heads.edits import Edit, refuse_other_model
 from pipeline.models import VisionModel, mean_maps, model_maps
 from pipeline.models.tower import Attention, Left
 from pipeline.neurons.maps import Convention, head_maps
@@ -135,7 +135,8 @@ class TokenMaps:
                 np.ones(model.layers + 1), np.ones(model.layers), np.zeros(model.embed_dim),
             )  # fmt: skip
         else:
-            refuse_other_weights(edit, model.weights_digest, f"the model {model.name}")
+            sizes = (model.layers, model.heads, model.embed_dim)
+            refuse_other_model(edit, model.weights_digest, sizes, f"the model {model.name}")
             if convention != "centred":
                 raise ValueError("gains are of centred contributions: `convention` centred")
         if not self.layers:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from storage.errors import FacetError
-from storage.objects import refuse_credentials
 
 # Texts of a head that a judge is shown, of those that TextSpan picks for it; so many of a property
 # count, too.
@@ -66,14 +66,38 @@ def base_url() -> str:
     Raises
     ------
     FacetError
-        If the environment does not say, or says no web address.
+        If the environment does not say, or says no web address, or one that holds a secret: it is
+        printed and kept with the labels.
     """
     url = os.environ.get(BASE_URL, "").strip().rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        said = f"is {url!r}" if url else "is not set"
-        raise FacetError(
-            f"{BASE_URL} {said}: set it to the address of a server of the OpenAI protocol, such as "
-            f"http://localhost:8000/v1, and {KEY} where the server wants a key"
-        )
-    refuse_credentials(url)
+    wanted = (
+        f"set it to the address of a server of the OpenAI protocol, such as "
+        f"http://localhost:8000/v1, and {KEY} where the server wants a key"
+    )
+    if not url:
+        raise FacetError(f"{BASE_URL} is not set: {wanted}")
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        parts.port  # noqa: B018 - refuses what is no number
+    except ValueError:
+        known = False
+    if "@" in url or "?" in url or "#" in url:  # nothing of it is said, whatever else it is
+        raise FacetError(f"{BASE_URL} holds more than an address, perhaps a secret: {wanted}")
+    if not known:
+        raise FacetError(f"{BASE_URL} is {url!r}, no web address: {wanted}")
     return url
+
+
+def server_key() -> str:
+    """What the server wants to be told, from the environment; empty where there is none.
+
+    Raises
+    ------
+    FacetError
+        If it cannot be sent; the key is not said.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise FacetError(f"{KEY} holds characters that no key has: set it anew")
+    return key

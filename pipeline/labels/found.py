@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.heads.choices import Head
 from storage.errors import FacetError
-from storage.results import latest_result
+from storage.results import finished_results, latest_result
 from storage.store import Store
 
 JOB = "label"
@@ -24,7 +24,9 @@ def heads_with(store: Store, property: str) -> tuple[Head, ...]:
     FacetError
         If the store has no labels, or none of its heads this one.
     """
-    result = latest_result(store.url, JOB)
+    # Labels of a store that is only read are as good as a view's own.
+    place = store.url if finished_results(store.url, JOB) else store.data
+    result = latest_result(place, JOB)
     rows = result.table("labels").to_pylist()
     wanted = property.strip().casefold()
     found = sorted((r["layer"], r["head"]) for r in rows if (r["label"] or "").casefold() == wanted)

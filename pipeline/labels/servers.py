@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from tenacity import (
 from storage.errors import FacetError
 
 from .by_model import Messages
-from .choices import KEY
+from .choices import KEY, server_key
 
 # What a server is sent with every question, beside the model and the messages.
 SETTINGS: dict[str, Any] = {"temperature": 0, "max_tokens": 512}
@@ -69,7 +68,7 @@ class Server:
 
     def _ask(self, messages: Messages) -> str:
         body = json.dumps({"model": self.model, "messages": messages, **SETTINGS}).encode()
-        key = os.environ.get(KEY, "").strip()
+        key = server_key()
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
@@ -94,7 +93,10 @@ class Server:
         return content if isinstance(content, str) else ""
 
     def _refused(self, error: urllib.error.HTTPError, key: str) -> NoReturn:
-        said = _said(error.read(), key)
+        try:
+            said = _said(error.read(), key)
+        except (OSError, http.client.HTTPException):  # the status says enough
+            said = ""
         if error.code == 429 or error.code >= 500:
             raise _Busy(f"status {error.code}, {said!r}") from error
         if error.code in (401, 403):

@@ -300,6 +300,20 @@ def test_what_cannot_work_is_refused(store, tmp_path, monkeypatch):
     monkeypatch.setattr(choices, "find_spec", lambda name: None)
     with refused(FacetError, r"transformers:.* needs pip install 'facet-interp\[llm\]'"):
         label.main(asked(store, with_=f"transformers:{empty}"))
-    monkeypatch.setenv(choices.BASE_URL, "http://me:secret@localhost/v1")
-    with refused(FacetError, "credentials in it is refused"):
-        label.main(asked(store, with_="openai:m"))
+    for url, match in (
+        ("http://me:hush@localhost/v1", "holds more than an address"),
+        ("http://hush@localhost/v1", "holds more than an address"),
+        ("http://localhost/v1?api_key=hush", "holds more than an address"),
+        ("hush@localhost", "holds more than an address"),
+        ("localhost:8000", "is 'localhost:8000', no web address"),
+        ("http://[::1/v1", "no web address"),
+        ("http://localhost:port/v1", "no web address"),
+    ):
+        monkeypatch.setenv(choices.BASE_URL, url)
+        with refused(FacetError, f"^(?!.*hush).*{match}"):
+            label.main(asked(store, with_="openai:m"))
+    monkeypatch.setenv(choices.BASE_URL, "http://localhost/v1")
+    for key in ("hush\nX: y", "hush…"):
+        monkeypatch.setenv(choices.KEY, key)
+        with refused(FacetError, "^(?!.*hush).*OPENAI_API_KEY holds characters that no key has"):
+            label.main(asked(store, with_="openai:m"))

@@ -114,6 +114,7 @@ def test_settings_of_repairs(plain, run, neurons_kept):
         ({"groups": "plaice"}, "--groups plaice: the image table has no such column"),
         ({"means_from": "label = 1"}, "--means-from 'label = 1'"),
         ({"where": "index < 1"}, "of the groups of class and background have held-out images"),
+        ({"classes": "microworld:shape=star"}, "one class, which nothing is mistaken for"),
         ({"classes": "microworld:shape=star,heart"}, "labels are no class of this set"),
         (
             {"heads": (), "property": "smell"},

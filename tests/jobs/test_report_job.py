@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tyro
 
-from jobs import ablate, omp, report, segment, textspan
+from jobs import ablate, label, omp, report, segment, textspan
 from jobs.pages import as_typed
 from pipeline.pages import report as page
 from pipeline.pages.sentences import tiny
@@ -89,6 +89,7 @@ def store(neurons_kept, tmp_path_factory) -> Store:
             made.url, "microworld", layers="last:2", texts_per_head=6, workers="here"
         )
     )
+    label.main(label.LabelConfig(made.url, layers="last:2", workers="here"))
     omp.main(omp.OmpConfig(made.url, str(KEPT), "microworld", terms=4, workers="here"))
     plain = ablate.AblateConfig(made.url, "microworld:shape", workers="here")
     ablate.main(plain)
@@ -109,7 +110,7 @@ def shown(store) -> Page:
 
 def test_every_section_says_what_was_found_and_by_which_command(shown, store):
     sections = list(shown.texts)[1:]
-    for name in ("images", "exactness", "shares", "texts", "roles", "ablation-mlps",
+    for name in ("images", "exactness", "shares", "texts", "labels", "roles", "ablation-mlps",
                  "ablation-layers", "ablation-heads", "ablation-chosen", f"effects-{KEPT}",
                  f"codes-{KEPT}", "moments", MASKS, f"{MASKS}-pictures"):  # fmt: skip
         assert name in sections

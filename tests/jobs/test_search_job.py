@@ -206,6 +206,11 @@ def test_whole_embeddings_with_an_edit(store, plain, tmp_path):
         search.main(asked)
 
 
+def test_more_than_there_are_is_all_that_there_are(plain):
+    table = found(plain, top=10**12, random=True)
+    assert set(table.groupby(["number", "series"]).size()) == {IMAGES - 1, IMAGES}
+
+
 def test_many_queries_from_a_file(store, plain, tmp_path):
     keys = store.images()["key"].to_pylist()
     asked = [("image", keys[i]) for i in range(9)] + [("text", "snow"), ("image", keys[0])]
@@ -305,6 +310,8 @@ def test_commands_are_understood():
         ({"property": "colours"}, FacetError, "--property belongs to"),
         ({"heads": (), "property": "music"}, FacetError, "'music'; .* colours, shapes"),
         ({"blocks": "4"}, FacetError, "--blocks 4: the model's blocks are 0-3"),
+        ({"heads": (), "edit": __file__}, FacetError, "is no edit"),
+        ({"heads": (), "edit": "e", "random": True}, FacetError, "--random belongs to searches"),
         ({"top": 0}, FacetError, "--top 0: must be at least 1"),
         ({"where": "shape == 'cube'"}, FacetError, "matches no image"),
         ({"queries": "gone.txt"}, FacetError, "--queries gone.txt: there is no such file"),

@@ -149,6 +149,8 @@ def test_what_is_no_edit_of_this_store_is_refused(store, tmp_path) -> None:
     refused("constant_e holds NaN", constant=[float("nan")] * 5)
     refused("constant_e has shape", constant=[[1.0] * 5])
     refused("blocks_s holds NaN", block_gains={"1": float("inf")})
+    refused("does not hold together", head_gains=[1.0])
+    refused("does not hold together", layers=10**9, heads=10**9)
     del kept["name"]
     file.write_text(json.dumps(kept))
     with pytest.raises(FacetError, match="lacks name"):
@@ -164,6 +166,15 @@ def test_what_is_no_edit_of_this_store_is_refused(store, tmp_path) -> None:
     file.write_bytes(write_edit(an_edit("0123456789abcdef")))
     with pytest.raises(EditError, match="löst' is of weights 0123456789ab, and the store at"):
         read_edit(str(file), store)
+    meta = store.meta
+    fitting = an_edit(meta.weights_digest)
+    for changes in (
+        {"constant_e": np.zeros(1)},
+        {"heads_lh": np.ones((meta.layers, meta.heads + 1))},
+    ):
+        file.write_bytes(write_edit(replace(fitting, **changes)))
+        with pytest.raises(EditError, match="axes, and the store at"):
+            read_edit(str(file), store)
 
 
 def test_arrays_that_do_not_fit_each_other_are_refused() -> None:

@@ -4,8 +4,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.labels.found import heads_with
+from storage import views
 from storage.errors import FacetError, StoreError
 from storage.results import save_result
+from storage.store import open_store
 from tests.storage import stores
 
 COLUMNS = {"layer": pa.int64(), "head": pa.int64(), "label": pa.string()}
@@ -29,6 +31,11 @@ def test_heads_of_the_labels_that_were_asked_for_last(tmp_path):
     for unknown in ("shapes", "", "None"):
         with pytest.raises(FacetError, match=r"labels there are: animals, colours$"):
             heads_with(store, unknown)
+    views.make(store.url, str(tmp_path / "view"), store.meta)
+    view = open_store(str(tmp_path / "view"))
+    assert heads_with(view, "colours") == ((0, 1), (1, 2))
+    keep(view, "own", (1, 1, "colours"))
+    assert heads_with(view, "colours") == ((1, 1),)
     keep(store, "third", (0, 0, None))
     with pytest.raises(FacetError, match="none: no head was given a label"):
         heads_with(store, "colours")
