@@ -87,9 +87,7 @@ def test_an_edit_of_another_model_is_refused(tmp_path):
     for make in (lambda e: EditedModel(model, e), lambda e: TokenMaps(model, [0], edit=e)):
         with pytest.raises(EditError, match="is of weights other, and the model .* is of"):
             make(replace(edit, weights="other"))
-    with pytest.raises(
-        EditError, match="of 2 heads and 7 axes, and the model .* of 2 and 8"
-    ):
+    with pytest.raises(EditError, match="of 2 heads and 7 axes, and the model .* of 2 and 8"):
         EditedModel(model, replace(edit, constant_e=np.zeros(7)))
     with pytest.raises(ValueError, match="gains are of centred contributions"):
         TokenMaps(model, [0], "equal-share", edit)
