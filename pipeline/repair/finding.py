@@ -38,19 +38,22 @@ class Counted:
     held_out: Counter[Group]
 
     def notes(self, asked: Asked, search: bool) -> list[str]:
-        """Groups that are in no figure, or that gains are found without, by name."""
+        """Groups whose figure says little or is not there, or that gains lack, by name."""
         groups = set(self.training) | set(self.held_out)
         name = namer(groups, asked.classes)
-        lacking = [("held-out", self.held_out, "they are in no figure")]
+        alone = {group for group, count in self.held_out.items() if count == 1}
+        doubtful = [
+            (groups - set(self.held_out), "without held-out images, they are in no figure"),
+            (alone, "with one held-out image each, which says little of them"),
+        ]
         if search:
-            lacking.append(("training", self.training, "gains are found without them"))
+            without = groups - set(self.training)
+            doubtful.append((without, "without training images, gains are found without them"))
         found = []
-        for half, counts, what in lacking:
-            if names := [name(group) for group in sorted(groups - set(counts))]:
+        for some, what in doubtful:
+            if names := [name(group) for group in sorted(some)]:
                 listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
-                found.append(
-                    f"{several(len(names), 'group')} without {half} images, {what}: {listed}"
-                )
+                found.append(f"{several(len(names), 'group')} {what}: {listed}")
         return found
 
     def table(self, asked: Asked) -> pd.DataFrame:

@@ -48,6 +48,13 @@ def test_a_repair_is_told_kept_and_shown(run, plain, neurons_kept, capsys, tmp_p
         f"{len(alone)} groups without held-out images, they are in no figure: " in warning
         for warning in known["warnings"]
     )
+    few = found.groups[found.groups["held_out"] == 1]["name"]
+    assert len(few) > 0
+    assert any(
+        warning.startswith(f"{len(few)} groups with one held-out image each")
+        and few.iloc[0] in warning
+        for warning in known["warnings"]
+    )
     gains = found.gains[found.gains["edit"] == "chosen"]
     assert gains[["layer", "head", "gain"]].to_numpy().tolist() == [[2, 1, 0], [3, 0, 0]]
     assert found.gains["edit"].value_counts()["random 3"] == 2
