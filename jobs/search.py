@@ -5,6 +5,7 @@
     facet search --store out/ --text "a red thing" "snow" --layer 23
     facet search --store out/ --queries queries.txt --heads 22.1 23.4 --random
     facet search --store out/ --image 7 --edit edit.json
+    facet search --store out/ --image 7 --heads 22.1 --approximate
 
 Images are compared by what the heads wrote of them, less its mean over the images; several heads
 stand side by side. What the index lacks is made first. An image is never found as its own query.
@@ -27,8 +28,9 @@ from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
 from pipeline.heads.edits import Edit, read_edit
 from pipeline.images.find import find_images, read_picture
-from pipeline.search.choices import Metric, Space, refuse_parts
+from pipeline.search.choices import Metric, Space, faiss_or_refuse, refuse_parts
 from pipeline.search.queries import Query, given, read_queries, tidied
+from storage import urls
 from storage.errors import FacetError
 
 if TYPE_CHECKING:
@@ -73,6 +75,10 @@ class SearchConfig:
     random: bool = False
     """Whether to find, for comparison, as many images at random, and what is nearest in as many
     other heads drawn at random, of the same layers where these have enough."""
+    approximate: bool = False
+    """Whether to look only where the nearest images most likely are, by lists that are made once:
+    for sets that a scan takes too long over. What share of the nearest is found so is measured
+    against a scan, and told. Takes a library, the extra ann, and a place on this machine's disk."""
     pretrained: str | None = None
     """The weights file that the store was made from, if it is no longer where it was."""
     out: str | None = None
@@ -128,6 +134,8 @@ def check(config: SearchConfig) -> Asked:
     if config.edit is not None:
         parts = ["heads", "property", "layer", "blocks", "random"]
         refuse_unused(config, parts, "searches without --edit, which is of whole embeddings")
+    if config.approximate:
+        refuse_approximate(config)
     tables, meta = look(config.store, None)
     assert tables is not None  # of a store that is there
     listed = [] if config.queries is None else read_queries(config.queries)
@@ -158,6 +166,18 @@ def heads_of(config: SearchConfig, layers: int, heads: int) -> tuple[Head, ...]:
     if not 0 <= config.layer < layers:
         raise FacetError(f"--layer {config.layer}: the model's layers are 0-{layers - 1}")
     return tuple((config.layer, head) for head in range(heads))
+
+
+def refuse_approximate(config: SearchConfig) -> None:
+    """Refuse what an approximate search cannot do."""
+    refuse_unused(config, ["where", "random", "edit"], "exact searches, without --approximate")
+    place = config.out or config.store
+    if not urls.is_local(place):
+        raise FacetError(
+            f"--approximate reads its lists from this machine's disk, and {place} is not on it: "
+            "give --out a local folder"
+        )
+    faiss_or_refuse()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ IMAGES = "images"
 LEDGER = "ledger"
 REDUCTIONS = "reductions.zarr"
 INDEX = "index.zarr"
+APPROXIMATE = "approximate"
 RESULTS = "results"
 # Of units that models share: what all sums of a place have in common.
 SETUP = "rosetta.json"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from humanize import naturalsize
 
 from jobs.console import TELLER, console
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.search import Asked, SearchConfig
 from jobs.settings import command
 from jobs.steps import embedded, indexed, opened, reduced
+from pipeline.cluster.room import refuse_room
 from pipeline.heads.edits import Edit, edits_digest
 from pipeline.identity import over
 from pipeline.labels.found import heads_with
@@ -68,6 +70,8 @@ def run(config: SearchConfig, asked: Asked) -> SearchRun:
         "where": config.where,
         "random": config.random,
     }
+    if config.approximate:
+        identity["approximate"] = True
     if asked.edit is not None:
         identity["edit"] = edits_digest([asked.edit])
     result = found_or_made(
@@ -80,6 +84,8 @@ def run(config: SearchConfig, asked: Asked) -> SearchRun:
         "compared in": found.space,
         "page": urls.join(result.url, PAGE),
     }
+    if found.recall is not None:
+        facts["recall"] = found.approximate()
     if found.random_heads:
         facts["random heads"] = found.random_heads
     following = command("report", store=config.store)
@@ -117,7 +123,12 @@ def find(
     own = [asked.images.get(query) for query in asked.queries]
     chosen = chosen_images(store, config.where)
     look = Look(config, asked, store)
-    if asked.edit is None:
+    recall = None
+    if config.approximate:
+        lists = listed(store, space, config)
+        recall = measured(lists, config.top)
+        series = {NEAREST: look.nearest_of(lists, own)}
+    elif asked.edit is None:
         series = {NEAREST: look.nearest(space, own, chosen)}
     else:
         series = {NEAREST: look.nearest_edited(asked.edit, own)}
@@ -138,6 +149,7 @@ def find(
         random_heads=space_name(other),
         queries=chance.query_table(asked.queries, own),
         table=chance.table_of(store, asked.queries, series),
+        recall=recall,
     )
     pictures = own_pictures(found, {q.asked: data for q, data in asked.pictures.items()})
     return save(
@@ -147,6 +159,32 @@ def find(
         schemas=SEARCH,
         files={**pictures, PAGE: search_page(found, store, pictures).encode()},
     )  # fmt: skip
+
+
+def listed(store: Store, space: Space, config: SearchConfig) -> Any:
+    """The lists of an approximate search, made or made anew where they are not of these rows."""
+    from pipeline.search.approximate import Lists
+
+    lists = Lists(store, space, config.metric, config.centred)
+    if lists.facts() is None:
+        need, images = lists.bytes(), store.meta.images
+        refuse_room(store.url, need, "leave out `approximate`")
+        console.print(f"listing {images:,} images: about {naturalsize(need)} to write")
+        with TELLER.bar("images", 2 * images) as move:
+            lists.build(move)
+    return lists
+
+
+def measured(lists: Any, top: int) -> dict[str, Any]:
+    """The recall of an approximate search, which takes a scan the first time."""
+    from pipeline.cluster import machines
+    from pipeline.search import scan
+
+    images = lists.store.meta.images
+    said = f"{images:,} images to measure recall on"
+    machines.settle(scan.seconds(lists.store, lists.space), said, TELLER.say)
+    with TELLER.bar("images", images) as move:
+        return asdict(lists.recall(top, move))
 
 
 class Look:
@@ -228,6 +266,13 @@ class Look:
                 where=config.where, centred=config.centred, report=move,
             )  # fmt: skip
         return without_own(found, own, self.top)
+
+    def nearest_of(self, lists: Any, own: Sequence[int | None]) -> Any:
+        """What is nearest by approximate lists, less the images that queries are."""
+        from pipeline.search.chance import without_own
+
+        more = self.config.top + any(image is not None for image in own)
+        return without_own(lists.nearest(self.queries(lists.space), more), own, self.config.top)
 
     def nearest(self, space: Space, own: Sequence[int | None], chosen: Any) -> Any:
         """What is nearest in a space, less the images that queries are."""

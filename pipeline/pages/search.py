@@ -159,6 +159,8 @@ def how(found: Found) -> str:
         f"Below each image, the {measure} of what was written of it and of the query{centred}; an "
         "image is not found as its own query."
     ]
+    if found.recall is not None:
+        said.append(f"The search is approximate: {found.approximate()}.")
     if found.where is not None:
         said.append(f"Only images where {found.where} could be found.")
     if (found.table["series"] == RANDOM_IMAGES).any():

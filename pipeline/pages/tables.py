@@ -288,7 +288,8 @@ def searched(found: Found) -> Table:
     some = f", the first {QUERIES} of {len(found.queries):,} queries" if more > 0 else ""
     several = found.table["series"].nunique() > 1
     columns = ["query", *(["series"] if several else []), "rank", "image", "label", "score"]
-    table = titled(f"Nearest in {found.space}{some}", *columns)
+    recall = "" if found.recall is None else f" (approximate: {found.approximate()})"
+    table = titled(f"Nearest in {found.space}{some}{recall}", *columns)
     keep_whole(table, "rank", "score")
     shown = found.table[found.table["number"] < QUERIES].to_dict("records")
     before = None

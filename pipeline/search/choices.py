@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.heads.choices import Head
-from storage.errors import StoreError
+from storage.errors import FacetError, StoreError
 from storage.layout import EMBEDDING, block_part, head_part
 from storage.metadata import Metadata
 
@@ -44,3 +44,20 @@ def refuse_parts(url: str, meta: Metadata, space: Space) -> None:
             f"the store at {url} has no {', '.join(lacking)}; it was extracted with `components` "
             + " ".join(meta.components)
         )
+
+
+def faiss_or_refuse() -> Any:
+    """The library of approximate indices.
+
+    Raises
+    ------
+    FacetError
+        If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise FacetError(
+            "`approximate` needs faiss: pip install 'facet-interp[ann]'; or leave it out"
+        ) from error
+    return faiss

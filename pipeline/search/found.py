@@ -58,6 +58,8 @@ class Found:
         Which images could be found.
     random_heads : str
         The heads of that baseline, in words; empty where there is none.
+    recall : dict or None
+        Of an approximate search, measured against a scan: see ``approximate.Recall``.
     queries, table : DataFrame
         As ``SEARCH`` has ``queries`` and ``found``.
     """
@@ -70,17 +72,30 @@ class Found:
     random_heads: str
     queries: pd.DataFrame
     table: pd.DataFrame
+    recall: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """All but the tables; JSON-able."""
-        return {name: getattr(self, name) for name in _FACTS}
+        return {name: getattr(self, name) for name in (*_FACTS, "recall")}
 
     @classmethod
     def of(cls, result: Result) -> Found:
         """What a finished run found."""
         known = {name: result.provenance[name] for name in _FACTS}
         queries, table = (result.table(name).to_pandas() for name in ("queries", "found"))
-        return cls(**known, queries=queries, table=table)
+        # Results that were kept before there were approximate searches have none.
+        recall = result.provenance.get("recall")
+        return cls(**known, queries=queries, table=table, recall=recall)
+
+    def approximate(self) -> str:
+        """What share of the nearest images an approximate search finds, in words."""
+        if self.recall is None:
+            return ""
+        measured = f"{self.recall['images']:.3f} of what a scan finds"
+        over = f"measured on {self.recall['queries']} images of the store"
+        if (self.queries["kind"] == "text").any():
+            over += f"; {self.recall['directions']:.3f} on as many random directions, for texts"
+        return f"{measured}, {over}"
 
 
 _FACTS = ("space", "metric", "centred", "property", "where", "random_heads")

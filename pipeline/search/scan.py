@@ -7,7 +7,7 @@ task, keeps the best of the rows that it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+import zarr
 from numpy.typing import NDArray
 
 from pipeline.cluster import machines
@@ -163,15 +164,16 @@ class Best:
             best = np.partition(scores, -self.top, axis=1)[:, -self.top]
             above &= scores >= best[:, None]
         query, row = np.nonzero(above)
-        self._take(hit[query], row + first, scores[query, row])
+        self.keep(hit[query], row + first, scores[query, row])
 
     def take(self, other: Best) -> None:
         """What another has kept."""
         self.seen += other.seen
         for kept in other._kept:
-            self._take(*kept)
+            self.keep(*kept)
 
-    def _take(self, query: NDArray, row: NDArray, score: NDArray) -> None:
+    def keep(self, query: NDArray, row: NDArray, score: NDArray) -> None:
+        """Take rows, each of a query and with a score."""
         self._kept.append((query, row, score))
         self._waiting += len(query)
         if self._waiting > 4 * self.queries * self.top + 10_000:
@@ -275,14 +277,8 @@ class Search:
             nonlocal done
             best = Best(len(self.vectors_qw), self.top, len(self.parts))
             for run in waiting:  # each thread's rise
-                start, stop = run * per_run, min((run + 1) * per_run, store.meta.images)
-                rows = [
-                    head_index.read_rows(self.url, part, array, start, stop)
-                    for part, array in arrays.items()
-                ]
-                shards = range(run * at_once, -(-stop // store.meta.shard_size))
-                counted = [shard in self.counted for shard in shards]
-                keep = np.repeat(counted, store.meta.shard_size)[: stop - start]
+                rows, keep, start = self.read(store, arrays, run)
+                stop = start + len(keep)
                 best.seen += [np.isfinite(values[keep, 0]).sum() for values in rows]
                 if chosen is not None:
                     keep &= chosen[start:stop]
@@ -294,6 +290,36 @@ class Search:
         with one_thread_each(), ThreadPoolExecutor(count) as pool:
             return _merge(list(pool.map(work, range(count))))
 
+    def read(
+        self, store: StoreTables, arrays: Mapping[str, zarr.Array], run: int
+    ) -> tuple[list[NDArray[np.float16]], NDArray[np.bool_], int]:
+        """A run of rows of every part as they are kept, which of them count, the first's image."""
+        at_once, size = shards_per_run(store.meta), store.meta.shard_size
+        start = run * at_once * size
+        stop = min(start + at_once * size, store.meta.images)
+        rows = [
+            head_index.read_rows(self.url, part, array, start, stop)
+            for part, array in arrays.items()
+        ]
+        shards = range(run * at_once, -(-stop // size))
+        counted = [shard in self.counted for shard in shards]
+        return rows, np.repeat(counted, size)[: stop - start], start
+
+    def compared(self, rows: Sequence[NDArray], block_nw: torch.Tensor) -> None:
+        """Write rows as queries are compared with them: less the shift and, for the cosine, by
+        their length in the coordinates' own units; NaN where there is nothing."""
+        at, squares_n = 0, torch.zeros(len(block_nw))
+        for values, (unit, shift) in zip(rows, self.parts.values(), strict=True):
+            part_nr = block_nw[:, at : at + len(shift)]
+            part_nr.copy_(torch.from_numpy(values))
+            part_nr.sub_(torch.from_numpy(shift))
+            if self.metric == "cosine":
+                squares_n += (unit * torch.linalg.vector_norm(part_nr, dim=1)) ** 2
+            at += len(shift)
+        if self.metric == "cosine":
+            lengths_n = squares_n.sqrt()
+            block_nw.div_(torch.where(lengths_n == 0, 1.0, lengths_n)[:, None])
+
     def add(self, best: Best, rows: Sequence[NDArray], keep: NDArray, start: int) -> None:
         """Look at a run of rows, of every part; only those to ``keep`` may be found."""
         vectors_qw = torch.from_numpy(self.vectors_qw)
@@ -304,18 +330,8 @@ class Search:
             kept = keep[first : first + step]
             if not kept.any():
                 continue
-            block_nw, at = buffer[: len(kept)], 0
-            squares_n = torch.zeros(len(kept))
-            for values, (unit, shift) in zip(rows, self.parts.values(), strict=True):
-                part_nr = block_nw[:, at : at + len(shift)]
-                part_nr.copy_(torch.from_numpy(values[first : first + step]))
-                part_nr.sub_(torch.from_numpy(shift))
-                if self.metric == "cosine":
-                    squares_n += (unit * torch.linalg.vector_norm(part_nr, dim=1)) ** 2
-                at += len(shift)
-            if self.metric == "cosine":
-                lengths_n = squares_n.sqrt()
-                block_nw.div_(torch.where(lengths_n == 0, 1.0, lengths_n)[:, None])
+            block_nw = buffer[: len(kept)]
+            self.compared([values[first : first + step] for values in rows], block_nw)
             scores_qn = vectors_qw @ block_nw.T
             lost = ~kept | torch.isnan(block_nw[:, 0]).numpy()
             if lost.any():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,40 @@ def test_what_was_found_is_shown(store, plain, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 16
     place = report.main(report.ReportConfig(store.url))
     assert "Nearest in layer 1, head 0" in Path(place).read_text()
+
+
+def test_a_search_of_a_part_tells_what_it_misses(store, plain, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.search.approximate.PROBED", 1)
+    monkeypatch.setattr("pipeline.search.approximate.SPARE", 0)
+    monkeypatch.setattr("pipeline.search.approximate.LEAST_OF_A_LIST", 4)
+    exact = found(plain, top=IMAGES)
+    run = search.main(replace(plain, approximate=True))
+    told = run.found.recall
+    assert 0.1 < told["images"] < 1
+    assert told["queries"] == IMAGES
+    scores = exact.set_index(["number", "image"])["score"]
+    for row in run.found.table.to_dict("records"):
+        assert row["score"] == pytest.approx(scores[row["number"], row["image"]], abs=1e-5)
+    said = capsys.readouterr().out
+    assert f"{told['images']:.3f} of what a scan finds" in " ".join(said.split())
+    assert f"{told['images']:.3f} of what" in Path(run.result.url, "search.html").read_text()
+    assert "listing 50 images" in said
+    search.main(replace(plain, approximate=True, image=("3",)))
+    assert "listing" not in capsys.readouterr().out
+    shown = show.main(show.ShowConfig("search", store.url)).found
+    assert shown.recall == told
+    assert found(plain, top=IMAGES).equals(exact)
+
+
+def test_what_an_approximate_search_cannot_do(plain, monkeypatch):
+    asked = replace(plain, approximate=True)
+    with refused(FacetError, "--where, --random belong to exact searches"):
+        search.main(replace(asked, where="count == 1", random=True))
+    with refused(FacetError, "reads its lists from this machine's disk.* give --out a local"):
+        search.main(replace(asked, store="s3://bucket/store"))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with refused(FacetError, r"--approximate needs faiss: pip install 'facet-interp\[ann\]'"):
+        search.main(asked)
 
 
 def test_the_index_is_made_once_and_elsewhere_where_asked(store, plain, capsys, tmp_path):

@@ -117,6 +117,7 @@ SHOWN = {
         "picture": JOBS + "search_job.py::test_a_picture_finds_what_the_image_finds",
         "queries": JOBS + "search_job.py::test_many_queries_from_a_file",
         "random": JOBS + "search_job.py::test_what_chance_finds",
+        "approximate": JOBS + "search_job.py::test_a_search_of_a_part_tells_what_it_misses",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
     "heatmap": {

@@ -16,6 +16,7 @@ from pipeline.labels.tables import LABELS
 from pipeline.neurons.tables import CODES, EFFECTS, NEURONS
 from pipeline.repair.tables import REPAIRS
 from pipeline.rosetta.tables import INVERSIONS, SHARED, TRUTH
+from pipeline.search.approximate import Facts
 from pipeline.search.found import SEARCH
 from pipeline.texts.encoding import TEXTS
 from storage.head_index import PartFacts
@@ -85,6 +86,10 @@ def test_the_index():
     said = LAW.split("\n## index.zarr\n")[1].split("\n## ")[0]
     assert {f.name for f in fields(PartFacts)} <= set(re.findall(r"`(\w+)`", said))
     assert f"{ROWS_PER_INDEX_CHUNK:,} rows" in said
+
+
+def test_lists_of_approximate_searches():
+    assert {name for name, _ in table("approximate/")} == {f.name for f in fields(Facts)}
 
 
 def test_reductions():
