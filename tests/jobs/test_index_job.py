@@ -17,6 +17,7 @@ from pipeline.search.scan import Queries, nearest
 from storage import head_index, open_store
 from storage.errors import FacetError
 from storage.layout import ROWS_PER_INDEX_CHUNK
+from tests import s3_kit
 from tests.processes import kill_in_mid_run
 from tests.storage import stores
 
@@ -75,6 +76,29 @@ def test_status_and_validate_know_the_index(store, capsys):
     assert {p["part"]: p["shards_done"] for p in status.main(StatusConfig(store.url)).index} == {
         "embedding": 3, **dict.fromkeys(HEADS, 3), "heads/1.1": 0, "heads/1.2": 0,
     }  # fmt: skip
+
+
+def test_an_index_on_s3_is_that_on_a_disk(tmp_path, capsys):
+    """Made, forgotten in part, made good and searched, object by object."""
+    small = {"images": 5, "components": ("heads",), "token_layers": ()}
+    near = stores.fill(stores.new_store(str(tmp_path / "s"), **small))
+    space = index.main(IndexConfig(near.url, layers="1", **HERE))
+    queries = Queries(np.ones((2, 6), np.float32), np.array([True, False]))
+    with s3_kit.serve() as endpoint, s3_kit.used(endpoint) as bucket:
+        far = stores.fill(stores.new_store(f"{bucket}/s", **small))
+        index.main(IndexConfig(far.url, layers="1", **HERE))
+        head_index.forget_shards(far.url, far.meta, {1})
+        assert "heads of layer 1 3 parts, 1 of 2 shards" in said_by(capsys, far)
+        with pytest.raises(FacetError, match="lacks 1 of 2 finished shards"):
+            nearest(far, space, queries, metric="dot", top=4)
+        index.main(IndexConfig(far.url, layers="1", **HERE))
+        assert far.validate() == []
+        for part in space.parts:
+            one, other = (head_index.open_array(s.url, part)[:] for s in (near, far))
+            np.testing.assert_array_equal(one, other)
+        found, same = (nearest(s, space, queries, metric="dot", top=4) for s in (far, near))
+    np.testing.assert_array_equal(found.rows_qk, same.rows_qk)
+    np.testing.assert_array_equal(found.scores_qk, same.scores_qk)
 
 
 def said_by(capsys, store) -> str:

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from jobs import repair, report, show
+from jobs import ablate, extract, repair, report, show
 from jobs.repair import RepairConfig
 from pipeline.heads.edits import read_edit
+from pipeline.microworld import draw
 from pipeline.repair.groups import drawn
 from storage.errors import FacetError
 from storage.results import save_result
@@ -19,6 +21,7 @@ from tests.refusals import refused
 
 PLAIN = {"classes": "microworld:shape", "groups": "background", "workers": "here"}
 HEADS = ("3.0", "2.1")
+PLACES = ("land", "water")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,50 @@ def test_settings_of_repairs(plain, run, neurons_kept):
     )
     assert set(places.found.groups["value"]) <= set(neurons_kept.images()["shape"].to_pylist())
     assert len({r.result.url for r in (run, named, found, some, other, places)}) == 6
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory) -> str:
+    """A store of a folder as WILDS' Waterbirds has it: stars and hearts, at night and on snow."""
+    folder = tmp_path_factory.mktemp("waterbirds")
+    rows = ["img_id,img_filename,y,split,place,place_filename"]
+    for number in range(120):
+        bird, place, split = number % 2, number // 2 % 2, number // 4 % 3
+        rng = draw.generator(5, "test", number)
+        scene = draw.sample_scene(rng, "test", 0.0)
+        told = {"shape": ("star", "heart")[bird], "background": ("night", "snow")[place]}
+        pixels, _ = draw.draw_scene(replace(scene, **told), rng)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{number},{number}.png,{bird},{split},{place},/x/{number}.jpg")
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    store = str(folder / "store")
+    extract.main(
+        extract.ExtractConfig(
+            images=f"waterbirds:{folder}", model="microworld", pretrained="microworld",
+            store=store, shard_size=50, workers="here",
+        )
+    )  # fmt: skip
+    return store
+
+
+def test_waterbirds_are_mended_and_the_edit_is_taken_by_other_jobs(birds, tmp_path):
+    """From WILDS' layout to an edit, on test images that the means are not of."""
+    (tmp_path / "birds.txt").write_text("landbird\tstar\nwaterbird\theart\n")
+    plain = RepairConfig(
+        birds, str(tmp_path / "birds.txt"), "place", heads=("0.0", "1.1", "1.3", "2.0"),
+        means_from="split == 'train'", workers="here",
+    )  # fmt: skip
+    run = repair.main(plain)
+    assert {*run.found.groups["name"]} == {f"{b}, {p}" for b in ("star", "heart") for p in PLACES}
+    assert run.result.provenance["reference_images"] == 40
+    figures = worst(run)["accuracy"]
+    assert figures["chosen"] > figures["none"] + 0.2
+    ablated = ablate.main(
+        ablate.AblateConfig(
+            birds, plain.classes, edit=(run.found.edit,), where="split == 'test'", workers="here"
+        )
+    )
+    assert ablated.result.provenance["classified"] == 40
 
 
 @pytest.mark.parametrize(
