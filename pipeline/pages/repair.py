@@ -38,7 +38,8 @@ def repair_section(found: Repaired, warned: Sequence[str], made: Made) -> Sectio
 def said(found: Repaired) -> str:
     """What the repair does to the worst group, and what random heads do."""
     before, after = found.of("worst", "none"), found.of("worst", "chosen")
-    heads = f"heads {', '.join(found.heads)}" if found.heads else "no head"
+    one = "head" if len(found.heads) == 1 else "heads"
+    heads = f"{one} {', '.join(found.heads)}" if found.heads else "no head"
     told = (
         f"With {heads} taken away ({found.by}) the worst group has {sentences.accuracy(after)} "
         f"right, {sentences.change(after)}; before it had {before['accuracy']:.1%} "

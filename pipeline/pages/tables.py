@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # neurons are drawn with their model, which takes seconds to 
 
 # Images of a text that are named.
 SHOWN = 3
+# Characters of a line of a column that goes with long texts; no word of it is longer.
+NARROW = 10
 # Queries whose images are listed.
 QUERIES = 8
 
@@ -57,8 +59,12 @@ def heads(found: Sequence[HeadAnswer], top: int) -> Table:
 def labels(found: Labels) -> Table:
     """Every head's label with its evidence; what it is really about, where that is known."""
     truth = found.labels["role"].notna().any()
-    columns = ["head", "label", "texts that fit", "share", *(["really"] if truth else []), "texts"]
+    columns = ["head", "label", "fit", "share", *(["really"] if truth else []), "texts"]
     table = titled(f"Labels of heads, by {found.judge}", *columns)
+    keep_whole(table, "fit", "share")
+    for column in table.columns:  # on a narrow terminal texts get what these leave
+        if column.header in ("head", "really"):
+            column.max_width = NARROW
     texts = found.texts.sort_values("rank").groupby(["layer", "head"])["text"].agg(" · ".join)
     for row in found.labels.to_dict("records"):
         at = row["layer"], row["head"]
@@ -252,19 +258,17 @@ def best_first(methods: pd.DataFrame, figure: str) -> Iterable[Any]:
 
 def repair(found: Repaired) -> Group:
     """Accuracy of held-out images by edit, on average and of the worst group, and by group."""
-    columns = ["edit", "average", "95%", "worst group", "95%", "change", "95%", "which"]
-    made = titled("Accuracy of held-out images", *columns)
-    keep_whole(made, "average", "worst group", "change")
+    columns = ["edit", "average (95%)", "worst group (95%)", "change (95%)", "which"]
+    made = titled("Accuracy of held-out images, %", *columns)
     average = found.rows("all").set_index("edit").to_dict("index")
     for row in found.rows("worst").itertuples():
         whole = average[str(row.edit)]
         changed = row.edit != "none"
         made.add_row(
             found.said(str(row.edit)),
-            f"{whole['accuracy']:.1%}", f"{whole['low']:.1%} to {whole['high']:.1%}",
-            f"{row.accuracy:.1%}", f"{row.low:.1%} to {row.high:.1%}",
-            f"{row.change:+.1%}" if changed else "",
-            f"{row.change_low:+.1%} to {row.change_high:+.1%}" if changed else "",
+            _percent(whole["accuracy"], whole["low"], whole["high"]),
+            _percent(row.accuracy, row.low, row.high),
+            _percent(row.change, row.change_low, row.change_high, "+") if changed else "",
             str(row.name),
         )  # fmt: skip
     by_group = titled("By group", "group", "images", *map(found.said, found.shown))
@@ -280,6 +284,12 @@ def repair(found: Repaired) -> Group:
             by_class.add_row(str(name), *cells)
         shown.append(by_class)
     return Group(*shown)
+
+
+def _percent(value: float, low: float, high: float, sign: str = "") -> str:
+    """A share and its interval."""
+    told = [format(100 * share, f"{sign}.1f") for share in (value, low, high)]
+    return f"{told[0]} ({told[1]} to {told[2]})"
 
 
 def searched(found: Found) -> Table:

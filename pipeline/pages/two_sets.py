@@ -55,7 +55,7 @@ def two_sets_section(found: Compared, name: str, warned: Sequence[str], made: Ma
         found=said,
         notes=[*warned, *found.warnings],
         plot=bars([Bar(p.name, f"{p.fisher:.1f}", p.fisher) for p in clear[:10]]),
-        header=("part", "apart", "by chance", "Fisher", "share, %", "texts"),
+        header=("part", "apart", "by chance", "Fisher", "share", "texts"),
         rows=rows,
         made=made,
     )

@@ -28,6 +28,13 @@ from .search import Found, ShardMargins, best_gains, gather, sample
 
 # Groups that a note names.
 LISTED = 10
+# Held-out images of a group from which on its accuracy means something: by chance alone that of ten
+# images moves by 16 points.
+ENOUGH = 10
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +48,10 @@ class Counted:
         """Groups whose figure says little or is not there, or that gains lack, by name."""
         groups = set(self.training) | set(self.held_out)
         name = namer(groups, asked.classes)
-        alone = {group for group, count in self.held_out.items() if count == 1}
+        small = {group for group, count in self.held_out.items() if count < ENOUGH}
         doubtful = [
             (groups - set(self.held_out), "without held-out images, they are in no figure"),
-            (alone, "with one held-out image each, which says little of them"),
+            (small, f"with fewer than {ENOUGH} held-out images, which say little of them"),
         ]
         if search:
             without = groups - set(self.training)
@@ -52,8 +59,7 @@ class Counted:
         found = []
         for some, what in doubtful:
             if names := [name(group) for group in sorted(some)]:
-                listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
-                found.append(f"{several(len(names), 'group')} {what}: {listed}")
+                found.append(f"{several(len(names), 'group')} {what}: {_few(names)}")
         return found
 
     def table(self, asked: Asked) -> pd.DataFrame:

@@ -91,8 +91,8 @@ def _query(file: str, at: int, kind: str, asked: str) -> Query:
         if one == kind.strip() and asked.strip():
             return Query(one, asked.strip())
     raise FacetError(
-        f"`queries` {file}, row {at}: {kind!r} with {asked!r} is no query: give {', '.join(KINDS)} "
-        "and, after a tab, which"
+        f"`queries` {file}, row {at}: {kind!r} with {asked!r} is no query: give image, picture or "
+        "text and, after a tab, which"
     )
 
 
