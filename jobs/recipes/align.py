@@ -14,7 +14,7 @@ from humanize import naturalsize
 from jobs.align import AlignConfig
 from jobs.console import TELLER, console, progress_bar
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import command
+from jobs.settings import command, pool_of
 from jobs.steps import embedded, opened
 from pipeline.between.align import Aligned, align, doubts, mapped_texts
 from pipeline.between.answers import Alignment, aligned
@@ -67,16 +67,16 @@ def run(config: AlignConfig, pool: Pool | None) -> AlignRun:
     console.print(pages.matches_table(found))
     for warning in found.warnings:
         console.print(f"WARNING: {warning}", style="bold red")
-    show_done(pages.told(found), time.monotonic() - started, result, following(config))
+    show_done(pages.told(found), time.monotonic() - started, result, following(config, target))
     return AlignRun(result, found)
 
 
-def following(config: AlignConfig) -> str:
+def following(config: AlignConfig, target: Store) -> str:
     """Texts on the other model's heads, where there are none yet; else their page."""
     if config.pool is None:
         return command(
             "align", from_=config.from_, to=config.to, layers=config.layers, where=config.where,
-            pool="general",
+            pool=pool_of(target.meta.source),
         )  # fmt: skip
     return command("report", store=config.to)
 

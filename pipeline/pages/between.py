@@ -28,11 +28,13 @@ def matches_table(found: Alignment) -> Table:
     title = f"Heads of {found.target} and the most like them of {found.source}"
     if len(shown) < len(found.matches):
         title += f", {len(shown)} of {len(found.matches)}"
-    columns = ["head", "most like", "CKA", "CCA", f"texts (R² of the map: {found.facts['r2']:.2f})"]
-    table = titled(title, *columns)
-    keep_whole(table, *columns[:-1])
+    figures = ["head", "most like", "CKA", "CCA"]
+    described = any(match.texts for match in shown)
+    texts = [f"texts (R² of the map: {found.facts['r2']:.2f})"] if described else []
+    table = titled(title, *figures, *texts)
+    keep_whole(table, *figures)
     for match in shown:
-        table.add_row(*_cells(match))
+        table.add_row(*_cells(match)[: len(table.columns)])
     return table
 
 

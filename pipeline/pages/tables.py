@@ -261,16 +261,16 @@ def repair(found: Repaired) -> Group:
     columns = ["edit", "average (95%)", "worst group (95%)", "change (95%)", "which"]
     made = titled("Accuracy of held-out images, %", *columns)
     average = found.rows("all").set_index("edit").to_dict("index")
-    for row in found.rows("worst").itertuples():
-        whole = average[str(row.edit)]
-        changed = row.edit != "none"
+    for row in found.rows("worst").to_dict("records"):
+        whole = average[row["edit"]]
+        changed = row["edit"] != "none"
         made.add_row(
-            found.said(str(row.edit)),
+            found.said(row["edit"]),
             _percent(whole["accuracy"], whole["low"], whole["high"]),
-            _percent(row.accuracy, row.low, row.high),
-            _percent(row.change, row.change_low, row.change_high, "+") if changed else "",
-            str(row.name),
-        )  # fmt: skip
+            _percent(row["accuracy"], row["low"], row["high"]),
+            _percent(row["change"], row["change_low"], row["change_high"], "+") if changed else "",
+            row["name"],
+        )
     by_group = titled("By group", "group", "images", *map(found.said, found.shown))
     for of in found.by_group().to_dict("records"):
         by_group.add_row(

@@ -28,13 +28,14 @@ from .search import Found, ShardMargins, best_gains, gather, sample
 
 # Groups that a note names.
 LISTED = 10
-# Held-out images of a group from which on its accuracy means something: by chance alone that of ten
-# images moves by 16 points.
+# Held-out images of a group from which on its accuracy says something: that of ten images has a
+# standard error of up to 16 points.
 ENOUGH = 10
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+    """Some names, which may have commas in them."""
+    return "; ".join(names[:LISTED]) + ("; …" if len(names) > LISTED else "")
 
 
 @dataclass(frozen=True, eq=False)

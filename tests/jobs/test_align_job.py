@@ -124,7 +124,7 @@ def test_settings_of_alignments(plain, run, capsys, tmp_path):
     assert alone.found.pairs.equals(run.found.pairs)
     assert not any(m.texts for m in alone.found.matches)
     following = next_config(capsys.readouterr().out)
-    assert following == replace(plain, pool="general", workers="auto")
+    assert following == replace(plain, pool="microworld", workers="auto")
     last = align.main(replace(plain, layers="last:1"))
     assert set(last.found.pairs["from_layer"]) == {3}
     assert set(last.found.pairs["to_layer"]) == {1}
