@@ -30,6 +30,16 @@ AT_ONCE = 8
 _KEPT = "Answers so far are kept, and the same command goes on from them."
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A server that sends elsewhere is refused: the key would go there with the question."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
 class _Busy(Exception):
     """The server may answer if it is asked once more."""
 
@@ -73,7 +83,7 @@ class Server:
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as response:
+            with _OPENER.open(request, timeout=SECONDS) as response:
                 data = response.read()
         except urllib.error.HTTPError as error:
             self._refused(error, key)

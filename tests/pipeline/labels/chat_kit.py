@@ -58,9 +58,16 @@ def served(reply: Reply = sensible) -> Iterator[Chat]:
             chat.asked.append({**body, "key": key})
             status, text = chat.reply(body)
             self.send_response(status)
+            if 300 <= status < 400:  # the text is where to go
+                self.send_header("Location", text)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())
+
+        def do_GET(self) -> None:  # where a redirected question would come
+            chat.asked.append({"key": self.headers.get("Authorization", "")})
+            self.send_response(404)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass

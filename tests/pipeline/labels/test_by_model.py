@@ -106,6 +106,14 @@ def test_a_server_that_gives_no_answer(reply, told, times, quick):
     assert "are kept" in str(caught.value)
 
 
+def test_a_server_that_sends_elsewhere_gets_no_key_taken_there(quick):
+    with served(lambda body: (200, "")) as other, served(lambda body: (302, other.url)) as chat:
+        with pytest.raises(FacetError, match=r"refused the question for model 'm' \(status 302\)"):
+            Server(chat.url, "m")(ASKED)
+        assert len(chat.asked) == 1
+        assert other.asked == []
+
+
 def test_a_server_that_is_slow_or_down(quick):
     done = threading.Event()
     with served(lambda body: (done.wait(5), content("late"))[1]) as chat:
