@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib import request
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -41,9 +42,12 @@ def serve() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
     try:
-        yield f"http://{host}:{port}"
+        yield endpoint
     finally:
+        # What it holds is the process's, and would be there in the next one.
+        request.urlopen(request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
         server.stop()
 
 
