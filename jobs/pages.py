@@ -9,7 +9,7 @@ from typing import Any
 from jobs import cli
 from jobs.console import console, show_table
 from jobs.settings import ELIDED, command, pool_of
-from pipeline.pages.report import Reader
+from pipeline.pages.reader import Reader
 from storage import urls
 from storage.store import Store
 

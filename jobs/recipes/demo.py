@@ -29,7 +29,8 @@ from pipeline.labels.found import heads_with
 from pipeline.pages.heads import heads_of
 from pipeline.pages.html import Made, Section, link, section
 from pipeline.pages.planted import planted_section
-from pipeline.pages.report import Reader, store_page
+from pipeline.pages.reader import Reader
+from pipeline.pages.report import store_page
 from pipeline.rosetta.page import find_dictionary, write_dictionary
 from storage import open_store, urls
 

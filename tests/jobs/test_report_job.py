@@ -14,6 +14,7 @@ import tyro
 
 from jobs import ablate, label, omp, report, segment, textspan
 from jobs.pages import as_typed
+from pipeline.pages import neuron_sections
 from pipeline.pages import report as page
 from pipeline.pages.sentences import tiny
 from storage.errors import FacetError, StoreError
@@ -114,7 +115,7 @@ def test_every_section_says_what_was_found_and_by_which_command(shown, store):
                  "ablation-layers", "ablation-heads", "ablation-chosen", f"effects-{KEPT}",
                  f"codes-{KEPT}", "moments", MASKS, f"{MASKS}-pictures"):  # fmt: skip
         assert name in sections
-    assert sum(name.startswith("neuron-") for name in sections) == page.NEURONS
+    assert sum(name.startswith("neuron-") for name in sections) == neuron_sections.NEURONS
     assert "missing" not in sections
     for name in sections:
         assert re.search(r"\d.*\.$", shown.said(name)), name
@@ -226,14 +227,15 @@ def test_neurons_are_shown_without_the_weights(store, tmp_path, monkeypatch):
     def gone(*_: object) -> None:
         raise FacetError("the store's weights file x.pt is gone")
 
-    monkeypatch.setattr(page, "store_model", gone)
+    monkeypatch.setattr(neuron_sections, "store_model", gone)
     out = tmp_path / "new" / "page.html"
     shown = Page(Path(report.main(report.ReportConfig(store.url, str(out)))).read_text())
     neurons = [name for name in shown.texts if name.startswith("neuron-")]
     assert neurons
     for name in neurons:
         assert "x.pt is gone" in shown.said(name, "note")
-        assert len(re.findall(r"image \d+: [+-]", shown.said(name, "all"))) == page.TOP_IMAGES
+        images = re.findall(r"image \d+: [+-]", shown.said(name, "all"))
+        assert len(images) == neuron_sections.TOP_IMAGES
 
 
 def test_units_that_models_share_are_their_dictionary(tmp_path):
@@ -282,7 +284,8 @@ def test_commands_are_those_that_were_typed(config):
 
 
 def test_pictures_and_reading_are_bounded(store, monkeypatch):
-    monkeypatch.setattr(page, "READ", 8)
+    for module in (page, neuron_sections):
+        monkeypatch.setattr(module, "READ", 8)
     monkeypatch.setattr("pipeline.pages.extraction.PICTURES", 5)
     shown = Page(Path(report.main(report.ReportConfig(store.url))).read_text())
     assert "over 8 of 60 images" in shown.said("shares")
