@@ -66,6 +66,7 @@ JOBS = {
     "status": Job("what of a store is done, running and failed"),
     "run": Job("the jobs of a run file, in order"),
     "report": Job("a page that shows what a store's results have found"),
+    "explore": Job("stores and what was found of them, in a browser"),
     "show": Job("print what a job found last; draw a neuron"),
 }
 

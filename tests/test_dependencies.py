@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
-EXTRAS = ("s3", "gcs", "http", "words", "mat", "ann", "llm", "cluster")
+EXTRAS = ("s3", "gcs", "http", "words", "mat", "ann", "llm", "explore", "cluster")
 
 
 def names(requirements: list[str]) -> set[str]:

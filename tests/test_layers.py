@@ -21,6 +21,7 @@ ROOMS = (
     "lean", "provenance", "telling", "microworld", "images", "models", "published", "cluster",
     "identity", "subsets", "stats", "texts", "extraction", "status", "run_file", "heads",
     "labels", "search", "repair", "between", "neurons", "heatmaps", "pages", "rosetta",
+    "explorer",
 )  # fmt: skip
 
 

@@ -1,0 +1,186 @@
+"""What the explorer looks at: stores and dictionaries of shared units, by short names."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TypeVar
+
+from pipeline.explorer.memory import Memory
+from storage import layout, open_store, urls
+from storage.errors import FacetError
+from storage.layout import LEDGER, RESULTS
+from storage.metadata import Metadata
+from storage.results import INDEX, Result, finished_results
+from storage.rosetta import Setup, find_setup
+from storage.store import Store
+
+# A store is asked at most this often whether anything of it has changed, seconds.
+FRESH = 5.0
+
+Following = Callable[[Store, str], Mapping[str, str]]
+Value = TypeVar("Value")
+
+
+class NotHere(FacetError):
+    """There is no such store, image, head, neuron or text."""
+
+
+class Opened:
+    """A store that is looked at.
+
+    Attributes
+    ----------
+    name : str
+        What it is called in addresses.
+    url, typed : str
+        Where it is, and as it was given.
+    """
+
+    def __init__(self, name: str, typed: str, following: Following) -> None:
+        self.name, self.typed, self.url = name, typed, urls.absolute(typed)
+        self._following = following
+        self._memory = Memory()
+        self._lock = threading.Lock()
+        self._asked, self._revision = 0.0, ""
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, read only."""
+        return open_store(self.url)
+
+    @property
+    def meta(self) -> Metadata:
+        return self.store.meta
+
+    @property
+    def revision(self) -> str:
+        """Changes when shards are finished or results are found; told anew every few seconds."""
+        with self._lock:
+            if time.monotonic() - self._asked > FRESH or not self._asked:
+                ledger = urls.list_times(urls.join(self.store.data, LEDGER))
+                results = urls.list_times(urls.join(self.url, RESULTS)).get(INDEX, 0.0)
+                made = urls.list_names(urls.join(self.url, layout.REDUCTIONS))
+                index = urls.list_times(urls.join(self.url, layout.INDEX))
+                said = (len(ledger), max(ledger.values(), default=0.0), results, made, index)
+                self._asked, self._revision = time.monotonic(), f"{hash(str(said)) & 2**64 - 1:x}"
+            return self._revision
+
+    def cached(self, key: object, make: Callable[[], Value]) -> Value:
+        """What is made once for a key, as long as the store is as it was and there is room."""
+        return self._memory.get((self.revision, key), make)
+
+    def results(self, job: str) -> list[Result]:
+        """Finished results of a job, the one that was asked for last first."""
+
+        def find() -> list[Result]:
+            place = self.store.data if job == "extract" else self.url
+            return finished_results(place, job)[::-1]
+
+        return self.cached(("results", job), find)
+
+    def latest(self, job: str) -> Result | None:
+        """The result of a job that was asked for last; None where there is none."""
+        return next(iter(self.results(job)), None)
+
+    def hint(self, job: str) -> str:
+        """The command that would find what a job finds."""
+        return self._following(self.store, self.typed).get(job, "")
+
+
+class OpenedUnits:
+    """A place of units that models share.
+
+    Attributes
+    ----------
+    name : str
+        What it is called in addresses.
+    url, typed : str
+        Where it is, and as it was given.
+    """
+
+    def __init__(self, name: str, typed: str) -> None:
+        self.name, self.typed, self.url = name, typed, urls.absolute(typed)
+        self._memory = Memory()
+
+    @cached_property
+    def setup(self) -> Setup:
+        found = find_setup(self.url)
+        if found is None:
+            raise FacetError(f"{self.typed} holds no shared units")
+        return found
+
+    def latest(self, job: str) -> Result | None:
+        """The result of a job that was asked for last; None where there is none."""
+        return next(iter(finished_results(self.url, job)[::-1]), None)
+
+    def cached(self, key: object, make: Callable[[], Value]) -> Value:
+        """What is made once for a key, as long as there is room."""
+        return self._memory.get(key, make)
+
+
+class Library:
+    """All that is looked at.
+
+    Parameters
+    ----------
+    stores, rosettas : iterable of str
+        Addresses of stores and of places of shared units, as they were given.
+    following : callable
+        Of a store and its address as given, the commands that find what is lacking, by job.
+
+    Attributes
+    ----------
+    stores : dict of str to Opened
+    rosettas : dict of str to OpenedUnits
+        By the names that stand in addresses.
+    """
+
+    def __init__(
+        self, stores: Iterable[str], rosettas: Iterable[str], following: Following
+    ) -> None:
+        self.stores = {n: Opened(n, typed, following) for n, typed in named(stores).items()}
+        self.rosettas = {n: OpenedUnits(n, typed) for n, typed in named(rosettas).items()}
+
+    def opened(self, name: str) -> Opened:
+        """A store by its name in addresses.
+
+        Raises
+        ------
+        NotHere
+            If none has that name.
+        """
+        if name not in self.stores:
+            raise NotHere(f"no store is called {name!r} here, but {', '.join(self.stores)}")
+        return self.stores[name]
+
+    def units(self, name: str) -> OpenedUnits:
+        """A place of shared units by its name in addresses.
+
+        Raises
+        ------
+        NotHere
+            If none has that name.
+        """
+        if name not in self.rosettas:
+            there = ", ".join(self.rosettas) or "none"
+            raise NotHere(f"no shared units are called {name!r} here, but {there}")
+        return self.rosettas[name]
+
+
+def named(places: Iterable[str]) -> dict[str, str]:
+    """Places by short names of letters, digits and hyphens; those of one name are numbered."""
+    found: dict[str, str] = {}
+    for place in dict.fromkeys(places):
+        parts = [p for p in re.split(r"[/\\]", place) if p not in ("", ".", "..")]
+        word = re.sub(r"[^a-z0-9]+", "-", (parts[-1] if parts else "store").lower()).strip("-")
+        word = name = word or "store"
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{word}-{number}"
+        found[name] = place
+    return found

@@ -1,0 +1,63 @@
+"""The application: routers, what files it serves, and how errors are told."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from pipeline.explorer.library import Library, NotHere
+from pipeline.explorer.web.views import render
+from pipeline.pages.plain import to_json
+from storage.errors import FacetError
+
+# Modules of this package with routes.
+ROUTERS = ("overview",)
+
+
+def make_app(library: Library) -> FastAPI:
+    """The application that shows a library.
+
+    Parameters
+    ----------
+    library : Library
+    """
+    app = FastAPI(
+        title="Facet",
+        description="What stores hold and what was found of them: the data of every page.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.state.library = library
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    for name in ROUTERS:
+        app.include_router(import_module(f"pipeline.explorer.web.{name}").router)
+
+    @app.exception_handler(FacetError)
+    def mistaken(request: Request, error: FacetError) -> Response:
+        return told(request, 404 if isinstance(error, NotHere) else 400, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def unread(request: Request, error: RequestValidationError) -> Response:
+        faults = (f"{e['loc'][-1]}: {e['msg'].lower()}" for e in error.errors())
+        return told(request, 400, "; ".join(faults))
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        words = "there is no such page" if error.status_code == 404 else str(error.detail)
+        return told(request, error.status_code, words)
+
+    return app
+
+
+def told(request: Request, status: int, words: str) -> Response:
+    """An error, in words: as a page, or as JSON where JSON was asked for."""
+    if request.url.path.startswith("/api/"):
+        return Response(to_json({"error": words}), status, media_type="application/json")
+    return HTMLResponse(render(request, "error.html", status=status, words=words), status)

@@ -1,0 +1,2 @@
+// What every page does. Pages work without it.
+export {};

@@ -1,0 +1,106 @@
+"""What makes a page and a JSON document of a view."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import jinja2
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse
+
+from pipeline.explorer.library import Library, Opened, OpenedUnits
+from pipeline.pages.plain import to_json
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+Make = TypeVar("Make", bound=Callable[..., Any])
+
+
+def library_of(request: Request) -> Library:
+    """All that this server looks at."""
+    return request.app.state.library
+
+
+Lib = Annotated[Library, Depends(library_of)]
+
+
+def store_of(library: Lib, store: str) -> Opened:
+    """The store that the address names."""
+    return library.opened(store)
+
+
+def units_of(library: Lib, rosetta: str) -> OpenedUnits:
+    """The shared units that the address names."""
+    return library.units(rosetta)
+
+
+Here = Annotated[Opened, Depends(store_of)]
+Units = Annotated[OpenedUnits, Depends(units_of)]
+
+
+def render(request: Request, template: str, **values: Any) -> str:
+    """A page.
+
+    Every template gets ``library``, ``here`` (the store of the address, or None), ``address`` (path
+    and query), and ``json_address``, where the same data are.
+    """
+    library, named = library_of(request), request.path_params.get("store")
+    query = f"?{request.url.query}" if request.url.query else ""
+    given = {
+        "library": library,
+        "here": library.stores.get(named) if named else None,
+        "address": request.url.path + query,
+        "json_address": f"/api{request.url.path}{query}",
+    }
+    return TEMPLATES.get_template(template).render(given | values)
+
+
+def view(router: APIRouter, path: str, template: str) -> Callable[[Make], Make]:
+    """Register a function's data as a page, and as JSON at the same address under ``/api``.
+
+    Parameters
+    ----------
+    router : APIRouter
+    path : str
+        The address.
+    template : str
+        Shows what the function returns, which it has as ``view``.
+    """
+
+    def register(make: Make) -> Make:
+        known = inspect.signature(make, eval_str=True)
+        asked = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+        others = [p for p in known.parameters.values() if p.name != "request"]
+        wants = "request" in known.parameters
+
+        @wraps(make)
+        def page(request: Request, **given: Any) -> HTMLResponse:
+            found = make(request=request, **given) if wants else make(**given)
+            return HTMLResponse(render(request, template, view=found))
+
+        @wraps(make)
+        def document(**given: Any) -> Response:
+            return Response(to_json(make(**given)), media_type="application/json")
+
+        page.__signature__ = known.replace(  # type: ignore[attr-defined]
+            parameters=[*others, asked], return_annotation=HTMLResponse
+        )
+        document.__signature__ = known.replace(  # type: ignore[attr-defined]
+            return_annotation=Response
+        )
+        name = make.__name__
+        router.add_api_route(path, page, name=name, include_in_schema=False, response_model=None)
+        router.add_api_route(f"/api{path}", document, name=f"{name}_json", response_model=None)
+        return make
+
+    return register
