@@ -143,7 +143,7 @@ def _boot(root: Path, address: str, cache: Path) -> subprocess.Popen:
 
 
 def _first_process(boot: subprocess.Popen) -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if children := psutil.Process(boot.pid).children():
             return children[0].pid
@@ -153,7 +153,7 @@ def _first_process(boot: subprocess.Popen) -> int:
 
 def _wait_for_ssh(boot: subprocess.Popen, host: Host) -> None:
     log = host.folder / "log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while "Server listening" not in log.read_text():
         if boot.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the machine did not start:\n{log.read_text()}")

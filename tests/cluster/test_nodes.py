@@ -1,5 +1,6 @@
 """Several Ray nodes, one of which is killed in mid-run: nothing is lost, nothing done twice."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -62,9 +63,10 @@ def parts(store: Path) -> dict[str, int]:
 def node_with_an_actor(cluster: Cluster) -> object | None:
     for node in cluster.worker_nodes:
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        lines = [" ".join(p.cmdline()) for p in raylet.children() if p.is_running()]
-        if any(line.startswith("ray::_Actor") for line in lines):
-            return node
+        for process in raylet.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                if " ".join(process.cmdline()).startswith("ray::_Actor"):
+                    return node
     return None
 
 

@@ -103,7 +103,7 @@ def cluster(s3):
     said = process.stdout.readline().split()
     assert said, "Ray did not start"
     yield dict(zip(("RAY_ADDRESS", "RAY_AUTH_MODE"), said, strict=True)), Path(folder)
-    process.communicate(timeout=60)
+    process.communicate(timeout=280)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """Units shared between models, from pictures or a generator to tables, on a real Ray."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -54,8 +55,13 @@ def place(run: recipe.RosettaRun) -> Path:
 
 
 def markers(out: Path) -> dict[str, int]:
-    paths = (out / "sums").rglob("*.json")
-    return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in paths if p.name[:1].isdigit()}
+    """Spans that are done, and when; read again where a run merged some of them meanwhile."""
+    while True:
+        paths = (out / "sums").rglob("*.json")
+        with contextlib.suppress(FileNotFoundError):
+            return {
+                str(p.relative_to(out)): p.stat().st_mtime_ns for p in paths if p.name[:1].isdigit()
+            }
 
 
 def arrays(out: Path) -> dict[str, np.ndarray]:
