@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from pipeline.explorer.memory import Memory
+from pipeline.explorer.pictures import Pictures
 from storage import layout, open_store, urls
 from storage.errors import FacetError
 from storage.layout import LEDGER, RESULTS
@@ -137,6 +138,8 @@ class Library:
     stores : dict of str to Opened
     rosettas : dict of str to OpenedUnits
         By the names that stand in addresses.
+    pictures : Pictures
+        Of images, as they are shown.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Library:
     ) -> None:
         self.stores = {n: Opened(n, typed, following) for n, typed in named(stores).items()}
         self.rosettas = {n: OpenedUnits(n, typed) for n, typed in named(rosettas).items()}
+        self.pictures = Pictures()
 
     def opened(self, name: str) -> Opened:
         """A store by its name in addresses.

@@ -17,7 +17,7 @@ from pipeline.pages.plain import to_json
 from storage.errors import FacetError
 
 # Modules of this package with routes.
-ROUTERS = ("overview",)
+ROUTERS = ("overview", "pictures")
 
 
 def make_app(library: Library) -> FastAPI:

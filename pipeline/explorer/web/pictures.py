@@ -1,0 +1,40 @@
+"""Pictures at addresses of their own."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from pipeline.explorer.library import NotHere, Opened
+from pipeline.explorer.pictures import Kind, Picture
+from pipeline.explorer.web.views import Here, Lib
+
+router = APIRouter()
+
+# What a browser may keep: an image of a store stays what it is, or becomes grey.
+SECONDS = 600
+MEDIA = {"thumbnail": "image/jpeg", "seen": "image/png"}
+
+
+@router.get("/s/{store}/image/{index}/thumbnail.jpg")
+def thumbnail(library: Lib, here: Here, index: int) -> Response:
+    """An image of the store, at most 192 pixels wide and high; grey where it cannot be had."""
+    return _image(library, here, index, "thumbnail")
+
+
+@router.get("/s/{store}/image/{index}/seen.png")
+def seen(library: Lib, here: Here, index: int) -> Response:
+    """An image of the store as the model saw it; grey where it cannot be had."""
+    return _image(library, here, index, "seen")
+
+
+def _image(library: Lib, here: Opened, index: int, kind: Kind) -> Response:
+    if not 0 <= index < here.meta.images:
+        raise NotHere(
+            f"there is no image {index}: those of {here.name} are 0–{here.meta.images - 1}"
+        )
+    return _sent(library.pictures.of_image(here, index, kind), kind)
+
+
+def _sent(picture: Picture, kind: Kind) -> Response:
+    kept = "no-store" if picture.unreadable else f"private, max-age={SECONDS}"
+    return Response(picture.data, media_type=MEDIA[kind], headers={"Cache-Control": kept})
