@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from pipeline.explorer.memory import Memory
+from pipeline.explorer.model import ModelProcess
 from pipeline.explorer.pictures import Pictures
 from storage import layout, open_store, urls
 from storage.errors import FacetError
@@ -140,6 +141,8 @@ class Library:
         By the names that stand in addresses.
     pictures : Pictures
         Of images, as they are shown.
+    model : ModelProcess
+        Asks the models of the stores.
     """
 
     def __init__(
@@ -148,6 +151,11 @@ class Library:
         self.stores = {n: Opened(n, typed, following) for n, typed in named(stores).items()}
         self.rosettas = {n: OpenedUnits(n, typed) for n, typed in named(rosettas).items()}
         self.pictures = Pictures()
+        self.model = ModelProcess()
+
+    def close(self) -> None:
+        """End what runs beside the server."""
+        self.model.close()
 
     def opened(self, name: str) -> Opened:
         """A store by its name in addresses.

@@ -170,6 +170,28 @@ def tokenizer_of(model: Architecture) -> Tokenizer:
     return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
 
 
+def refuse_long(model: Architecture, texts: Sequence[str]) -> None:
+    """Refuse texts that a model would not read to their ends.
+
+    Raises
+    ------
+    PoolError
+        Which says what would remain of the first.
+    """
+    length, tokenizer = context_length(model), tokenizer_of(model)
+    for text in texts:
+        if not count_too_long(tokenizer, [text], length):
+            continue
+        words = text.split(" ")
+        while len(words) > 1 and count_too_long(tokenizer, [" ".join(words)], length):
+            words.pop()
+        begun = shorten(text, 60, placeholder=" …")
+        raise PoolError(
+            f"the text {begun!r} has more than the {length} tokens "
+            f"that the model reads: of it would remain {' '.join(words)!r}. Give a shorter one"
+        )
+
+
 class TextEncoder:
     """Embeds lists of texts with a store's model; what was embedded before is read back.
 
@@ -228,19 +250,7 @@ class TextEncoder:
         _, kept = self._find(texts)
         if kept is not None and not kept.provenance["too_long"]:
             return
-        model = self._architecture()
-        length, tokenizer = context_length(model), tokenizer_of(model)
-        for text in texts:
-            if not count_too_long(tokenizer, [text], length):
-                continue
-            words = text.split(" ")
-            while len(words) > 1 and count_too_long(tokenizer, [" ".join(words)], length):
-                words.pop()
-            begun = shorten(text, 60, placeholder=" …")
-            raise PoolError(
-                f"the text {begun!r} has more than the {length} tokens "
-                f"that the model reads: of it would remain {' '.join(words)!r}. Give a shorter one"
-            )
+        refuse_long(self._architecture(), texts)
 
     def model(self, what: str, teller: Teller = SILENT) -> VisionModel:
         """The store's model, loaded when it is first asked for.

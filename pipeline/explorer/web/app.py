@@ -12,12 +12,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from pipeline.explorer.library import Library, NotHere
+from pipeline.explorer.model import NotYet
 from pipeline.explorer.web.views import render
 from pipeline.pages.plain import to_json
 from storage.errors import FacetError
 
 # Modules of this package with routes.
-ROUTERS = ("overview", "pictures")
+ROUTERS = ("overview", "pictures", "model")
 
 
 def make_app(library: Library) -> FastAPI:
@@ -41,6 +42,10 @@ def make_app(library: Library) -> FastAPI:
 
     @app.exception_handler(FacetError)
     def mistaken(request: Request, error: FacetError) -> Response:
+        if isinstance(error, NotYet):  # the same question, a little later
+            later = told(request, 503, str(error))
+            later.headers["Retry-After"] = later.headers["Refresh"] = "2"
+            return later
         return told(request, 404 if isinstance(error, NotHere) else 400, str(error))
 
     @app.exception_handler(RequestValidationError)

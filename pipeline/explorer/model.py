@@ -1,0 +1,264 @@
+"""The models of stores, in one process beside the server: loaded at the first need, and kept.
+
+The server itself runs no model and imports no torch. What a view wants of one is a function of a
+module, ``f(loaded, *arguments)``, which is called in the other process and returns plain data.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import FacetError
+from storage.store import open_store
+
+if TYPE_CHECKING:
+    from pipeline.explorer.library import Opened
+    from pipeline.models import VisionModel
+    from storage.store import Store
+
+# Seconds that a page waits for a model to be loaded before it says so instead.
+PATIENCE = 3.0
+# Seconds after which a question is given up, its wait for other questions included.
+LIMIT = 120.0
+# Questions that wait at once: each holds one of the server's threads.
+WAITING = 12
+
+
+class NotYet(FacetError):
+    """The model is being loaded, or is busy: the same question can be answered a little later."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What a function is given in the model's process.
+
+    Attributes
+    ----------
+    store : Store
+        Read only.
+    model : VisionModel
+        Of any other store with the same model, the same object.
+    """
+
+    store: Store
+    model: VisionModel
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a store's model is.
+
+    Attributes
+    ----------
+    ready, loading : bool
+    words : str
+        The same, for people.
+    """
+
+    ready: bool
+    loading: bool
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+class ModelProcess:
+    """Asks models in a process of their own, one question at a time; any thread may ask.
+
+    Parameters
+    ----------
+    patience, limit : float
+        Seconds: see ``PATIENCE`` and ``LIMIT``.
+    """
+
+    def __init__(self, patience: float = PATIENCE, limit: float = LIMIT) -> None:
+        self.patience, self.limit = patience, limit
+        self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(WAITING)
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: Future[int] | None = None
+        self._loads: dict[str, tuple[float, Future[None]]] = {}
+
+    def ask(self, opened: Opened, function: Callable[..., Any], *arguments: object) -> Any:
+        """What a function says of a store's model, which is loaded if it is not.
+
+        Parameters
+        ----------
+        opened : Opened
+            The store.
+        function : callable
+            ``f(loaded, *arguments)``, of a module; arguments and what it returns can be pickled.
+            It may raise a ``FacetError``.
+
+        Raises
+        ------
+        NotYet
+            If the model is still being loaded, too many ask at once, or its process ended.
+        FacetError
+            If the model cannot be loaded, or it takes longer than ``limit``.
+        """
+        if not self._waiting.acquire(blocking=False):
+            raise NotYet("too many questions wait for the model: ask again in a moment")
+        pool = self._started()
+        try:
+            since, load = self._load(pool, opened)
+            try:
+                load.result(self.patience)
+            except TimeoutError:
+                raise NotYet(_being_loaded(opened, since)) from None
+            asked = pool.submit(_do, opened.url, self.limit, function, arguments)
+            try:
+                return asked.result(self.limit)
+            except TimeoutError:
+                asked.cancel()
+                raise _too_long(self.limit) from None
+        except BrokenProcessPool:
+            self._forget(pool)
+            raise NotYet(
+                "the process that runs the model has ended, as it does where memory is short: it "
+                "is started again when it is asked again"
+            ) from None
+        finally:
+            self._waiting.release()
+
+    def begin(self, opened: Opened) -> None:
+        """Have a store's model loaded, and wait for nothing: it will be asked soon."""
+        pool = self._started()
+        try:
+            self._load(pool, opened)
+        except BrokenProcessPool:
+            self._forget(pool)
+
+    def state(self, opened: Opened) -> State:
+        """How far a store's model is."""
+        with self._lock:
+            since, load = self._loads.get(opened.url, (0.0, None))
+        if load is None or _failed(load):
+            return State(False, False, "the model is not loaded: it is when it is first needed")
+        if not load.done():
+            return State(False, True, _being_loaded(opened, since))
+        return State(True, False, "the model is ready")
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        with self._lock:
+            pool, pid = self._pool, self._pid
+        if pool is not None:
+            self._forget(pool)
+            if pid is not None and pid.done():
+                os.kill(pid.result(), signal.SIGTERM)
+
+    def _started(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                # Not forked: the server has threads.
+                spawn = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(1, spawn, _begin)
+                self._pid = self._pool.submit(os.getpid)
+            return self._pool
+
+    def _load(self, pool: ProcessPoolExecutor, opened: Opened) -> tuple[float, Future[None]]:
+        with self._lock:
+            if opened.url not in self._loads or _failed(self._loads[opened.url][1]):
+                load = pool.submit(_load, opened.url)
+                self._loads[opened.url] = time.monotonic(), load
+            return self._loads[opened.url]
+
+    def _forget(self, pool: ProcessPoolExecutor) -> None:
+        """Several may find that a process has ended; another may have been started since."""
+        with self._lock:
+            if self._pool is pool:
+                self._pool, self._pid = None, None
+                self._loads.clear()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _failed(load: Future[None]) -> bool:
+    return load.done() and load.exception() is not None
+
+
+def _being_loaded(opened: Opened, since: float) -> str:
+    seconds = time.monotonic() - since
+    return f"the model {opened.meta.architecture} is being loaded, since {seconds:.0f} s"
+
+
+def _too_long(limit: float) -> FacetError:
+    return FacetError(f"the model did not answer within {limit:.0f} s: ask for less at once")
+
+
+# -- in the model's process ----------------------------------------------------------------
+
+_LOADED: dict[str, Loaded] = {}
+
+
+def _begin() -> None:
+    """The process's start: it ends with the server, and pages that need no model come first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's business
+    os.nice(5)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+
+
+def _end_with_server() -> None:
+    server = multiprocessing.parent_process()
+    assert server is not None
+    server.join()
+    os._exit(0)
+
+
+def _load(url: str) -> None:
+    if url in _LOADED:
+        return
+    # Only here is torch needed.
+    from pipeline.texts.encoding import store_model
+
+    store = open_store(url)
+    with _told():
+        same = (of.model for of in _LOADED.values() if _model_of(of.store) == _model_of(store))
+        _LOADED[url] = Loaded(store, next(same, None) or store_model(store))
+
+
+def _model_of(store: Store) -> tuple[str, str, str]:
+    meta = store.meta
+    return meta.architecture_digest, meta.weights_digest, meta.activation
+
+
+def _do(url: str, limit: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with _told(), _limited(limit):
+        return function(_LOADED[url], *arguments)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Mistakes reach the server whatever their class is made of."""
+    try:
+        yield
+    except FacetError as error:
+        if type(error).__init__ is FacetError.__init__:
+            raise
+        raise FacetError(str(error), error.remedy) from None
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Whoever asked has stopped waiting by then, and others wait behind."""
+
+    def give_up(*_: object) -> None:
+        raise _too_long(seconds)
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
