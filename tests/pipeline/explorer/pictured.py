@@ -32,7 +32,8 @@ def columns(n: int) -> pa.Table:
         .append_column("count", pa.array([None if i == 4 else i % 3 for i in range(n)], pa.int64()))
         .append_column("sunny", pa.array([i % 2 == 0 for i in range(n)]))
         .append_column("weight", pa.array([float("nan") if i == 2 else 1.5 * i for i in range(n)]))
-        .append_column("in the sky", pa.array([f"bird {i % 4}" for i in range(n)]))
+        .append_column('in the "sky"', pa.array([f"s{i % 3}" for i in range(n)]))
+        .append_column("order", pa.array([f"bird {i % 4}" for i in range(n)]))
         .append_column("kind", pa.array([f"k{i % 2}" for i in range(n)]).dictionary_encode())
     )
 
