@@ -109,6 +109,12 @@ class Images:
         passed = set(PLACES) - {self.sort}
         return [name for name in self.columns if name not in own and name not in passed]
 
+    def is_number(self, name: str) -> bool:
+        """Whether a column's values stand under each other's last digits."""
+        return self.columns[name].startswith(
+            ("int", "uint", "float", "double", "decimal", "halffloat")
+        )
+
     def with_value(self, name: str, value: object) -> str | None:
         """The condition that also asks for a column's value; None where it cannot be asked for."""
         if not (name.isidentifier() and (value is None or isinstance(value, bool | int | str))):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,32 @@ def test_an_image_that_is_not_there(asked: TestClient, index: str) -> None:
     found = asked.get(f"/s/store/image/{index}/thumbnail.jpg")
     assert found.status_code in (400, 404)
     assert "<h1>" in found.text
+
+
+def test_the_table_and_its_data_are_one(asked: TestClient) -> None:
+    where = {"where": "count < 2 and ok", "sort": "weight", "down": "true"}
+    data = asked.get("/api/s/store/images", params=where).json()
+    assert [row["index"] for row in data["rows"]] == [9, 7, 6, 1, 0]
+    shown = asked.get("/s/store/images", params=where).text
+    assert [int(n) for n in re.findall(r'<td class="n"><a href="/s/store/image/(\d+)"', shown)] == [
+        row["index"] for row in data["rows"]
+    ]
+    assert "5 of 10 images" in shown
+
+
+def test_links_of_the_table_ask_for_what_they_say(asked: TestClient) -> None:
+    shown = asked.get("/s/store/images", params={"where": "sunny"}).text
+    links = {html.unescape(a) for a in re.findall(r'href="(/s/store/images\?[^"]*)"', shown)}
+    assert any("label+==" in a or "label%20==" in a or "label" in a for a in links)
+    for address in links:
+        assert asked.get(address).status_code == 200, address
+
+
+def test_a_mistaken_condition_is_told_in_words(asked: TestClient) -> None:
+    for where in ("labels == 'x'", "import os", "(" * 400, "\x00", "label == '" + "x" * 3000 + "'"):
+        found = asked.get("/s/store/images", params={"where": where})
+        assert found.status_code in (200, 400), where
+        assert "Traceback" not in found.text
+    assert "did you mean" in asked.get("/s/store/images?where=labels+%3D%3D+1").text
+    assert asked.get("/s/store/images?sort=colour").status_code == 404
+    assert asked.get("/s/store/images?after=123456789012345678901234567890").status_code == 404
