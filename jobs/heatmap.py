@@ -25,6 +25,7 @@ from jobs.settings import refuse_unused
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
 from pipeline.heads.edits import Edit, read_edit
+from pipeline.heatmaps.choices import layers_of
 from pipeline.images.find import find_image, read_picture
 from pipeline.neurons.choices import Convention
 from pipeline.texts import Pool, load_pool
@@ -32,7 +33,6 @@ from storage.errors import FacetError
 
 if TYPE_CHECKING:
     from jobs.recipes.heatmap import HeatmapRun
-    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,6 @@ def check(config: HeatmapConfig) -> Asked:
     data = b"" if config.picture is None else read_picture(config.picture)
     edit = None if config.edit is None else read_edit(config.edit, tables)
     return Asked(image, data, texts, against, layers, heads, pool, less, edit)
-
-
-def layers_of(meta: Metadata) -> str:
-    """The layers that are summed unless others are asked for."""
-    if meta.token_layers:
-        return ",".join(map(str, meta.token_layers))
-    return "last:4" if meta.layers >= 4 else "all"
 
 
 if __name__ == "__main__":

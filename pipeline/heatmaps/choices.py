@@ -63,6 +63,13 @@ def method_of(row: str) -> Method:
     return row.split(" ")[0]  # type: ignore[return-value]
 
 
+def layers_of(meta: Metadata) -> str:
+    """The layers whose maps of texts are summed unless others are asked for."""
+    if meta.token_layers:
+        return ",".join(map(str, meta.token_layers))
+    return "last:4" if meta.layers >= 4 else "all"
+
+
 def token_heads(
     layers: Sequence[str], heads: Sequence[str], meta: Metadata
 ) -> dict[str, tuple[Head, ...]]:

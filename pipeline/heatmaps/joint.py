@@ -48,16 +48,21 @@ def span_texts(
         others = sorted({run.config["pool"] for run in runs})
         said = f"; there are of {', '.join(others)}" if others else ""
         raise StoreError(f"no heads in {store.url} are described by {pool.source}{said}", remedy)
-    rows = of_pool[-1].table("descriptions").to_pandas().sort_values("rank")
-    texts = {
-        (int(layer), int(head)): of["text"].tolist()
-        for (layer, head), of in rows.groupby(["layer", "head"])
-    }
+    texts = texts_of(of_pool[-1])
     if lacking := [at for at in heads if at not in texts]:
         raise StoreError(
             f"{head_name(*lacking[0])} has no texts of {pool.source} in {store.url}", remedy
         )
     return of_pool[-1], {at: texts[at] for at in heads}
+
+
+def texts_of(result: Result) -> dict[Head, list[str]]:
+    """The texts of every head that a run of TextSpan described, in their order."""
+    rows = result.table("descriptions").to_pandas().sort_values("rank")
+    return {
+        (int(layer), int(head)): of["text"].tolist()
+        for (layer, head), of in rows.groupby(["layer", "head"])
+    }
 
 
 def of_heads(

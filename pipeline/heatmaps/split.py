@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.models import VisionModel
 
-    from .tokens import TokenShares
+    from .tokens import TokenMaps, TokenShares
 
 Array = NDArray[np.float64]
 # What a map leaves out: columns of the table ``maps``, and what people are told they are. The last
@@ -201,11 +201,18 @@ def shares_of(
         Then it is the edited embedding's.
     """
     # Whoever reads what is stored does without.
-    import torch
-
     from .tokens import TokenMaps
 
+    return shares_by(TokenMaps(model, layers, convention, edit), pixels_hwc, texts_me)
+
+
+def shares_by(
+    maps: TokenMaps, pixels_hwc: NDArray[np.uint8], texts_me: NDArray[np.floating]
+) -> TokenShares:
+    """The same by maps that are at hand."""
+    import torch
+
+    model = maps.model
     pixels = torch.from_numpy(np.array(pixels_hwc))[None].to(model.device)
     texts_bme = torch.from_numpy(np.asarray(texts_me))[None].to(**model.wide)
-    maps = TokenMaps(model, layers, convention, edit)
     return maps(model.preprocess.to_tensor(pixels), texts_bme)
