@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlencode
@@ -128,7 +128,18 @@ class MapsView:
     found: HeatMaps | None = None
     maps: tuple[MapShown, ...] = ()
     how: str = ""
-    wrote_lh: NDArray[np.float64] | None = field(default=None)
+    wrote_lh: NDArray[np.float64] | None = None
+
+    @property
+    def strongest_head(self) -> float:
+        """The largest size of what any head wrote."""
+        return 0.0 if self.wrote_lh is None else float(np.abs(self.wrote_lh).max())
+
+    @property
+    def texts_query(self) -> str:
+        """An address's query that asks for the same texts, and leaves the heads open."""
+        said = [pair for pair in query_of(self.asked) if pair[0] in ("text", "against")]
+        return urlencode(said)
 
 
 @dataclass(frozen=True, eq=False)

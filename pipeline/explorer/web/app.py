@@ -18,7 +18,7 @@ from pipeline.pages.plain import to_json
 from storage.errors import FacetError
 
 # Modules of this package with routes.
-ROUTERS = ("overview", "images", "pictures", "model")
+ROUTERS = ("overview", "images", "pictures", "model", "maps")
 
 
 def make_app(library: Library) -> FastAPI:
