@@ -189,6 +189,19 @@ def read_keys(url: str) -> Iterator[pa.Table]:
     return _read_parts(url, ["index", "key"])
 
 
+def read_columns(url: str, names: list[str]) -> pa.Table:
+    """Some columns of the whole image table, and of its parts only these; null where a part lacks
+    one."""
+    tables = []
+    for name in urls.list_names(urls.join(url, IMAGES)):
+        if name.startswith("part-"):
+            place = urls.join(url, IMAGES, name)
+            fs, path = urls.filesystem(place)
+            with urls.naming(place, "read"), fs.open(path, "rb", block_size=BLOCK_BYTES) as file:
+                tables.append(pq.ParquetFile(file).read(names, use_threads=False))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
 def _read_parts(url: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     for name in urls.list_names(urls.join(url, IMAGES)):
         if name.startswith("part-"):

@@ -18,7 +18,14 @@ from pipeline.pages.plain import to_json
 from storage.errors import FacetError
 
 # Modules of this package with routes.
-ROUTERS = ("overview", "images", "pictures", "model", "maps")
+ROUTERS = (
+    "overview",
+    "images",
+    "pictures",
+    "model",
+    "maps",
+    "heads",
+)
 
 
 def make_app(library: Library) -> FastAPI:

@@ -1,0 +1,213 @@
+"""One head: what it writes, in words and in images, where it lies among others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.explorer.cloud import Cloud, cloud
+from pipeline.explorer.columns import said
+from pipeline.explorer.head_map import MapFacts, Shown, map_facts
+from pipeline.explorer.head_rows import refuse_head
+from pipeline.explorer.library import Library, Opened
+from pipeline.explorer.likeness import Elsewhere, Neighbour, elsewhere, labels_of, neighbours
+from pipeline.heads.answers import HeadRole, HeadText, described_heads
+from pipeline.heads.choices import Head
+from pipeline.heads.names import head_name
+from pipeline.labels.answers import labelled
+from storage.reductions import find_reductions
+
+# Texts that are told, and images of each component's end.
+TEXTS, ENDS = 10, 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A head's label, and what speaks for it; figures as ``label/labels`` has them.
+
+    Attributes
+    ----------
+    texts : tuple of (str, float, bool)
+        The first texts, the share of the head's variance that each adds, and whether the label fits
+        it.
+    properties : tuple of (str, float)
+        Share of the head's variance that each property's texts explain, the largest first; none
+        where a language model was the judge.
+    """
+
+    label: str | None
+    judge: str
+    fitting: int
+    share: float
+    explained: float
+    overlap: float | None
+    nearest: str | None
+    role: str | None
+    role_share: float | None
+    measured: float | None
+    texts: tuple[tuple[str, float, bool], ...]
+    properties: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A principal component of what a head writes.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    share : float
+        Of the head's variance.
+    highest, lowest : tuple of Shown
+        The images at its ends.
+    """
+
+    number: int
+    share: float
+    highest: tuple[Shown, ...]
+    lowest: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A head.
+
+    Attributes
+    ----------
+    layer, head : int
+    name : str
+        In words.
+    variance, share : float or None
+        Of what it writes, on the published scale; its part of all heads' variances.
+    texts : tuple of HeadText
+        By rank.
+    role : HeadRole or None
+        What it is about, where the truth is known.
+    evidence : Evidence or None
+    components : tuple of Component
+    map : MapFacts or None
+    neighbours : tuple of Neighbour
+    elsewhere : tuple of Elsewhere
+    missing : dict of str to str
+        The command for what was not found yet, by job.
+    """
+
+    layer: int
+    head: int
+    name: str
+    variance: float | None
+    share: float | None
+    texts: tuple[HeadText, ...]
+    role: HeadRole | None
+    evidence: Evidence | None
+    components: tuple[Component, ...]
+    map: MapFacts | None
+    neighbours: tuple[Neighbour, ...]
+    elsewhere: tuple[Elsewhere, ...]
+    missing: dict[str, str]
+
+
+def head_view(library: Library, here: Opened, layer: int, head: int) -> HeadView:
+    """All that is known of a head.
+
+    Raises
+    ------
+    NotHere
+        If there is no such head.
+    """
+    refuse_head(here, layer, head)
+    at = (layer, head)
+    described = here.latest("textspan")
+    answer = None
+    if described is not None:
+        answers = here.cached(
+            ("described", described.url),
+            lambda: {(a.layer, a.head): a for a in described_heads(described, TEXTS)},
+        )
+        answer = answers.get(at)
+    evidence = evidence_of(here, at)
+    points = cloud(here, layer, head)
+    variance, share = variance_of(here, at)
+    lacking = {
+        "textspan": answer is None,
+        "label": evidence is None,
+        "reduce": points is None,
+        "index": points is None or not points.indexed,
+    }
+    return HeadView(
+        layer, head, head_name(layer, head), variance, share,
+        () if answer is None else answer.texts, None if answer is None else answer.role,
+        evidence, () if points is None else components(here, points),
+        None if points is None else map_facts(points),
+        neighbours(here, at, labels_of(here)), elsewhere(library, here, at),
+        {job: here.hint(job) for job, lacks in lacking.items() if lacks},
+    )  # fmt: skip
+
+
+def variance_of(here: Opened, at: Head) -> tuple[float | None, float | None]:
+    """Variance of what a head writes, and its part of all heads' variances."""
+    reductions = find_reductions(here.url, here.meta, None)
+    if reductions is None or "heads_pca_variance" not in reductions.data:
+        return None, None
+    variances = here.cached(
+        "variances of heads", lambda: reductions.array("heads_pca_variance").values.sum(-1)
+    )
+    whole = float(variances.sum())
+    return float(variances[at]), float(variances[at]) / whole if whole else None
+
+
+def evidence_of(here: Opened, at: Head) -> Evidence | None:
+    """A head's label, of the labels that were asked for last; None where it was not labelled."""
+    result = here.latest("label")
+    if result is None:
+        return None
+    found = here.cached(("labelled", result.url), lambda: labelled(result))
+    mine = found.labels[(found.labels["layer"] == at[0]) & (found.labels["head"] == at[1])]
+    if mine.empty:
+        return None
+    row = mine.iloc[0]
+    texts = found.texts[(found.texts["layer"] == at[0]) & (found.texts["head"] == at[1])]
+    properties: list[tuple[str, float]] = []
+    if result.config["with_"] == "lexicon":
+        table = here.cached(
+            ("properties", result.url), lambda: result.table("properties").to_pandas()
+        )
+        of_head = table[(table["layer"] == at[0]) & (table["head"] == at[1])]
+        ordered = of_head.sort_values("share", ascending=False, kind="stable")
+        properties = [
+            (str(name), float(share))
+            for name, share in ordered[["property", "share"]].itertuples(index=False, name=None)
+        ]
+    return Evidence(
+        row["label"], found.judge, int(row["fitting"]), float(row["share"]),
+        float(row["explained"]), _known(row["overlap"]), row["nearest"], row["role"],
+        _known(row["role_share"]), _known(row["measured"]),
+        tuple(
+            (str(text), float(explained), bool(fits))
+            for text, explained, fits in texts.sort_values("rank")[
+                ["text", "explained_variance", "fits"]
+            ].itertuples(index=False, name=None)
+        ),
+        tuple(properties),
+    )  # fmt: skip
+
+
+def _known(figure: float) -> float | None:
+    return None if np.isnan(figure) else float(figure)
+
+
+def components(here: Opened, points: Cloud) -> tuple[Component, ...]:
+    """The images at the ends of each component."""
+    found = []
+    for number, share in enumerate(points.shares):
+        ends = [
+            tuple(
+                Shown(int(i), said(here, int(i)), float(points.along_pn[number, i]))
+                for i in points.best(number, ENDS, lowest)
+            )
+            for lowest in (False, True)
+        ]
+        found.append(Component(number + 1, share, *ends))
+    return tuple(found)

@@ -1,0 +1,199 @@
+"""A part of a head's map: its images, what is common to them, and what the head writes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.explorer.cloud import Cloud
+from pipeline.explorer.columns import column, names
+from pipeline.explorer.head_rows import head_rows
+from pipeline.explorer.library import Opened
+from pipeline.explorer.pools import PoolTexts
+from pipeline.heads.two_sets import along
+
+# Values that are told, and texts.
+MOST_TOLD, TEXTS = 12, 5
+# A value of fewer images says nothing of a region.
+FEWEST = 5
+# Of all intervals together, the share that may miss their figure.
+LEVEL = 0.05
+# Images whose contributions are read for the texts, about: of more, runs spread evenly.
+READ = 131_072
+
+
+@dataclass(frozen=True)
+class Common:
+    """A value of a column that images of a region have more often than all others.
+
+    Attributes
+    ----------
+    column, value : str
+    inside, outside : float
+        Share of the region's images, and of the others, that have it.
+    images : int
+        Of the region, that have it.
+    more, low, high : float
+        The difference of the shares, and the ends of its interval.
+    """
+
+    column: str
+    value: str
+    images: int
+    inside: float
+    outside: float
+    more: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Commons:
+    """What is common to images of a region.
+
+    Attributes
+    ----------
+    found : tuple of Common
+        Those whose interval is above 0, by its lower end.
+    tested : int
+        Values that were looked at: the intervals hold for all of them together.
+    left_out : tuple of str
+        Columns with so many values that no two images share one.
+    """
+
+    found: tuple[Common, ...]
+    tested: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RegionText:
+    """A text along what the head writes of a region, less what it writes of all other images.
+
+    Attributes
+    ----------
+    text : str
+    inside : bool
+        Whether it points to the region, and not to the others.
+    explained : float
+        Share of the squared difference that it adds.
+    """
+
+    text: str
+    inside: bool
+    explained: float
+
+
+@dataclass(frozen=True)
+class RegionTexts:
+    """Texts along a region's difference.
+
+    Attributes
+    ----------
+    texts : tuple of RegionText
+        In the order of the picks.
+    images, others : int
+        That were read for it, inside and outside.
+    distance : float
+        Between the two means, on the published scale.
+    """
+
+    texts: tuple[RegionText, ...]
+    images: int
+    others: int
+    distance: float
+
+
+def wilson(count: NDArray, n: int, z: float) -> tuple[NDArray, NDArray]:
+    """Wilson's interval of shares: both ends of (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
+    (Wilson 1927)."""
+    share, square = count / n, z * z / n
+    half = z * np.sqrt(share * (1 - share) / n + square / (4 * n))
+    middle = share + square / 2
+    return (middle - half) / (1 + square), (middle + half) / (1 + square)
+
+
+def more_often(
+    inside: NDArray, n_inside: int, outside: NDArray, n_outside: int, z: float
+) -> tuple[NDArray, NDArray, NDArray]:
+    """By how much shares differ, with both ends of an interval (Newcombe 1998, method 10).
+
+    With p and q the shares and (l, u) Wilson's interval of each, the ends are
+    p − q − √((p − l_p)² + (u_q − q)²) and p − q + √((u_p − p)² + (q − l_q)²).
+    """
+    p, q = inside / n_inside, outside / n_outside
+    (p_low, p_high), (q_low, q_high) = wilson(inside, n_inside, z), wilson(outside, n_outside, z)
+    low = p - q - np.sqrt((p - p_low) ** 2 + (q_high - q) ** 2)
+    high = p - q + np.sqrt((p_high - p) ** 2 + (q - q_low) ** 2)
+    return p - q, low, high
+
+
+def commons(here: Opened, cloud: Cloud, images: NDArray[np.int64]) -> Commons:
+    """Values of all columns that a region's images have more often than the others on the map.
+
+    With m values, each interval is that of 1 − ``LEVEL``/m (Bonferroni), as the highest of many
+    differences is high by chance.
+    """
+    seen_n = ~np.isnan(cloud.along_pn[0])
+    n_outside = int(seen_n.sum()) - len(images)
+    counted, left_out = [], []
+    for name in names(here):
+        known = column(here, name)
+        if not known.values:
+            left_out.append(name)
+        elif len(known.values) > 1:
+            values = len(known.values)
+            all_ = np.bincount(known.codes_n[seen_n] + 1, minlength=values + 1)[1:]
+            inside = np.bincount(known.codes_n[images] + 1, minlength=values + 1)[1:]
+            enough = np.flatnonzero(all_ >= FEWEST)
+            counted.append((known, enough, inside[enough], (all_ - inside)[enough]))
+    tested = sum(len(enough) for _, enough, _, _ in counted)
+    if not len(images) or not n_outside:
+        return Commons((), tested, tuple(left_out))
+    z = -NormalDist().inv_cdf(LEVEL / 2 / max(tested, 1))
+    found = []
+    for known, enough, inside, outside in counted:
+        more, low, high = more_often(inside, len(images), outside, n_outside, z)
+        for i in np.flatnonzero(low > 0):
+            shares = inside[i] / len(images), outside[i] / n_outside
+            figures = (float(a) for a in (*shares, more[i], low[i], high[i]))
+            found.append(Common(known.name, str(known.values[enough[i]]), int(inside[i]), *figures))
+    found.sort(key=lambda common: -common.low)
+    return Commons(tuple(found[:MOST_TOLD]), tested, tuple(left_out))
+
+
+def region_texts(
+    here: Opened, layer: int, head: int, images: NDArray[np.int64], pool: PoolTexts
+) -> RegionTexts:
+    """Texts along the difference of what a head writes of a region and of all other images.
+
+    Parameters
+    ----------
+    here : Opened
+    layer, head : int
+    images : (n,) int64
+        Rising.
+    pool : PoolTexts
+    """
+    rows = head_rows(here, layer, head)
+    inside = np.zeros(here.meta.images, bool)
+    inside[images] = True
+    totals = np.zeros((2, rows.coordinates.into_kr.shape[1]))
+    counts = np.zeros(2, np.int64)
+    for start, values in rows.read(rows.fewer(READ)):
+        known = ~np.isnan(values[:, 0])
+        of_region = inside[start : start + len(values)]
+        for side, chosen in enumerate((known & of_region, known & ~of_region)):
+            totals[side] += values[chosen].sum(0, dtype=np.float64)
+            counts[side] += chosen.sum()
+    if not counts.all():
+        return RegionTexts((), int(counts[0]), int(counts[1]), 0.0)
+    means = totals / counts[:, None]
+    difference_e = (means[0] - means[1]) @ rows.coordinates.texts_re
+    picked = along(difference_e, rows.map_ke.astype(np.float64), pool.embeddings, TEXTS)
+    texts = tuple(RegionText(pool.texts[p.text], p.towards_a, p.explained) for p in picked)
+    distance = float(np.linalg.norm(difference_e))
+    return RegionTexts(texts, int(counts[0]), int(counts[1]), distance)

@@ -1,0 +1,76 @@
+"""Heads, their maps, and the properties that they carry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from pipeline.explorer.cloud import cloud
+from pipeline.explorer.cloud_picture import draw
+from pipeline.explorer.colouring import colouring
+from pipeline.explorer.head_map import MapView, box_of, map_view
+from pipeline.explorer.head_rows import head_of
+from pipeline.explorer.heads import HeadView, head_view
+from pipeline.explorer.library import NotHere
+from pipeline.explorer.properties import Properties, PropertyView, properties, property_view
+from pipeline.explorer.web.views import Here, Lib, view
+
+router = APIRouter()
+
+Pixels = Annotated[int, Query(ge=16, le=2048)]
+
+
+@view(router, "/s/{store}/head/{at}", "head.html")
+def head_page(library: Lib, here: Here, at: str) -> HeadView:
+    """One head, such as ``3.0``: texts, label with evidence, images, neighbours."""
+    return head_view(library, here, *head_of(at))
+
+
+@view(router, "/s/{store}/head/{at}/map", "head_map.html")
+def head_map_page(
+    here: Here,
+    at: str,
+    x0: float | None = None,
+    x1: float | None = None,
+    y0: float | None = None,
+    y1: float | None = None,
+    colour: str = "",
+) -> MapView:
+    """All images along a head's first two principal components; what lies in a part of the plane,
+    and what is common to it."""
+    return map_view(here, *head_of(at), (x0, x1, y0, y1), colour)
+
+
+@router.get("/s/{store}/head/{at}/map.png", include_in_schema=False)
+def head_map_picture(
+    here: Here,
+    at: str,
+    x0: float | None = None,
+    x1: float | None = None,
+    y0: float | None = None,
+    y1: float | None = None,
+    colour: str = "",
+    width: Pixels = 720,
+    height: Pixels = 720,
+) -> Response:
+    """The map as a picture, at any zoom."""
+    points = cloud(here, *head_of(at))
+    if points is None:
+        raise NotHere(f"the principal components of {here.name} are not known")
+    box = box_of((x0, x1, y0, y1)) or points.whole
+    colours = colouring(here, colour) if colour else None
+    picture = draw(points, box, width, height, colours)
+    return Response(picture, media_type="image/png")
+
+
+@view(router, "/s/{store}/properties", "properties.html")
+def properties_page(here: Here) -> Properties:
+    """All properties that heads were labelled with, and the heads that carry each."""
+    return properties(here)
+
+
+@view(router, "/s/{store}/property/{name:path}", "property.html")
+def property_page(here: Here, name: str) -> PropertyView:
+    """A property: the heads that carry it, with evidence and images."""
+    return property_view(here, name)
