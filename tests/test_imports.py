@@ -99,6 +99,7 @@ REFUSED = {
     "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
     "search --store {tmp}/gone --image 0": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",
+    "explore --store {tmp}/gone": "no store at",
     "omp --store {tmp}/gone --mlp-layers 1 --pool microworld": "no store at",
     "invert --rosetta {tmp}/gone --images microworld:n=4": "no mining with a generator at",
     "status --store {tmp}/gone": "no store at",

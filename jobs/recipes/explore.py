@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import socket
+import sys
+import threading
 import webbrowser
-
-import uvicorn
 
 from jobs.console import console
 from jobs.explore import ExploreConfig
@@ -13,17 +15,38 @@ from jobs.pages import following
 from pipeline.cluster import machines
 from pipeline.explorer.library import Library
 from pipeline.explorer.web.app import make_app
+from pipeline.explorer.web.guard import LOOPBACK
+from pipeline.explorer.web.serving import guarded, make_server
 
-HOST = "127.0.0.1"
 
-
-def run(config: ExploreConfig) -> None:
+def run(config: ExploreConfig, listening: socket.socket) -> None:
     """Serve until it is stopped."""
     machines.work("here")
     library = Library(config.store, config.rosetta, following)
-    with socket.create_server((HOST, config.port)) as listening:
-        address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        console.print(f"Facet listens at {address} (Ctrl-C ends it)")
-        webbrowser.open(address)
-        server = uvicorn.Server(uvicorn.Config(make_app(library), log_level="warning"))
+    token = None if config.host in LOOPBACK else secrets.token_urlsafe(24)
+    for address in addresses(config.host, listening.getsockname()[1], token):
+        console.print(f"Facet is at {address}")
+    console.print("Ctrl-C ends it")
+    if has_browser():
+        # A browser that is started from here may run as long as it is looked at.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    server = make_server(guarded(make_app(library), library, config.host, token))
+    try:
         server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        console.print("ended")
+    finally:
+        library.close()
+
+
+def addresses(host: str, port: int, token: str | None) -> list[str]:
+    """Where the server is reached; from this machine by the last."""
+    names = [socket.gethostname(), "127.0.0.1"] if host in ("0.0.0.0", "::") else [host]
+    query = "" if token is None else f"?token={token}"
+    return [f"http://{f'[{name}]' if ':' in name else name}:{port}/{query}" for name in names]
+
+
+def has_browser() -> bool:
+    """Whether a window can be opened: browsers that run in a terminal would take this one."""
+    shown = any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))
+    return shown or sys.platform in ("darwin", "win32")

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TypeVar
 
+from pipeline.explorer.errors import NotHere
 from pipeline.explorer.memory import Memory
 from pipeline.explorer.model import ModelProcess
 from pipeline.explorer.pictures import Pictures
+from pipeline.explorer.uploads import Uploads
 from storage import layout, open_store, urls
 from storage.errors import FacetError
 from storage.layout import LEDGER, RESULTS
@@ -25,10 +27,6 @@ FRESH = 5.0
 
 Following = Callable[[Store, str], Mapping[str, str]]
 Value = TypeVar("Value")
-
-
-class NotHere(FacetError):
-    """There is no such store, image, head, neuron or text."""
 
 
 class Opened:
@@ -143,6 +141,8 @@ class Library:
         Of images, as they are shown.
     model : ModelProcess
         Asks the models of the stores.
+    uploads : Uploads
+        Pictures that visitors brought.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class Library:
         self.stores = {n: Opened(n, typed, following) for n, typed in named(stores).items()}
         self.rosettas = {n: OpenedUnits(n, typed) for n, typed in named(rosettas).items()}
         self.pictures = Pictures()
+        self.uploads = Uploads()
         self.model = ModelProcess()
 
     def close(self) -> None:

@@ -175,6 +175,10 @@ SHOWN = {
     "report": {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "explore": {
+        "port host": JOBS + "explore_job.py"
+        "::test_for_other_machines_the_address_holds_a_token",
+    },
     "run": {"file": JOBS + "run_job.py::test_a_run_fails_goes_on_and_picks_up_new_images"},
     "show": {
         "what layer neuron out": JOBS + "show_neuron.py"

@@ -11,8 +11,10 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from pipeline.explorer.library import Library, NotHere
+from pipeline.explorer.errors import NotHere
+from pipeline.explorer.library import Library
 from pipeline.explorer.model import NotYet
+from pipeline.explorer.uploads import TooLarge
 from pipeline.explorer.web.views import render
 from pipeline.pages.plain import to_json
 from storage.errors import FacetError
@@ -25,7 +27,10 @@ ROUTERS = (
     "model",
     "maps",
     "heads",
+    "uploads",
 )
+# Of mistakes; of all others 400.
+STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
 
 
 def make_app(library: Library) -> FastAPI:
@@ -49,11 +54,11 @@ def make_app(library: Library) -> FastAPI:
 
     @app.exception_handler(FacetError)
     def mistaken(request: Request, error: FacetError) -> Response:
+        status = next((s for kind, s in STATUS.items() if isinstance(error, kind)), 400)
+        answer = told(request, status, str(error))
         if isinstance(error, NotYet):  # the same question, a little later
-            later = told(request, 503, str(error))
-            later.headers["Retry-After"] = later.headers["Refresh"] = "2"
-            return later
-        return told(request, 404 if isinstance(error, NotHere) else 400, str(error))
+            answer.headers["Retry-After"] = answer.headers["Refresh"] = "2"
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def unread(request: Request, error: RequestValidationError) -> Response:
@@ -65,11 +70,17 @@ def make_app(library: Library) -> FastAPI:
         words = "there is no such page" if error.status_code == 404 else str(error.detail)
         return told(request, error.status_code, words)
 
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        # The trace goes to the terminal: it is raised again once this is sent.
+        words = "something went wrong in the server; the terminal that it runs in says what"
+        return told(request, 500, words)
+
     return app
 
 
 def told(request: Request, status: int, words: str) -> Response:
-    """An error, in words: as a page, or as JSON where JSON was asked for."""
-    if request.url.path.startswith("/api/"):
+    """An error, in words: as a page, or as JSON where a script asked."""
+    if request.url.path.startswith("/api/") or request.method not in ("GET", "HEAD"):
         return Response(to_json({"error": words}), status, media_type="application/json")
     return HTMLResponse(render(request, "error.html", status=status, words=words), status)
