@@ -1,6 +1,8 @@
-"""Where the explorer's views are visited: an address or more for each."""
+"""Where the explorer's views are visited."""
 
-# By the route's path in the application; with what makes a view say most, and what it must say.
+# Addresses by the path of the view, whose names of parts do not matter. UPLOAD stands for the
+# name of a picture that was brought.
+UPLOAD = "UPLOAD"
 VISITS: dict[str, tuple[str, ...]] = {
     "/": ("/",),
     "/s/{store}": ("/s/world", "/s/folder"),
