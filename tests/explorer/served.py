@@ -112,7 +112,9 @@ class Tab:
 
     def go(self, address: str) -> None:
         """Open an address of the server, as the one before it is left."""
-        self.page.goto(self.address + address)
+        answer = self.page.goto(self.address + address)
+        if answer is not None and not answer.ok:
+            self.faults.append(f"{answer.status}: {address}: {self.page.inner_text('main')}")
         self.page.evaluate(SETTLE)
 
     def audit(self) -> dict[str, Any]:

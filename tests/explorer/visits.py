@@ -1,9 +1,40 @@
 """Where the explorer's views are visited."""
 
-# Addresses by the path of the view, whose names of parts do not matter. UPLOAD stands for the
-# name of a picture that was brought.
+# Stands for the name of a picture that was brought.
 UPLOAD = "UPLOAD"
+# Addresses by the path of the view; how its parts are called there does not matter.
 VISITS: dict[str, tuple[str, ...]] = {
     "/": ("/",),
-    "/s/{store}": ("/s/world", "/s/folder"),
+    "/s/{}": ("/s/world", "/s/folder", "/s/world?colour=property:background"),
+    "/s/{}/images": (
+        "/s/world/images",
+        "/s/world/images?where=background+%3D%3D+%22night%22&sort=label&down=true",
+        "/s/folder/images",
+    ),
+    "/s/{}/image/{}": ("/s/world/image/7", "/s/folder/image/1"),
+    "/s/{}/image/{}/maps": (
+        "/s/world/image/7/maps",
+        "/s/world/image/7/maps?text=a+red+star&text=snow",
+        "/s/folder/image/1/maps?text=a+red+star",
+    ),
+    "/s/{}/image/{}/alike": ("/s/world/image/7/alike", "/s/world/image/7/alike?in=head:3.0"),
+    "/s/{}/picture/{}": (f"/s/world/picture/{UPLOAD}",),
+    "/s/{}/picture/{}/maps": (f"/s/world/picture/{UPLOAD}/maps?text=a+red+star&against=snow",),
+    "/s/{}/picture/{}/alike": (f"/s/world/picture/{UPLOAD}/alike?in=property:background",),
+    "/s/{}/head/{}": ("/s/world/head/3.0", "/s/folder/head/1.3"),
+    "/s/{}/head/{}/map": ("/s/world/head/3.0/map", "/s/world/head/3.0/map?x0=0&x1=9&y0=-9&y1=9"),
+    "/s/{}/text": ("/s/world/text", "/s/world/text?text=snow", "/s/folder/text"),
+    "/s/{}/properties": ("/s/world/properties", "/s/folder/properties"),
+    "/s/{}/property/{}": ("/s/world/property/background",),
+    "/s/{}/neurons": ("/s/world/neurons?layer=2", "/s/folder/neurons"),
+    "/s/{}/neuron/{}": ("/s/world/neuron/2.17",),
+    "/r/{}": ("/r/shared",),
+    "/r/{}/concept/{}": ("/r/shared/concept/1",),
+    "/s/{}/classes": ("/s/world/classes", "/s/world/classes?classes=microworld:shape"),
+    "/s/{}/what-if": ("/s/world/what-if?classes=microworld:shape&groups=background",),
+    "/s/{}/compare": (
+        "/s/world/compare",
+        "/s/world/compare?a=background+%3D%3D+%22night%22&b=background+%3D%3D+%22sand%22",
+    ),
+    "/s/{}/results": ("/s/world/results", "/s/folder/results"),
 }
