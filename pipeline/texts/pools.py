@@ -210,17 +210,29 @@ def load_classes(source: str | Path) -> Classes:
             f"no classes and no file are called {name!r}{nearest(name, known)}: give a text file "
             f"with one class a line, or one of {', '.join(known)}"
         )
-    rows = [line.split("\t") for line in _file_texts(path) if line and line.strip()]
+    return listed_classes(name, [line for line in _file_texts(path) if line])
+
+
+def listed_classes(source: str, lines: Sequence[str]) -> Classes:
+    """Classes from lines, one a line: a name, or ``label<TAB>name``; with OpenAI's 80 templates.
+
+    Parameters
+    ----------
+    source : str
+        What the lines are called in errors.
+    lines : sequence of str
+    """
+    rows = [line.split("\t") for line in lines if line.strip()]
     labels = [row[0].strip() for row in rows]
     names = tuple(" ".join(row[-1].split()) for row in rows)
     whole = all(names) and all(labels) and all(len(row) <= 2 for row in rows)
     if not rows or len(set(labels)) < len(labels) or not whole:
         raise PoolError(
-            f"{name} is empty, gives a label twice, a label without a name, or more than these: "
+            f"{source} is empty, gives a label twice, a label without a name, or more than these: "
             "write one class a line, or label<TAB>name"
         )
     if len(rows) == 1:
-        raise PoolError(f"{name} has one class: to classify, images need two at least")
+        raise PoolError(f"{source} has one class: to classify, images need two at least")
     return Classes(names, _templated(names), {label: i for i, label in enumerate(labels)})
 
 

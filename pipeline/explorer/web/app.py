@@ -28,6 +28,7 @@ ROUTERS = (
     "maps",
     "heads",
     "uploads",
+    "classes",
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
