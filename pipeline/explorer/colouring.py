@@ -28,10 +28,8 @@ def chosen(here: Opened, name: str) -> Column:
         If it says something else of every image.
     """
     known = column(here, name)
-    if known.too_many:
-        raise FacetError(f"{name} has too many values to be told apart by colours: choose another")
     if not known.values:
-        raise FacetError(f"no image has a {name}: choose another column")
+        raise FacetError(f"{name} has too many values to be told apart by colours: choose another")
     return known
 
 

@@ -29,6 +29,7 @@ ROUTERS = (
     "heads",
     "uploads",
     "classes",
+    "image",
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
