@@ -1,6 +1,7 @@
 # make demo   the main job on the embedded world; ends with demo/index.html
 # make check  lint, types, and the tests that start no Ray: for every few minutes
 # make test   lint, types, all tests
+# make screenshots   every page of the explorer, as a browser shows it, in screenshots/
 # make soak   many random kills; long
 # Each builds what it needs in .venv from pyproject.toml and constraints.txt: `make demo` what runs, the
 # others also what tests. On Linux that holds 4 GB for NVIDIA's GPUs; for a machine without one,
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := demo
-.PHONY: demo check test quick-tests ray-tests soak lint types env dev clean
+.PHONY: demo check test quick-tests ray-tests screenshots soak lint types env dev clean
 
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
@@ -48,9 +49,12 @@ quick-tests: dev
 ray-tests: dev
 	$(BIN)/python -m pytest -m 'ray or cluster'
 
+screenshots: dev
+	$(BIN)/python -m tests.explorer.screenshots screenshots
+
 soak: dev
 	FACET_SOAK_KILLS=50 $(BIN)/python -m pytest -s tests/integration/test_soak.py
 	FACET_KILL_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_kill.py
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo screenshots

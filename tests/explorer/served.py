@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 
+from pipeline.microworld import draw
 from tests.explorer.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +59,16 @@ def serve(world: World) -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
+
+
+def bring(address: str) -> str:
+    """Bring a picture to a server; what it is called there."""
+    buffer = io.BytesIO()
+    Image.fromarray(draw.picture(9, "test", 4)[0]).save(buffer, "PNG")
+    data = buffer.getvalue()
+    asked = urllib.request.Request(f"{address}/s/world/picture?name=one.png", data, method="POST")
+    with urllib.request.urlopen(asked) as answer:
+        return json.load(answer)["id"]
 
 
 @contextlib.contextmanager

@@ -1,33 +1,11 @@
 """Every view in a real browser: what it asks for, what it says, how it looks, what it answers."""
 
-import io
-import json
-import re
-from importlib import import_module
 from itertools import pairwise
-from urllib.request import Request, urlopen
 
 import pytest
-from PIL import Image
 
-from pipeline.explorer.web.app import ROUTERS
-from pipeline.microworld import draw
-from tests.explorer import served, world
+from tests.explorer import served, visits, world
 from tests.explorer.served import FAULTS, Tab
-from tests.explorer.visits import UPLOAD, VISITS
-
-
-def pages() -> set[str]:
-    """Paths of the views, without the names of their parts: what has a twin that gives JSON."""
-    paths = {
-        re.sub(r"{[^}]*}", "{}", route.path)
-        for name in ROUTERS
-        for route in import_module(f"pipeline.explorer.web.{name}").router.routes
-    }
-    return {path for path in paths if f"/api{path}" in paths}
-
-
-ADDRESSES = [a for path, found in VISITS.items() if path in pages() for a in found]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +24,7 @@ def browser():
 @pytest.fixture(scope="module")
 def upload(server) -> str:
     """What a picture is called that was brought."""
-    buffer = io.BytesIO()
-    Image.fromarray(draw.picture(9, "test", 4)[0]).save(buffer, "PNG")
-    asked = Request(f"{server}/s/world/picture?name=one.png", buffer.getvalue(), method="POST")
-    with urlopen(asked) as answer:
-        return json.load(answer)["id"]
+    return served.bring(server)
 
 
 @pytest.fixture
@@ -61,13 +35,13 @@ def tab(browser, server):
 
 
 def test_every_view_is_visited():
-    assert pages() <= set(VISITS)
+    assert visits.views() <= set(visits.VISITS)
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("address", visits.addresses())
 def test_a_view_can_be_read_and_asks_nobody_else(tab, address, request):
-    if UPLOAD in address:
-        address = address.replace(UPLOAD, request.getfixturevalue("upload"))
+    if visits.UPLOAD in address:
+        address = address.replace(visits.UPLOAD, request.getfixturevalue("upload"))
     tab.go(address)
     wrong = {}
     for name in tab.sizes():
@@ -93,7 +67,7 @@ def focus_is_seen(tab: Tab) -> None:
     tab.page.keyboard.press("Tab")
     hidden = tab.page.evaluate("""() => {
       const all = [...document.querySelectorAll("a[href], button, input, select, textarea")]
-        .filter(e => e.getClientRects().length && e.type !== "hidden" && !e.disabled);
+        .filter(e => e.checkVisibility() && e.type !== "hidden" && !e.disabled);
       return all.filter(e => { e.focus(); const style = getComputedStyle(e);
         return document.activeElement !== e || e.tabIndex < 0
           || style.outlineStyle === "none" && style.boxShadow === "none"; })

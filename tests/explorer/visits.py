@@ -1,5 +1,12 @@
 """Where the explorer's views are visited."""
 
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+from pipeline.explorer.web.app import ROUTERS
+
 # Stands for the name of a picture that was brought.
 UPLOAD = "UPLOAD"
 # Addresses by the path of the view; how its parts are called there does not matter.
@@ -38,3 +45,18 @@ VISITS: dict[str, tuple[str, ...]] = {
     ),
     "/s/{}/results": ("/s/world/results", "/s/folder/results"),
 }
+
+
+def views() -> set[str]:
+    """Paths of the views, without the names of their parts: what has a twin that gives JSON."""
+    paths = {
+        re.sub(r"{[^}]*}", "{}", getattr(route, "path", ""))
+        for name in ROUTERS
+        for route in import_module(f"pipeline.explorer.web.{name}").router.routes
+    }
+    return {path for path in paths if f"/api{path}" in paths}
+
+
+def addresses() -> list[str]:
+    """Where every view is visited."""
+    return [address for path in VISITS if path in views() for address in VISITS[path]]

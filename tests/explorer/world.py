@@ -47,6 +47,18 @@ class World:
     stores: tuple[str, ...]
     rosetta: str
 
+    @classmethod
+    def of(cls, folder: Path) -> World:
+        """Those of a folder."""
+        names = ("world", "other", "folder")
+        return cls(tuple(str(folder / name) for name in names), str(folder / "shared"))
+
+
+def made_in(folder: Path) -> World:
+    """What was made in a folder before, or is made now."""
+    found = World.of(folder)
+    return found if Path(found.rosetta).exists() else make(folder)
+
 
 def make(folder: Path) -> World:
     """Everything, in this process."""
@@ -64,7 +76,8 @@ def make(folder: Path) -> World:
     files = pictures(folder / "pictures")
     extract.main(replace(plain, images=files, store=str(folder / "folder"), max_bad=0.5))
     find(store, other)
-    return World((store, other, str(folder / "folder")), units(folder / "shared"))
+    units(str(folder / "shared"))
+    return World.of(folder)
 
 
 def find(store: str, other: str) -> None:
@@ -99,15 +112,14 @@ def find(store: str, other: str) -> None:
     align.main(align.AlignConfig(other, store, "microworld", layers="last:2", workers="here"))
 
 
-def units(place: Path) -> str:
+def units(place: str) -> None:
     """Units that three models share."""
     models = ("microworld-cnn", "microworld-mae")
     rosetta.main(
         rosetta.RosettaConfig(
-            models, str(place), SOURCE.replace(str(IMAGES), "60"), shard_size=32, workers="here"
+            models, place, SOURCE.replace(str(IMAGES), "60"), shard_size=32, workers="here"
         )
     )
-    return str(place)
 
 
 def pictures(folder: Path) -> str:
