@@ -1,4 +1,4 @@
-# make demo   the main job on the embedded world; ends with demo/index.html
+# make demo   the main job on the embedded world; ends with demo/index.html, and how to look around
 # make check  lint, types, and the tests that start no Ray: for every few minutes
 # make test   lint, types, all tests
 # make screenshots   every page of the explorer, as a browser shows it, in screenshots/
@@ -20,7 +20,7 @@ dev: .venv/tests
 .venv/runs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[explore]'
 	touch $@
 
 .venv/tests: .venv/runs

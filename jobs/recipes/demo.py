@@ -20,7 +20,7 @@ from jobs import (
     segment,
     textspan,
 )
-from jobs.console import console, show_table
+from jobs.console import console, show_next, show_table
 from jobs.demo import DemoConfig
 from jobs.pages import as_typed, reader, write
 from jobs.settings import command
@@ -60,7 +60,8 @@ REPAIRED = repair.RepairConfig(
 SEARCHED = search.SearchConfig(
     store="", image=("0", "1", "2"), property="colour", top=8, random=True
 )
-# What is shared between models is shown on fewer pictures.
+# What is shared between models is shown on fewer pictures, and stands in a folder of its own.
+SHARED_AT = "rosetta"
 SHARED = rosetta.RosettaConfig(
     images="microworld:n=200,seed=7,split=test",
     models=("microworld", "microworld-cnn", "microworld-mae"),
@@ -97,6 +98,7 @@ def run(config: DemoConfig) -> None:
     write(str(config.out / "index.html"), store_page(read, [planted], [shared]))
     console.print(f"all of it took {time.monotonic() - started:.0f} s")
     show_table("on pictures of your own, type", {str(i): line for i, line in enumerate(own(), 1)})
+    show_next(command("explore", store=url, rosetta=str(config.out / SHARED_AT)))
 
 
 def planted_pair(url: str, descriptions: pd.DataFrame, read: Reader) -> Section:
@@ -117,7 +119,7 @@ def planted_pair(url: str, descriptions: pd.DataFrame, read: Reader) -> Section:
 
 def shared_units(out: Path) -> Section:
     """Find the units that three models share; a link to a page of their own, and how true."""
-    mined = str(out / "rosetta")
+    mined = str(out / SHARED_AT)
     asked = replace(SHARED, out=mined)
     rosetta.main(asked)
     found = find_dictionary(mined, concepts=8, images=100, draws=1)

@@ -28,8 +28,10 @@ def chosen(here: Opened, name: str) -> Column:
         If it says something else of every image.
     """
     known = column(here, name)
-    if not known.values:
+    if known.too_many:
         raise FacetError(f"{name} has too many values to be told apart by colours: choose another")
+    if not known.values:
+        raise FacetError(f"no image has a {name}: choose another column")
     return known
 
 

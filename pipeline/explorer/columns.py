@@ -38,6 +38,11 @@ class Column:
     values: tuple[object, ...]
     is_number: bool
 
+    @property
+    def too_many(self) -> bool:
+        """Whether it says something else of every image, so that nothing is counted by it."""
+        return not len(self.codes_n)
+
 
 def names(here: Opened) -> tuple[str, ...]:
     """Columns that say what images are of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.explorer.cloud import Cloud, cloud
 from pipeline.explorer.columns import said
@@ -17,6 +18,7 @@ from pipeline.heads.choices import Head
 from pipeline.heads.names import head_name
 from pipeline.labels.answers import labelled
 from storage.reductions import find_reductions
+from storage.results import Result
 
 # Texts that are told, and images of each component's end.
 TEXTS, ENDS = 10, 8
@@ -148,12 +150,16 @@ def head_view(library: Library, here: Opened, layer: int, head: int) -> HeadView
 
 def variance_of(here: Opened, at: Head) -> tuple[float | None, float | None]:
     """Variance of what a head writes, and its part of all heads' variances."""
-    reductions = find_reductions(here.url, here.meta, None)
-    if reductions is None or "heads_pca_variance" not in reductions.data:
+
+    def read() -> NDArray[np.float64] | None:
+        reductions = find_reductions(here.url, here.meta, None)
+        if reductions is None or "heads_pca_variance" not in reductions.data:
+            return None
+        return reductions.array("heads_pca_variance").values.sum(-1)
+
+    variances = here.cached("variances of heads", read)
+    if variances is None:
         return None, None
-    variances = here.cached(
-        "variances of heads", lambda: reductions.array("heads_pca_variance").values.sum(-1)
-    )
     whole = float(variances.sum())
     return float(variances[at]), float(variances[at]) / whole if whole else None
 
@@ -163,35 +169,40 @@ def evidence_of(here: Opened, at: Head) -> Evidence | None:
     result = here.latest("label")
     if result is None:
         return None
-    found = here.cached(("labelled", result.url), lambda: labelled(result))
-    mine = found.labels[(found.labels["layer"] == at[0]) & (found.labels["head"] == at[1])]
-    if mine.empty:
-        return None
-    row = mine.iloc[0]
-    texts = found.texts[(found.texts["layer"] == at[0]) & (found.texts["head"] == at[1])]
-    properties: list[tuple[str, float]] = []
-    if result.config["with_"] == "lexicon":
-        table = here.cached(
-            ("properties", result.url), lambda: result.table("properties").to_pandas()
+    found = here.cached(("evidence", result.url), lambda: _evidence(result))
+    return found.get(at)
+
+
+def _evidence(result: Result) -> dict[Head, Evidence]:
+    """Of every head that was labelled."""
+    found = labelled(result)
+    texts: dict[Head, list[tuple[str, float, bool]]] = {}
+    columns = ["layer", "head", "text", "explained_variance", "fits"]
+    for row in found.texts.sort_values("rank")[columns].itertuples(index=False, name=None):
+        texts.setdefault((int(row[0]), int(row[1])), []).append(
+            (str(row[2]), float(row[3]), bool(row[4]))
         )
-        of_head = table[(table["layer"] == at[0]) & (table["head"] == at[1])]
-        ordered = of_head.sort_values("share", ascending=False, kind="stable")
-        properties = [
-            (str(name), float(share))
-            for name, share in ordered[["property", "share"]].itertuples(index=False, name=None)
-        ]
-    return Evidence(
-        row["label"], found.judge, int(row["fitting"]), float(row["share"]),
-        float(row["explained"]), _known(row["overlap"]), row["nearest"], row["role"],
-        _known(row["role_share"]), _known(row["measured"]),
-        tuple(
-            (str(text), float(explained), bool(fits))
-            for text, explained, fits in texts.sort_values("rank")[
-                ["text", "explained_variance", "fits"]
-            ].itertuples(index=False, name=None)
-        ),
-        tuple(properties),
-    )  # fmt: skip
+    properties: dict[Head, list[tuple[str, float]]] = {}
+    for row in property_rows(result):
+        properties.setdefault(row[:2], []).append(row[2:])
+    evidence = {}
+    for one in found.labels.to_dict("records"):
+        at = int(one["layer"]), int(one["head"])
+        evidence[at] = Evidence(
+            one["label"], found.judge, int(one["fitting"]), float(one["share"]),
+            float(one["explained"]), _known(one["overlap"]), one["nearest"], one["role"],
+            _known(one["role_share"]), _known(one["measured"]), tuple(texts.get(at, ())),
+            tuple(sorted(properties.get(at, ()), key=lambda named: -named[1])),
+        )  # fmt: skip
+    return evidence
+
+
+def property_rows(result: Result) -> list[tuple[int, int, str, float]]:
+    """Layer, head, property and share; none where a language model was the judge."""
+    if result.config["with_"] != "lexicon":
+        return []
+    rows = result.table("properties").to_pylist()
+    return [(r["layer"], r["head"], r["property"], r["share"]) for r in rows]
 
 
 def _known(figure: float) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.explorer.cloud import cloud
 from pipeline.explorer.columns import said
 from pipeline.explorer.head_map import Shown
-from pipeline.explorer.heads import Evidence, evidence_of, variance_of
+from pipeline.explorer.heads import Evidence, evidence_of, property_rows, variance_of
 from pipeline.explorer.library import NotHere, Opened
 from pipeline.explorer.likeness import labels_of
 from pipeline.heads.choices import Head
@@ -156,15 +156,9 @@ def all_names(here: Opened, result: Result) -> tuple[str, ...]:
 
 
 def _parts(here: Opened, result: Result) -> list[tuple[int, int, str, float]]:
-    """Rows of ``label/properties``; none where a language model was the judge."""
-    if result.config["with_"] != "lexicon":
-        return []
-
-    def read() -> list[tuple[int, int, str, float]]:
-        rows = result.table("properties").to_pylist()
-        return [(r["layer"], r["head"], r["property"], r["share"]) for r in rows]
-
-    found: list[tuple[int, int, str, float]] = here.cached(("parts", result.url), read)
+    found: list[tuple[int, int, str, float]] = here.cached(
+        ("parts", result.url), lambda: property_rows(result)
+    )
     return found
 
 

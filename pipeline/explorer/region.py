@@ -57,7 +57,7 @@ class Commons:
     Attributes
     ----------
     found : tuple of Common
-        Those whose interval is above 0, by its lower end.
+        Those that are surely more frequent, by the lower end of the interval.
     tested : int
         Values that were looked at: the intervals hold for all of them together.
     left_out : tuple of str
@@ -131,18 +131,32 @@ def more_often(
     return p - q, low, high
 
 
+def by_chance(count: int, inside: int, having: int, images: int) -> float:
+    """How likely ``count`` or more of ``inside`` images, drawn from ``images`` of which ``having``
+    have a value, have it: the upper tail of the hypergeometric distribution (Fisher 1935)."""
+    from scipy.special import gammaln  # long to import, and only now needed
+
+    def chosen(n: int | NDArray, k: NDArray) -> NDArray:
+        return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+    counts = np.arange(count, min(having, inside) + 1)
+    logs = chosen(having, counts) + chosen(images - having, inside - counts)
+    return float(np.exp(logs - chosen(images, np.array(inside))).sum())
+
+
 def commons(here: Opened, cloud: Cloud, images: NDArray[np.int64]) -> Commons:
     """Values of all columns that a region's images have more often than the others on the map.
 
     With m values, each interval is that of 1 − ``LEVEL``/m (Bonferroni), as the highest of many
-    differences is high by chance.
+    differences is high by chance; and as it is too short for a value of few images, so many of them
+    in the region must be less likely than ``LEVEL``/m, too.
     """
     seen_n = ~np.isnan(cloud.along_pn[0])
     n_outside = int(seen_n.sum()) - len(images)
     counted, left_out = [], []
     for name in names(here):
         known = column(here, name)
-        if not known.values:
+        if known.too_many:
             left_out.append(name)
         elif len(known.values) > 1:
             values = len(known.values)
@@ -158,6 +172,9 @@ def commons(here: Opened, cloud: Cloud, images: NDArray[np.int64]) -> Commons:
     for known, enough, inside, outside in counted:
         more, low, high = more_often(inside, len(images), outside, n_outside, z)
         for i in np.flatnonzero(low > 0):
+            having, images_seen = int(inside[i] + outside[i]), len(images) + n_outside
+            if by_chance(int(inside[i]), len(images), having, images_seen) > LEVEL / tested:
+                continue
             shares = inside[i] / len(images), outside[i] / n_outside
             figures = (float(a) for a in (*shares, more[i], low[i], high[i]))
             found.append(Common(known.name, str(known.values[enough[i]]), int(inside[i]), *figures))

@@ -240,6 +240,9 @@ MISTAKES = {
     "a report of nothing": Mistake(
         "report --store {root}/stor", "no store at {root}/stor: run `facet extract"
     ),
+    "nothing to look at": Mistake(
+        "explore --store {root}/stor", "no store at {root}/stor: run `facet extract"
+    ),
     "a page where this user may not write": Mistake(
         "report --store {store} --out {photos}/page.html",
         "cannot write to {photos}: Permission denied. Choose a --out where",
