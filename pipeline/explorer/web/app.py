@@ -33,6 +33,7 @@ ROUTERS = (
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
+ROUTERS = ("overview", "images", "pictures", "model", "maps", "text")
 
 
 def make_app(library: Library) -> FastAPI:

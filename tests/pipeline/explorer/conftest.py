@@ -6,6 +6,7 @@ import pytest
 
 from jobs import extract, textspan
 from pipeline.explorer.library import Library, Opened
+from pipeline.stats.reductions import reduce_store
 from storage.store import Store
 from tests import tiny
 
@@ -14,7 +15,8 @@ TINY = tiny.tiny({"layers": 4, "mlp_ratio": 1.0}, {"width": 32}, quick_gelu=True
 
 @pytest.fixture(scope="session")
 def modelled(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """40 pictures of the embedded world by a random model; heads of two layers in words."""
+    """40 pictures of the embedded world by a random model; heads of two layers in words, all
+    reduced."""
     folder = tmp_path_factory.mktemp("modelled")
     store = extract.main(
         extract.ExtractConfig(
@@ -35,6 +37,7 @@ def modelled(tmp_path_factory: pytest.TempPathFactory) -> Store:
             store.url, "microworld", layers="last:2", texts_per_head=8, workers="here"
         )
     )
+    reduce_store(store)
     return store
 
 
