@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.explorer.library import Library, NotHere, Opened
+from pipeline.explorer.errors import NotHere
+from pipeline.explorer.library import Library, Opened
 from pipeline.explorer.model import NotYet
 from pipeline.explorer.words import directions, tidied
 from pipeline.extraction.plan import parse_layers

@@ -26,6 +26,7 @@ ROUTERS = (
     "pictures",
     "model",
     "maps",
+    "text",
     "heads",
     "uploads",
     "classes",
@@ -33,7 +34,6 @@ ROUTERS = (
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
-ROUTERS = ("overview", "images", "pictures", "model", "maps", "text")
 
 
 def make_app(library: Library) -> FastAPI:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from pipeline.explorer.library import NotHere
+from pipeline.explorer.errors import NotHere
 from pipeline.explorer.maps import Asked, MapsView, draw, maps_view, picture_of, read_asked
 from pipeline.explorer.web.views import Here, Lib, view
-from pipeline.heatmaps.seen import Seen, see_image
+from pipeline.heatmaps.seen import Seen, see_file, see_image
 
 router = APIRouter()
 
@@ -43,6 +43,15 @@ def image_seen(here: Here, index: int) -> Seen:
 ImageSeen = Annotated[Seen, Depends(image_seen)]
 
 
+def picture_seen(library: Lib, here: Here, picture: str) -> Seen:
+    """A picture that a visitor brought, as the model saw it."""
+    held = library.uploads.get(picture)
+    return here.cached(("as seen", held.id), lambda: see_file(here.meta, held.name, held.data))
+
+
+PictureSeen = Annotated[Seen, Depends(picture_seen)]
+
+
 @view(router, "/s/{store}/image/{index}/maps", "maps.html")
 def image_maps(
     library: Lib, here: Here, index: int, seen: ImageSeen, asked: AskedFor, layers: str = ""
@@ -58,4 +67,20 @@ def image_maps(
 @router.get("/s/{store}/image/{index}/maps/{number}.png")
 def image_map(library: Lib, here: Here, seen: ImageSeen, asked: AskedFor, number: int) -> Response:
     """One of the maps over the image as the model saw it."""
+    return Response(picture_of(draw(library, here, seen, asked), number), media_type="image/png")
+
+
+@view(router, "/s/{store}/picture/{picture}/maps", "maps.html")
+def picture_maps(
+    library: Lib, here: Here, picture: str, seen: PictureSeen, asked: AskedFor, layers: str = ""
+) -> MapsView:
+    """Where in a picture that a visitor brought texts come from: as of an image of the store."""
+    return maps_view(library, here, f"/s/{here.name}/picture/{picture}", seen, asked, layers)
+
+
+@router.get("/s/{store}/picture/{picture}/maps/{number}.png")
+def picture_map(
+    library: Lib, here: Here, seen: PictureSeen, asked: AskedFor, number: int
+) -> Response:
+    """One of the maps over the picture as the model saw it."""
     return Response(picture_of(draw(library, here, seen, asked), number), media_type="image/png")

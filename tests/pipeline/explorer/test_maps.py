@@ -10,7 +10,7 @@ from PIL import Image
 from jobs import heatmap
 from jobs.heatmap import HeatmapConfig
 from pipeline.explorer import maps
-from pipeline.explorer.library import NotHere
+from pipeline.explorer.errors import NotHere
 from pipeline.explorer.model import ModelProcess
 from pipeline.heatmaps.seen import see_file, see_image
 from pipeline.heatmaps.split import TERMS

@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipeline.explorer import maps
 from pipeline.explorer.web.app import make_app
-from pipeline.heatmaps.seen import see_image
+from pipeline.heatmaps.seen import see_file, see_image
+from pipeline.images.again import load_again
 from pipeline.pages.plain import plain
 
 
@@ -87,3 +88,23 @@ def test_the_models_state_is_told(client):
         "loading": False,
         "words": "the model is ready",
     }
+
+
+def test_a_picture_that_was_brought_has_maps_and_nobody_elses(client, library, opened, modelled):
+    texts = "text=a+red+star&against=snow"
+    brought = []
+    for index in (3, 4):
+        buffer = io.BytesIO()
+        load_again(modelled, index).resize((96, 48)).save(buffer, format="png")
+        answer = client.post(f"/s/store/picture?name={index}.png", content=buffer.getvalue())
+        brought.append((answer.json()["address"], buffer.getvalue()))
+    asked = maps.read_asked(opened, ["a red star"], "snow")
+    for number, (address, data) in enumerate(brought):
+        document = client.get(f"/api{address}/maps?{texts}").json()
+        assert document["name"] == f"{number + 3}.png"
+        seen = see_file(modelled.meta, document["name"], data)
+        found = maps.draw(library, opened, seen, asked)
+        np.testing.assert_allclose(document["found"]["maps"], found.found.maps)
+        shown = client.get(document["maps"][0]["picture"])
+        assert shown.content == maps.picture_of(found, 0)
+    assert client.get("/s/store/picture/unknown/maps?text=a").status_code == 404

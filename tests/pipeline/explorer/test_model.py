@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.explorer import words
-from pipeline.explorer.library import NotHere
+from pipeline.explorer.errors import NotHere
 from pipeline.explorer.model import LIMIT, WAITING, ModelProcess, NotYet, State
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder

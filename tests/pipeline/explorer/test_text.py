@@ -5,7 +5,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.explorer import spaces
-from pipeline.explorer.library import NotHere
 from pipeline.explorer.text import TextView, described_by, text_view
 from pipeline.explorer.web.app import make_app
 from pipeline.explorer.words import directions
@@ -52,10 +51,10 @@ def test_heads_respond_as_a_plain_loop_says(library, opened, modelled):
 
 @pytest.mark.parametrize("space", ["whole", "head:3.1", "layer:2"])
 def test_images_are_those_of_the_search(library, opened, space):
-    found = looked(library, opened, space=space, metric="dot", where="label = 'star'").nearest
+    found = looked(library, opened, space=space, metric="dot", where="label == 'star'").nearest
     asked = spaces.parse_space(opened, space)
     query = spaces.text_query(opened, asked, directions(library, opened, [TEXT])[0])
-    assert found == spaces.nearest(opened, asked, query, metric="dot", where="label = 'star'")
+    assert found == spaces.nearest(opened, asked, query, metric="dot", where="label == 'star'")
     assert {near.label for near in found.images} == {"star"}
 
 
@@ -91,6 +90,4 @@ def test_what_is_not_there_is_told(client, library, opened):
     assert client.get("/s/store/text?text=a&in=nowhere").status_code == 400
     assert client.get("/s/store/text?text=a&metric=odd").status_code == 400
     with pytest.raises(FacetError):
-        looked(library, opened, where="no such column = 1")
-    with pytest.raises(NotHere):
-        looked(library, opened, space="property:none")
+        looked(library, opened, where="nosuch == 1")
