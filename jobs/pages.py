@@ -29,7 +29,12 @@ def reader(store: Store, typed: str, pretrained: str | None = None) -> Reader:
 
 
 def as_typed(job: str, config: Mapping[str, Any]) -> str:
-    """The command of a job with the settings that a result keeps, less those left as they are."""
+    """The command of a job with the settings that a result keeps, less those left as they are.
+
+    Empty where no job of that name makes results: they came with those of another.
+    """
+    if job not in cli.JOBS:
+        return ""
     given = {}
     for f in fields(cli.config_of(job)):
         default = f.default_factory() if f.default_factory is not MISSING else f.default

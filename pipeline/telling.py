@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @contextmanager
@@ -38,3 +39,8 @@ SILENT = Teller()
 def several(number: int, what: str) -> str:
     """``1 head``, ``2 heads``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def when(stamp: str | None) -> str:
+    """``2026-11-26 19:44 UTC``; empty where it is not known."""
+    return "" if not stamp else f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M} UTC"

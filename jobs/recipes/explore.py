@@ -11,7 +11,7 @@ import webbrowser
 
 from jobs.console import console
 from jobs.explore import ExploreConfig
-from jobs.pages import following
+from jobs.pages import as_typed, following
 from pipeline.cluster import machines
 from pipeline.explorer.library import Library
 from pipeline.explorer.web.app import make_app
@@ -22,7 +22,7 @@ from pipeline.explorer.web.serving import guarded, make_server
 def run(config: ExploreConfig, listening: socket.socket) -> None:
     """Serve until it is stopped."""
     machines.work("here")
-    library = Library(config.store, config.rosetta, following)
+    library = Library(config.store, config.rosetta, following, as_typed)
     token = None if config.host in LOOPBACK else secrets.token_urlsafe(24)
     for address in addresses(config.host, listening.getsockname()[1], token):
         console.print(f"Facet is at {address}")

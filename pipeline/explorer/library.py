@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.explorer.errors import NotHere
 from pipeline.explorer.memory import Memory
@@ -26,6 +26,7 @@ from storage.store import Store
 FRESH = 5.0
 
 Following = Callable[[Store, str], Mapping[str, str]]
+Typed = Callable[[str, Mapping[str, Any]], str]
 Value = TypeVar("Value")
 
 
@@ -38,11 +39,13 @@ class Opened:
         What it is called in addresses.
     url, typed : str
         Where it is, and as it was given.
+    command : callable
+        What was typed for a result, of its job and settings; empty where no job makes it.
     """
 
-    def __init__(self, name: str, typed: str, following: Following) -> None:
+    def __init__(self, name: str, typed: str, following: Following, command: Typed) -> None:
         self.name, self.typed, self.url = name, typed, urls.absolute(typed)
-        self._following = following
+        self._following, self.command = following, command
         self._memory = Memory()
         self._lock = threading.Lock()
         self._asked, self._revision = 0.0, ""
@@ -55,6 +58,11 @@ class Opened:
     @property
     def meta(self) -> Metadata:
         return self.store.meta
+
+    @property
+    def weights(self) -> str:
+        """What is loaded where the model is needed, in words."""
+        return f"the model {self.meta.architecture} is"
 
     @property
     def revision(self) -> str:
@@ -86,9 +94,13 @@ class Opened:
         """The result of a job that was asked for last; None where there is none."""
         return next(iter(self.results(job)), None)
 
+    def hints(self) -> Mapping[str, str]:
+        """The commands that would find what jobs find, by job."""
+        return self._following(self.store, self.typed)
+
     def hint(self, job: str) -> str:
         """The command that would find what a job finds."""
-        return self._following(self.store, self.typed).get(job, "")
+        return self.hints().get(job, "")
 
 
 class OpenedUnits:
@@ -113,6 +125,11 @@ class OpenedUnits:
             raise FacetError(f"{self.typed} holds no shared units")
         return found
 
+    @property
+    def weights(self) -> str:
+        """What is loaded where the models are needed, in words."""
+        return "the models that share units are"
+
     def latest(self, job: str) -> Result | None:
         """The result of a job that was asked for last; None where there is none."""
         return next(iter(finished_results(self.url, job)[::-1]), None)
@@ -131,6 +148,8 @@ class Library:
         Addresses of stores and of places of shared units, as they were given.
     following : callable
         Of a store and its address as given, the commands that find what is lacking, by job.
+    command : callable
+        Of a job and a result's settings, what was typed for it.
 
     Attributes
     ----------
@@ -146,9 +165,15 @@ class Library:
     """
 
     def __init__(
-        self, stores: Iterable[str], rosettas: Iterable[str], following: Following
+        self,
+        stores: Iterable[str],
+        rosettas: Iterable[str],
+        following: Following,
+        command: Typed = lambda job, config: "",
     ) -> None:
-        self.stores = {n: Opened(n, typed, following) for n, typed in named(stores).items()}
+        self.stores = {
+            n: Opened(n, typed, following, command) for n, typed in named(stores).items()
+        }
         self.rosettas = {n: OpenedUnits(n, typed) for n, typed in named(rosettas).items()}
         self.pictures = Pictures()
         self.uploads = Uploads()

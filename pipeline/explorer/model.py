@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import FacetError
+from storage.rosetta import find_setup
 from storage.store import open_store
 
 if TYPE_CHECKING:
-    from pipeline.explorer.library import Opened
+    from pipeline.explorer.library import Opened, OpenedUnits
     from pipeline.models import VisionModel
+    from pipeline.rosetta.replay import Mined
     from storage.store import Store
 
 # Seconds that a page waits for a model to be loaded before it says so instead.
@@ -89,14 +91,17 @@ class ModelProcess:
         self._pool: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
         self._loads: dict[str, tuple[float, Future[None]]] = {}
+        self._long: dict[object, tuple[float, Future[Any]]] = {}
 
-    def ask(self, opened: Opened, function: Callable[..., Any], *arguments: object) -> Any:
+    def ask(
+        self, opened: Opened | OpenedUnits, function: Callable[..., Any], *arguments: object
+    ) -> Any:
         """What a function says of a store's model, which is loaded if it is not.
 
         Parameters
         ----------
-        opened : Opened
-            The store.
+        opened : Opened or OpenedUnits
+            The store, or the units that models share: ``loaded`` is then ``rosetta.replay.Mined``.
         function : callable
             ``f(loaded, *arguments)``, of a module; arguments and what it returns can be pickled.
             It may raise a ``FacetError``.
@@ -131,6 +136,45 @@ class ModelProcess:
             ) from None
         finally:
             self._waiting.release()
+
+    def ask_long(
+        self,
+        opened: Opened | OpenedUnits,
+        what: str,
+        function: Callable[..., Any],
+        *arguments: object,
+    ) -> Any:
+        """As `ask`, of what takes longer than anyone waits: the same question goes on with it.
+
+        Parameters
+        ----------
+        what : str
+            What is done meanwhile, in words.
+
+        Raises
+        ------
+        NotYet
+            If it is not done yet, too.
+        """
+        key = opened.url, function, repr(arguments)
+        with self._lock:
+            if key not in self._long:
+                future: Future[Any] = Future()
+                self._long[key] = time.monotonic(), future
+                threading.Thread(
+                    target=_answer,
+                    args=(future, self.ask, opened, function, *arguments),
+                    daemon=True,
+                ).start()
+            since, future = self._long[key]
+        try:
+            return future.result(self.patience)
+        except TimeoutError:
+            raise NotYet(f"{what}, since {time.monotonic() - since:.0f} s") from None
+        finally:
+            if future.done():
+                with self._lock:
+                    self._long.pop(key, None)
 
     def begin(self, opened: Opened) -> None:
         """Have a store's model loaded, and wait for nothing: it will be asked soon."""
@@ -168,7 +212,9 @@ class ModelProcess:
                 self._pid = self._pool.submit(os.getpid)
             return self._pool
 
-    def _load(self, pool: ProcessPoolExecutor, opened: Opened) -> tuple[float, Future[None]]:
+    def _load(
+        self, pool: ProcessPoolExecutor, opened: Opened | OpenedUnits
+    ) -> tuple[float, Future[None]]:
         with self._lock:
             if opened.url not in self._loads or _failed(self._loads[opened.url][1]):
                 load = pool.submit(_load, opened.url)
@@ -188,9 +234,15 @@ def _failed(load: Future[None]) -> bool:
     return load.done() and load.exception() is not None
 
 
-def _being_loaded(opened: Opened, since: float) -> str:
-    seconds = time.monotonic() - since
-    return f"the model {opened.meta.architecture} is being loaded, since {seconds:.0f} s"
+def _answer(future: Future[Any], ask: Callable[..., Any], *asked: object) -> None:
+    try:
+        future.set_result(ask(*asked))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _being_loaded(opened: Opened | OpenedUnits, since: float) -> str:
+    return f"{opened.weights} being loaded, since {time.monotonic() - since:.0f} s"
 
 
 def _too_long(limit: float) -> FacetError:
@@ -199,7 +251,7 @@ def _too_long(limit: float) -> FacetError:
 
 # -- in the model's process ----------------------------------------------------------------
 
-_LOADED: dict[str, Loaded] = {}
+_LOADED: dict[str, Loaded | Mined] = {}
 
 
 def _begin() -> None:
@@ -220,11 +272,16 @@ def _load(url: str) -> None:
     if url in _LOADED:
         return
     # Only here is torch needed.
+    from pipeline.rosetta.replay import open_mined
     from pipeline.texts.encoding import store_model
 
-    store = open_store(url)
     with _told():
-        same = (of.model for of in _LOADED.values() if _model_of(of.store) == _model_of(store))
+        if find_setup(url) is not None:
+            _LOADED[url] = open_mined(url)
+            return
+        store = open_store(url)
+        stores = (of for of in _LOADED.values() if isinstance(of, Loaded))
+        same = (of.model for of in stores if _model_of(of.store) == _model_of(store))
         _LOADED[url] = Loaded(store, next(same, None) or store_model(store))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,22 +12,17 @@ from numpy.typing import NDArray
 from pipeline.images.again import load_again
 from pipeline.images.errors import BadImage, SourceUnavailable
 from pipeline.models import VisionModel
-from pipeline.subsets import spread
 from pipeline.texts.encoding import store_model
-from storage import neurons, urls
 from storage.errors import FacetError
 from storage.results import Result
 from storage.store import Store
 
-from .answers import CodeText, codes_of, terms
+from .answers import IMAGES, CodeText, codes_of, terms
 from .choices import parse_mlp_layers
 from .forward import NeuronPass
+from .lengths import MOST_IMAGES, Histogram, histogram
 from .results import latest_effects
 
-IMAGES, BINS = 8, 40
-# A histogram is known well enough from these: rows of a store hold all neurons of an image, and to
-# read one neuron's lengths is to decode the others'.
-MOST_IMAGES = 100_000
 # Of an image that is not to be had.
 GREY = 211
 
@@ -66,23 +59,6 @@ class TopImage:
     activations: NDArray[np.float32]
     unreadable: str | None
     pixels: NDArray[np.uint8] = field(metadata={"picture": True})
-
-
-@dataclass(frozen=True, eq=False)
-class Histogram:
-    """Lengths of a neuron's mean-removed effects.
-
-    Attributes
-    ----------
-    edges : (bins + 1,) float
-    counts : (bins,) int
-    over : str
-        Which images, in words.
-    """
-
-    edges: NDArray[Any]
-    counts: NDArray[np.int64]
-    over: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,19 +124,19 @@ class NeuronReader:
         """What a neuron means."""
         top = self._top[self._top["neuron"] == neuron].sort_values("rank")
         row = self._neurons[self._neurons["neuron"] == neuron].iloc[0]
-        lengths, over = self._lengths(neuron, top)
-        counts, edges = np.histogram(lengths, BINS)
         return NeuronAnswer(
             self.layer,
             neuron,
             {str(n): float(v) for n, v in row.items() if n not in ("layer", "neuron")},
             self._codes is not None,
             () if self._codes is None else terms(self._codes, self.layer, neuron),
-            self._images(neuron, top[:IMAGES]),
-            Histogram(edges, counts, over),
+            self.images(neuron),
+            histogram(self.store, self.layer, neuron, top["norm"].to_numpy(), self._most),
         )
 
-    def _images(self, neuron: int, top: pd.DataFrame) -> list[TopImage]:
+    def images(self, neuron: int) -> list[TopImage]:
+        """The first of a neuron's top images, by rank, and where in them it fires."""
+        top = self._top[self._top["neuron"] == neuron].sort_values("rank")[:IMAGES]
         read = [self._read(index) for index in top["image"].tolist()]
         if not read:
             return []
@@ -189,32 +165,10 @@ class NeuronReader:
         found: NDArray[np.float32] = tokens_bt1[:, self.model.prefix :, 0].float().cpu().numpy()
         return found.reshape(-1, *self.model.grid)
 
-    def _lengths(self, neuron: int, top: pd.DataFrame) -> tuple[NDArray, str]:
-        """Of all images of which the store keeps them, up to `MOST_IMAGES`, or of the top ones."""
-        kept = neurons.done(self.store.url, self.layer, "norms")
-        shards = sorted(self.store.done_shards() & kept)
-        some = spread(shards, max(1, self._most // self.store.meta.shard_size))
-        if not some:
-            return top["norm"].to_numpy(), f"its {len(top):,} top images alone"
-        lengths = column(self.store, self.layer, neuron, some)
-        of = "" if some == shards else f", of {len(some):,} of {len(shards):,} shards"
-        return lengths, f"{len(lengths):,} images{of}"
-
 
 def _of_layer(result: Result, name: str, layer: int) -> pd.DataFrame:
     table = result.table(name).to_pandas()
     return table[table["layer"] == layer]
-
-
-def column(store: Store, layer: int, neuron: int, shards: Sequence[int]) -> NDArray:
-    """One neuron's norms on the images of some shards that are ok, a shard at a time."""
-    group: Any = urls.open_group(neurons.group_url(store.url, layer), mode="r")
-    parts = []
-    for shard in shards:
-        start, stop = store.meta.rows(shard)
-        values = np.asarray(group["norms"][start:stop, neuron])
-        parts.append(values[np.isfinite(values)])
-    return np.concatenate(parts)
 
 
 def about_neuron(

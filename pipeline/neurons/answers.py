@@ -13,8 +13,8 @@ from storage.errors import Remedy, StoreError
 from storage.results import Result, finished_results
 from storage.store import Store
 
-# Neurons of each layer that are listed.
-STRONGEST = 20
+# Neurons of each layer that are listed; top images of a neuron that are shown.
+STRONGEST, IMAGES = 20, 8
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from pipeline.neurons.about import Histogram, NeuronAnswer
+from pipeline.neurons.about import NeuronAnswer
 from pipeline.neurons.answers import CodeText
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS
+from pipeline.neurons.lengths import Histogram
 from pipeline.neurons.truth import NeuronTruth
 
 from .figures import accuracy_axis, below, errors

@@ -26,6 +26,13 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def as_png(image: Image.Image) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def picture(image: Image.Image, about: str) -> Markup:
     """A picture as an element of a page; ``about`` says what it shows."""
     return Markup('<img src="{}" alt="{}">').format(data_url(image), about)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from pipeline import status
 from pipeline.identity import over
+from pipeline.telling import when
 from storage.results import Result, finished_results
 from storage.store import Store
 
@@ -71,11 +71,6 @@ class Reader:
     @cached_property
     def extraction(self) -> status.ExtractionStatus:
         return status.extraction(self.store.data, self.store.meta, time.time())
-
-
-def when(stamp: str | None) -> str:
-    """``2026-11-26 19:44 UTC``; empty where it is not known."""
-    return "" if not stamp else f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M} UTC"
 
 
 def by_part(

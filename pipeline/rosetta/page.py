@@ -13,16 +13,8 @@ from storage.errors import FacetError
 from storage.results import as_table, save_result
 
 from . import truth
-from .dictionary import (
-    CONCEPTS,
-    IMAGES,
-    Concept,
-    Entry,
-    best_and_worst,
-    concepts_of,
-    dictionary_sections,
-    entries,
-)
+from .answers import Concept, best_and_worst, concepts_of
+from .dictionary import CONCEPTS, IMAGES, Entry, dictionary_sections, entries
 from .replay import open_mined
 from .tables import TRUTH
 

@@ -15,7 +15,8 @@ from pipeline.microworld.draw import picture
 from pipeline.microworld.world import ATTRIBUTES, Scene
 from pipeline.neurons.truth import areas
 
-from .dictionary import Concept, unit_number
+from .answers import Concept
+from .dictionary import unit_number
 from .replay import Mined, replay
 
 IMAGES, CONCEPTS, DRAWS, SEED = 256, 40, 4, 0

@@ -9,7 +9,7 @@ import torch
 from jobs import omp, show
 from pipeline.images.decode import read_bytes, to_image
 from pipeline.images.errors import BadImage
-from pipeline.neurons import about
+from pipeline.neurons import about, lengths
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.coding import FoundCodes
@@ -69,7 +69,7 @@ def test_the_histogram_is_over_all_images_where_norms_are_kept(store, reader, mo
     monkeypatch.setattr(Store, "done_shards", lambda self: set())
     alone = reader.about(7).norms
     assert alone.over == "its 10 top images alone"
-    np.testing.assert_array_equal(alone.counts, np.histogram(top["norm"], about.BINS)[0])
+    np.testing.assert_array_equal(alone.counts, np.histogram(top["norm"], lengths.BINS)[0])
 
 
 def test_a_neuron_is_drawn_and_its_texts_printed(store, coded, tmp_path, capsys):

@@ -31,6 +31,9 @@ ROUTERS = (
     "uploads",
     "classes",
     "image",
+    "neurons",
+    "shared",
+    "results",
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}

@@ -12,9 +12,10 @@ from pipeline.heads.shares import Shares
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
-from pipeline.neurons.about import Histogram, NeuronAnswer, TopImage
+from pipeline.neurons.about import NeuronAnswer, TopImage
 from pipeline.neurons.answers import CodeText
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS
+from pipeline.neurons.lengths import Histogram
 from pipeline.neurons.truth import NeuronTruth
 from pipeline.pages.figures import (
     ablation_figures,

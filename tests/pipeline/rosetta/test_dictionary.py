@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.rosetta.dictionary import concepts_of, unit_range
+from pipeline.rosetta.answers import concepts_of
+from pipeline.rosetta.dictionary import unit_range
 from pipeline.rosetta.models import unit_maps
 from pipeline.rosetta.page import find_dictionary, write_dictionary
 from pipeline.rosetta.pictures import load_pictures
