@@ -17,6 +17,7 @@ from tests.storage import stores
 
 ROOT = Path(__file__).resolve().parents[1]
 STORAGE = [f"storage.{p.stem}" for p in sorted((ROOT / "storage").glob("[!_]*.py"))]
+PAGES = sorted((ROOT / "pipeline" / "explorer" / "web").glob("[!_]*.py"))
 MODELS, SCIENCE = ("torch", "open_clip", "timm", "torchvision"), ("zarr", "xarray", "pandas")
 # Modules, and what importing them must leave out.
 LIGHT = {
@@ -36,6 +37,10 @@ LIGHT = {
     ),
     "neurons' truth": (["pipeline.neurons.truth"], ("scipy.stats",)),
     "pictures": (["pipeline.microworld.draw"], (*MODELS, *SCIENCE, "ray", "sklearn")),
+    "pages in a browser": (
+        ["jobs.recipes.explore", *(f"pipeline.explorer.web.{p.stem}" for p in PAGES)],
+        (*MODELS, "ray", "matplotlib", "sklearn"),
+    ),
     "commands": (["jobs.cli", "jobs.settings", "pipeline.run_file"], (*MODELS, *SCIENCE, "ray")),
 }
 

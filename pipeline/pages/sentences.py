@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,10 +13,12 @@ from pipeline.heads.names import head_name, heads_name
 from pipeline.heads.shares import Shares
 from pipeline.heatmaps.tables import BASELINE
 from pipeline.microworld.world import ATTRIBUTES
-from pipeline.neurons.truth import NeuronTruth
 from pipeline.status import ExtractionStatus
 from pipeline.telling import several
 from storage.metadata import Metadata
+
+if TYPE_CHECKING:
+    from pipeline.neurons.truth import NeuronTruth
 
 TOP = 5
 NO_CHANGE = "no change that this many images could show"
