@@ -58,6 +58,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
         "textspan": command("textspan", store=typed, pool=pool),
         "label": command("label", store=typed),
         "ablate": command("ablate", store=typed, classes=classes),
+        "compare": command("compare", store=typed, a=ELIDED, b=ELIDED),
         "second-order": command("second-order", store=typed, mlp_layers=last),
         "omp": command("omp", store=typed, mlp_layers=last, pool=pool),
         "segment": command(

@@ -158,13 +158,8 @@ def subset_url(url: str, where: str | None) -> str:
     return urls.join(url, REDUCTIONS, subset_name(where))
 
 
-def write_reductions(
-    url: str, meta: Metadata, values: Mapping[str, NDArray[Any] | int], facts: Facts
-) -> None:
-    """Replace a subset's reductions.
-
-    The facts are written last: a group without them was cut short and counts as none.
-    """
+def as_dataset(meta: Metadata, values: Mapping[str, NDArray[Any] | int]) -> xr.Dataset:
+    """The arrays of reductions with their axes."""
     sizes, dims = axis_sizes(meta), {k: d for r in TABLE for k, d in array_dims(r).items()}
     variables: dict[str, Any] = {}
     for name, value in values.items():
@@ -172,7 +167,17 @@ def write_reductions(
         variables[name] = (dims[name], np.asarray(value).reshape(shape))
     used = {axis for axes, _ in variables.values() for axis in axes}
     coords = {axis: np.arange(sizes[axis]) for axis in ("layer", "head", "block") if axis in used}
-    data = xr.Dataset(variables, coords)
+    return xr.Dataset(variables, coords)
+
+
+def write_reductions(
+    url: str, meta: Metadata, values: Mapping[str, NDArray[Any] | int], facts: Facts
+) -> None:
+    """Replace a subset's reductions.
+
+    The facts are written last: a group without them was cut short and counts as none.
+    """
+    data = as_dataset(meta, values)
     # One layer, or one block, is one chunk: a reader of one head need not fetch them all.
     chunks = {str(n): (1, *v.shape[1:]) for n, v in data.items() if v.ndim > 2}
     zarr.open_group(urls.zarr_store(urls.join(url, REDUCTIONS), read_only=False), mode="a")

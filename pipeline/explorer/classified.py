@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from pipeline.explorer.library import Library, NotHere, Opened
+from pipeline.explorer.region import wilson
 from pipeline.explorer.words import directions
 from pipeline.repair.groups import NO_VALUE, check_column, namer
 from pipeline.stats.accuracy import predicted_classes
@@ -37,7 +38,7 @@ MISTAKES, NAMED = 40, 60
 # Below so many images a group's accuracy says little.
 FEW = 10
 _NOT_LABELS = {"index", "key", "uri", "offset", "length", "caption", "mask"}
-_Z = float(ndtri(0.975))
+_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Rate:
     n, right : int
         Images.
     share, low, high : float
-        ``right / n`` and its 95% interval by Wilson (1927), equation 5 without correction.
+        ``right / n`` and its 95% interval (``region.wilson``).
     """
 
     n: int
@@ -300,10 +301,8 @@ def rate(n: int, right: int) -> Rate:
     """A share with its interval; not a number without images."""
     if not n:
         return Rate(0, 0, *[float("nan")] * 3)
-    share, z2 = right / n, _Z * _Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Rate(n, right, share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+    low, high = wilson(np.array(right), n, _Z)
+    return Rate(n, right, right / n, max(0.0, float(low)), min(1.0, float(high)))
 
 
 def rates(

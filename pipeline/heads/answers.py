@@ -225,26 +225,55 @@ def part_name(component: str, layer: int, head: int) -> str:
 
 def compared_sets(result: Result, top: int) -> Compared:
     """What a comparison found, with the first ``top`` texts of every part."""
-    known, config, at = result.provenance, result.config, ["component", "layer", "head"]
-    texts: dict[tuple[Any, ...], list[TextTowards]] = {}
-    rows = result.table("texts").to_pandas()
-    for row in rows[rows["rank"] < top].sort_values([*at, "rank"]).itertuples():
+    known, config = result.provenance, result.config
+    return told_apart(
+        config["a"], config["b"],
+        (known["images_a"], known["images_b"], known["images_both"]),
+        known["shares"], result.table("parts").to_pandas(), result.table("texts").to_pandas(), top,
+    )  # fmt: skip
+
+
+def told_apart(
+    a: str,
+    b: str,
+    counts: tuple[int, int, int],
+    shares: dict[str, float],
+    parts: pd.DataFrame,
+    texts: pd.DataFrame,
+    top: int,
+) -> Compared:
+    """Two sets by their tables.
+
+    Parameters
+    ----------
+    a, b : str
+        The conditions.
+    counts : tuple of int
+        Images in a, in b, in both.
+    shares : dict of str to float
+    parts, texts : DataFrame
+        As ``tables.TWO_SETS`` has them.
+    top : int
+        Texts of every part.
+    """
+    at = ["component", "layer", "head"]
+    rows: Any = parts.itertuples()
+    ranked: Any = texts[texts["rank"] < top].sort_values([*at, "rank"]).itertuples()
+    named: dict[tuple[Any, ...], list[TextTowards]] = {}
+    for row in ranked:
         text = TextTowards(row.text, row.towards, row.explained, row.cumulative)
-        texts.setdefault((row.component, row.layer, row.head), []).append(text)
-    parts = [
+        named.setdefault((row.component, row.layer, row.head), []).append(text)
+    found = [
         PartApart(
             part_name(row.component, row.layer, row.head), row.component, row.layer, row.head,
             row.distance, row.chance, row.fisher, row.share,
-            tuple(texts.get((row.component, row.layer, row.head), ())),
+            tuple(named.get((row.component, row.layer, row.head), ())),
         )
-        for row in result.table("parts").to_pandas().itertuples()
+        for row in rows
     ]  # fmt: skip
     # What never varies inside the sets stands first: nothing tells them apart more clearly.
-    parts.sort(key=lambda part: (part.component != "embedding", -_clear(part)))
-    counts = known["images_a"], known["images_b"], known["images_both"]
-    return Compared(
-        config["a"], config["b"], *counts, known["shares"], tuple(parts), _doubts(*counts)
-    )
+    found.sort(key=lambda part: (part.component != "embedding", -_clear(part)))
+    return Compared(a, b, *counts, shares, tuple(found), _doubts(*counts))
 
 
 def _clear(part: PartApart) -> float:

@@ -34,6 +34,7 @@ ROUTERS = (
     "neurons",
     "shared",
     "results",
+    "compare",
 )
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
