@@ -19,10 +19,12 @@ from pipeline.pages.pictures import MINUS, PLUS
 # no green tell apart; whoever sees no blue has the lightness.
 _NONE, _MOST, _NEITHER = (12, 22, 58), (255, 240, 170), (228, 228, 228)
 # At full strength a page's text still has contrast 4.5 : 1 on either colour, light or dark.
-OPAQUE = 0.65
+OPAQUE = 0.55
 # Okabe and Ito's colours of categories (2008), without black; what is beyond them is ``OTHER``.
+# With text on them they are fainter: ``FAINT``.
 CATEGORIES = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 OTHER = "#999999"
+FAINT = 0.35
 
 
 def _between(*colours: NDArray[np.float64] | tuple[int, ...]) -> NDArray[np.uint8]:

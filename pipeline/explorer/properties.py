@@ -152,10 +152,11 @@ def names(heads: list[Head]) -> tuple[str, ...]:
 
 def all_names(here: Opened, result: Result) -> tuple[str, ...]:
     """All properties that there were to choose from, where that is known."""
-    return tuple(dict.fromkeys(row[2] for row in _parts(here, result)))
+    return tuple(dict.fromkeys(row[2] for row in parts_of(here, result)))
 
 
-def _parts(here: Opened, result: Result) -> list[tuple[int, int, str, float]]:
+def parts_of(here: Opened, result: Result) -> list[tuple[int, int, str, float]]:
+    """Layer, head, property, and the part of the head's variance that this explains."""
     found: list[tuple[int, int, str, float]] = here.cached(
         ("parts", result.url), lambda: property_rows(result)
     )
@@ -173,7 +174,7 @@ def property_view(here: Opened, name: str) -> PropertyView:
     result = here.latest("label")
     if result is None:
         raise NotHere(f"the heads of {here.name} were not labelled: {here.hint('label')} does")
-    labels, parts = labels_of(here), _parts(here, result)
+    labels, parts = labels_of(here), parts_of(here, result)
     known = dict.fromkeys([*all_names(here, result), *(x for x in labels.values() if x)])
     own = next((n for n in known if n.casefold() == name.strip().casefold()), None)
     if own is None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.explorer.columns import PLACES
 from pipeline.explorer.library import NotHere, Opened
 from pipeline.subsets import parse_where
 from storage import ledger, urls
@@ -28,8 +29,6 @@ from storage.objects import is_local
 PAGE = 50
 # What the ledger says of an image, beside the image table's own columns.
 OF_LEDGER = {"ok": pa.bool_(), "error": pa.string(), "width": pa.int32(), "height": pa.int32()}
-# Where an image is, which nobody looks for in a table of pictures.
-PLACES = ("index", "key", "uri", "offset", "length", "row_origin", "mask")
 # Images of a store whose columns are held in memory; of a larger one each page reads its rows.
 HELD = 4_000_000
 # Rows that lie so near each other are read from their parts.
@@ -106,7 +105,7 @@ class Images:
     def shown(self) -> list[str]:
         """Columns of a page: those that say what images are of, and the one that sorts."""
         own = ("index", "key", "ok", "error")  # have a place of their own in a row
-        passed = set(PLACES) - {self.sort}
+        passed = PLACES - {self.sort}
         return [name for name in self.columns if name not in own and name not in passed]
 
     def is_number(self, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline.heads.describe import Head
+from pipeline.heads.choices import Head
 from pipeline.heads.names import head_name, heads_name
 from pipeline.heads.shares import Shares
 from pipeline.heatmaps.tables import BASELINE

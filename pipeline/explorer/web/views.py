@@ -12,7 +12,7 @@ import jinja2
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
-from pipeline.explorer.colours import tint
+from pipeline.explorer.colours import FAINT, tint
 from pipeline.explorer.library import Library, Opened, OpenedUnits
 from pipeline.pages.plain import to_json
 
@@ -23,7 +23,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-TEMPLATES.globals["tint"] = tint
+TEMPLATES.globals |= {"tint": tint, "faint": FAINT}
 
 Make = TypeVar("Make", bound=Callable[..., Any])
 

@@ -8,6 +8,8 @@ import pytest
 from pipeline.explorer.colours import (
     CATEGORIES,
     DIVERGING,
+    FAINT,
+    OTHER,
     SEQUENTIAL,
     as_hex,
     looked_up,
@@ -40,7 +42,8 @@ SEEN = {
         ]
     ),
 }
-PAGES = {"light": (np.array([255, 255, 255]), 0.0), "dark": (np.array([20, 22, 26]), 1.0)}
+# Ground and luminance of the text, of ``explorer.css``.
+PAGES = {"light": (np.array([246, 247, 249]), 0.018), "dark": (np.array([27, 33, 42]), 0.807)}
 
 
 def linear(colours: np.ndarray) -> np.ndarray:
@@ -83,17 +86,24 @@ def test_categories_are_told_apart() -> None:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("value", [-1.0, -0.5, 0.3, 1.0])
 def test_text_reads_on_a_tint(page: str, value: float) -> None:
-    ground, ink = PAGES[page]
-    fill, opacity = tint(value, 1.0)
+    assert contrast(*tint(value, 1.0), *PAGES[page]) >= 4.5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_text_reads_on_categories(page: str) -> None:
+    for colour in (*CATEGORIES, OTHER):
+        assert contrast(colour, FAINT, *PAGES[page]) >= 4.5, colour
+
+
+def contrast(fill: str, opacity: float, ground: np.ndarray, ink: float) -> float:
     colour = np.array([int(fill[i : i + 2], 16) for i in (1, 3, 5)])
     under = linear(opacity * colour + (1 - opacity) * ground) @ [0.2126, 0.7152, 0.0722]
-    high, low = max(ink, under) + 0.05, min(ink, under) + 0.05
-    assert high / low >= 4.5
+    return (max(ink, under) + 0.05) / (min(ink, under) + 0.05)
 
 
 def test_a_tint_has_the_sign_and_the_size() -> None:
-    assert tint(2.0, 4.0) == (as_hex(PLUS), 0.325)
-    assert tint(-9.0, 4.0) == (as_hex(MINUS), 0.65)
+    assert tint(2.0, 4.0) == (as_hex(PLUS), 0.275)
+    assert tint(-9.0, 4.0) == (as_hex(MINUS), 0.55)
     assert tint(0.0, 4.0).opacity == tint(float("nan"), 4.0).opacity == tint(0.0, 0.0).opacity == 0
 
 

@@ -27,7 +27,10 @@ function ground(window, element) {
       return shape.compareDocumentPosition(element) & 4
         && its.left <= x && x <= its.right && its.top <= y && y <= its.bottom;
     }).at(-1);
-    if (below) layers.push(channels(window.getComputedStyle(below).fill));
+    if (below) {
+      const its = window.getComputedStyle(below), [r, g, b, a] = channels(its.fill);
+      layers.push([r, g, b, a * parseFloat(its.fillOpacity)]);
+    }
   }
   return layers.reduce((below, top) => over(top, below), [255, 255, 255]);
 }
