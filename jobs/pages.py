@@ -55,6 +55,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
             "extract", images=meta.source, model=meta.architecture, pretrained=ELIDED, store=typed
         ),
         "reduce": command("reduce", store=typed),
+        "index": command("index", store=typed, layers="all", embedding=True),
         "textspan": command("textspan", store=typed, pool=pool),
         "label": command("label", store=typed),
         "ablate": command("ablate", store=typed, classes=classes),

@@ -100,7 +100,7 @@ def image_subject(here: Opened, index: int) -> Subject:
     error: str | None = "its shard is not extracted yet"
     if urls.exists(ledger.part_url(here.store.data, shard)):
         was = ledger.read_part(here.store.data, shard).slice(at, 1).to_pylist()[0]
-        facts |= {"size": f"{was['width']} × {was['height']} pixels"} if was["ok"] else {}
+        facts |= {"pixels": f"{was['width']} × {was['height']}"} if was["ok"] else {}
         error = None if was["ok"] else was["error"]
     name = f"image {index}, {row['key']}"
     return Subject(f"/s/{here.name}/image/{index}", name, index, facts, error)
@@ -115,7 +115,7 @@ def picture_subject(library: Library, here: Opened, picture: str) -> Subject:
         If it is not held any more.
     """
     held = library.uploads.get(picture)
-    facts = {"size": f"{held.width} × {held.height} pixels", "file": f"{len(held.data):,} bytes"}
+    facts = {"pixels": f"{held.width} × {held.height}", "file": f"{len(held.data):,} bytes"}
     address = f"/s/{here.name}/picture/{held.id}"
     return Subject(address, held.name, None, facts, data=held.data)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from pipeline.explorer.library import NotHere, Opened
+from pipeline.explorer.library import Library, NotHere, Opened
 from pipeline.explorer.pictures import Kind, Picture
 from pipeline.explorer.web.views import Here, Lib
 
@@ -27,7 +27,24 @@ def seen(library: Lib, here: Here, index: int) -> Response:
     return _image(library, here, index, "seen")
 
 
-def _image(library: Lib, here: Opened, index: int, kind: Kind) -> Response:
+@router.get("/s/{store}/picture/{picture}/thumbnail.jpg")
+def brought_thumbnail(library: Lib, here: Here, picture: str) -> Response:
+    """A picture that was brought, at most 192 pixels wide and high."""
+    return _brought(library, here, picture, "thumbnail")
+
+
+@router.get("/s/{store}/picture/{picture}/seen.png")
+def brought_seen(library: Lib, here: Here, picture: str) -> Response:
+    """A picture that was brought, as the model sees it."""
+    return _brought(library, here, picture, "seen")
+
+
+def _brought(library: Library, here: Opened, picture: str, kind: Kind) -> Response:
+    held = library.uploads.get(picture)
+    return _sent(library.pictures.of_file(held.id, held.data, here.meta, kind), kind)
+
+
+def _image(library: Library, here: Opened, index: int, kind: Kind) -> Response:
     if not 0 <= index < here.meta.images:
         raise NotHere(
             f"there is no image {index}: those of {here.name} are 0–{here.meta.images - 1}"

@@ -257,6 +257,21 @@ def test_the_page_of_what_is_alike_names_space_and_scale(known, client):
     assert data == plain(alike_view(known.library, known.here, shown, "head:3.0"))
 
 
+def test_a_picture_that_was_brought_has_the_same_pages(known, client):
+    data = brought(known, IMAGE).data
+    place = client.post("/s/store/picture?name=mine.png", content=data).json()["address"]
+    for below, said in (("", "What wrote the embedding"), ("/alike?in=layer:2", "layer 2")):
+        page = client.get(place + below)
+        assert page.status_code == 200
+        assert "mine.png" in page.text
+        assert said in page.text
+    assert client.get(f"/api{place}").json()["written"]["stored"] is False
+    seen = client.get(f"{place}/seen.png").content
+    assert seen == client.get(f"/s/store/image/{IMAGE}/seen.png").content
+    assert client.get(f"{place}/thumbnail.jpg").headers["content-type"] == "image/jpeg"
+    assert client.get("/s/store/picture/other/seen.png").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
