@@ -158,7 +158,7 @@ def map_view(
         return MapView(layer, head, name, label, None, colour, columns, (), None, missing)
     found = None if box is None else region(here, layer, head, points, box)
     missing = {}
-    if not points.indexed:
+    if points.images < points.of:
         missing["index"] = here.hint("index")
     if found is not None and found.texts is None:
         missing["textspan"] = here.hint("textspan")

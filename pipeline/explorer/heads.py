@@ -136,7 +136,7 @@ def head_view(library: Library, here: Opened, layer: int, head: int) -> HeadView
         "textspan": answer is None,
         "label": evidence is None,
         "reduce": points is None,
-        "index": points is None or not points.indexed,
+        "index": points is not None and points.images < points.of,
     }
     return HeadView(
         layer, head, head_name(layer, head), variance, share,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -38,6 +39,8 @@ class Common:
         Of the region, that have it.
     more, low, high : float
         The difference of the shares, and the ends of its interval.
+    where : str or None
+        The condition that picks the images that have it, where one can be written.
     """
 
     column: str
@@ -48,6 +51,7 @@ class Common:
     more: float
     low: float
     high: float
+    where: str | None
 
 
 @dataclass(frozen=True)
@@ -175,11 +179,23 @@ def commons(here: Opened, cloud: Cloud, images: NDArray[np.int64]) -> Commons:
             having, images_seen = int(inside[i] + outside[i]), len(images) + n_outside
             if by_chance(int(inside[i]), len(images), having, images_seen) > LEVEL / tested:
                 continue
-            shares = inside[i] / len(images), outside[i] / n_outside
-            figures = (float(a) for a in (*shares, more[i], low[i], high[i]))
-            found.append(Common(known.name, str(known.values[enough[i]]), int(inside[i]), *figures))
+            value, count = known.values[enough[i]], int(inside[i])
+            found.append(
+                Common(
+                    known.name, str(value), count, count / len(images),
+                    float(outside[i] / n_outside), float(more[i]), float(low[i]), float(high[i]),
+                    condition(known.name, value),
+                )
+            )  # fmt: skip
     found.sort(key=lambda common: -common.low)
     return Commons(tuple(found[:MOST_TOLD]), tested, tuple(left_out))
+
+
+def condition(column: str, value: object) -> str | None:
+    """``colour == 'red'``; None where a condition cannot name the column or the value."""
+    plain = isinstance(value, str | int | float)
+    named = column.isidentifier() and not keyword.iskeyword(column)
+    return f"{column} == {value!r}" if plain and named else None
 
 
 def region_texts(

@@ -132,12 +132,18 @@ def test_a_head_in_other_stores(library, one):
 def test_what_is_not_found_yet_is_told_with_its_command(library):
     view = head_view(library, library.stores["bare"], 0, 1)
     assert view.missing == {
-        "textspan": "facet textspan", "label": "facet label", "index": "facet index"
+        "textspan": "facet textspan", "label": "facet label"
     }  # fmt: skip
     assert view.map.images == 38
-    assert map_view(library.stores["bare"], 0, 1, (None,) * 4, "").missing == {
-        "index": "facet index"
-    }
+
+
+def test_a_map_of_some_images_says_how_to_get_all(library, monkeypatch):
+    monkeypatch.setattr("pipeline.explorer.head_rows.MOST", 14)
+    monkeypatch.setattr("pipeline.explorer.head_rows.RUN", 7)
+    bare = library.stores["bare"]
+    for missing in (head_view(library, bare, 1, 1), map_view(bare, 1, 1, (None,) * 4, "")):
+        assert missing.missing["index"] == "facet index"
+        assert missing.map.images < missing.map.of == 38
 
 
 def test_every_property_has_the_heads_that_carry_it(one):

@@ -16,8 +16,9 @@ from pipeline.explorer.columns import Column, column, names, said
 from pipeline.explorer.head_map import Box, region
 from pipeline.explorer.library import NotHere
 from pipeline.explorer.pools import pool_of
-from pipeline.explorer.region import by_chance, commons, more_often, region_texts, wilson
+from pipeline.explorer.region import by_chance, commons, condition, more_often, region_texts, wilson
 from pipeline.heads.two_sets import along
+from pipeline.subsets import parse_where
 from storage.errors import FacetError
 from tests.pipeline.explorer import headed, pictured
 
@@ -196,3 +197,15 @@ def test_colours_of_a_column(tmp_path, monkeypatch):
     few = colouring(here, "label")
     assert few.codes_n.tolist() == [[0, 1, 2][i % 3] for i in range(10)]
     assert legend(here, "label")[-1] == (OTHER, "all others")
+
+
+def test_a_value_leads_to_the_images_that_have_it(tmp_path):
+    table = pictured.columns(10)
+    here = pictured.library(pictured.pictured(tmp_path)).stores["store"]
+    for name in ("label", "count", "sunny", "weight", "kind"):
+        for value in column(here, name).values:
+            picked = table.filter(parse_where(condition(name, value), table.schema))
+            assert set(picked[name].to_pylist()) == {value}
+    assert condition("label", 'it\'s a "star"') == "label == 'it\\'s a \"star\"'"
+    assert condition('in the "sky"', "s1") is None
+    assert condition("in", "s1") is None
