@@ -17,7 +17,8 @@ from PIL import Image
 from pipeline.explorer.errors import NotHere
 from pipeline.explorer.library import Library, Opened
 from pipeline.explorer.model import NotYet
-from pipeline.explorer.words import directions, tidied
+from pipeline.explorer.subject import stored_parts
+from pipeline.explorer.words import directions, in_heads, tidied, tokenizer_for
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
 from pipeline.heads.names import head_name
@@ -27,7 +28,7 @@ from pipeline.heatmaps.joint import of_heads, texts_of
 from pipeline.heatmaps.seen import Seen
 from pipeline.heatmaps.split import Split, is_stored, split_of, stored_split
 from pipeline.neurons.choices import Convention
-from pipeline.pages.heatmaps import caption, heading, how, rows_of
+from pipeline.pages.heatmaps import Row, caption, head_of, heading, how, rows_of
 from pipeline.pages.pictures import overlay
 from storage.errors import FacetError
 
@@ -116,7 +117,7 @@ class MapsView:
         Which maps they are, where they are from, and that they sum.
     wrote_lh : (layer, head) float64 or None
         What each head wrote, from all tokens, of the first text's logit (less that of `against`);
-        None where the maps are from what the store keeps.
+        None of maps of heads' own texts, and where a store keeps tokens alone.
     """
 
     place: str
@@ -208,7 +209,7 @@ def maps_view(
     pools = tuple(dict.fromkeys(str(run.config["pool"]) for run in here.results("textspan")))
     view = MapsView(place, seen.name, seen.image, asked, layers, pools)
     if asked.nothing:
-        library.model.begin(here)  # while a text is typed
+        library.model.begin(here, prepare)  # while a text is typed
         return view
     try:
         drawn = draw(library, here, seen, asked)
@@ -216,13 +217,18 @@ def maps_view(
         return MapsView(place, seen.name, seen.image, asked, layers, pools, str(error))
     query = urlencode(query_of(asked))
     shown = tuple(
-        MapShown(f"{place}/maps/{number}.png?{query}", heading(row), caption(row))
+        MapShown(f"{place}/maps/{number}.png?{query}", _heading(row), caption(row))
         for number, row in enumerate(rows_of(drawn.found))
     )
     return MapsView(
         place, seen.name, seen.image, asked, layers, pools, "",
         drawn.found, shown, how(drawn.found), drawn.wrote_lh,
     )  # fmt: skip
+
+
+def _heading(row: Row) -> str:
+    """What a map is of; a head that is shown by its own texts is named."""
+    return f"{head_of(row)}: {heading(row)}" if row["head"] else heading(row)
 
 
 def query_of(asked: Asked) -> list[tuple[str, str]]:
@@ -274,6 +280,8 @@ def _draw(library: Library, here: Opened, seen: Seen, asked: Asked) -> Drawn:
     if stored:
         assert seen.image is not None
         splits = [stored_split(here.store, seen.image, vectors)]
+        if {"heads", "mlps"} <= set(here.meta.components):
+            wrote_lh = _wrote(here, seen.image, vectors[0] - (vectors[-1] if less else 0))
     else:
         chosen = asked.heads if own is None else ()
         single = asked.heads if own is not None else ()
@@ -299,6 +307,13 @@ def _draw(library: Library, here: Opened, seen: Seen, asked: Asked) -> Drawn:
         pixels=seen.pixels,
     )
     return Drawn(found, wrote_lh)
+
+
+def _wrote(here: Opened, image: int, text_e: NDArray[np.floating]) -> NDArray[np.float64]:
+    """What every head wrote of a text, from the rows of an image that the store keeps."""
+    parts = stored_parts(here, image).parts
+    heads_lhk = np.asarray(parts.heads_blhk[0], np.float64)
+    return np.einsum("lhk,lhk->lh", heads_lhk, in_heads(here, text_e)) / parts.scale_b[0]
 
 
 def own_texts(here: Opened, pool: str, heads: Sequence[Head]) -> dict[Head, list[str]]:
@@ -338,6 +353,12 @@ def picture_of(drawn: Drawn, number: int) -> bytes:
 
 
 # -- in the model's process ----------------------------------------------------------------
+
+
+def prepare(loaded: Loaded) -> None:
+    """What the first maps would have to wait for."""
+    tokenizer_for(loaded)
+    _token_maps(loaded, "centred")
 
 
 def pass_of(

@@ -176,11 +176,20 @@ class ModelProcess:
                 with self._lock:
                     self._long.pop(key, None)
 
-    def begin(self, opened: Opened) -> None:
-        """Have a store's model loaded, and wait for nothing: it will be asked soon."""
+    def begin(self, opened: Opened, prepare: Callable[[Loaded], object]) -> None:
+        """Have a store's model loaded, and wait for nothing: it will be asked soon.
+
+        Parameters
+        ----------
+        opened : Opened
+        prepare : callable
+            ``f(loaded)``, of a module: what would take the first question longer than others.
+        """
         pool = self._started()
         try:
-            self._load(pool, opened)
+            if not self.state(opened).ready:
+                self._load(pool, opened)
+                pool.submit(_do, opened.url, self.limit, prepare, ())
         except BrokenProcessPool:
             self._forget(pool)
 

@@ -12,7 +12,7 @@ from pipeline.explorer import spaces
 from pipeline.explorer.library import Library, Opened
 from pipeline.explorer.model import NotYet
 from pipeline.explorer.spaces import Choice, Nearest
-from pipeline.explorer.words import directions, tidied
+from pipeline.explorer.words import directions, in_heads, tidied, tokenizer_for
 from pipeline.search.choices import Metric
 from storage.errors import StoreError
 from storage.reductions import Reductions, find_reductions
@@ -150,7 +150,7 @@ def text_view(
     asked = spaces.parse_space(here, space)
     choices, wanted = spaces.choices(here), tidied([text])
     if not wanted:
-        library.model.begin(here)  # while a text is typed
+        library.model.begin(here, tokenizer_for)  # while a text is typed
         return TextView("", space, metric, where, choices)
     (text,) = wanted
     try:
@@ -211,7 +211,7 @@ def responses_to(
         here.cached(name, partial(_values, reductions, name))
         for name in ("heads_mean", "heads_covariance", "heads_pca_variance")
     )
-    along_lhk = _along(here, text_e)
+    along_lhk = in_heads(here, text_e)
     means_lh = np.einsum("lhk,lhk->lh", means_lhk, along_lhk)
     found_lh = np.einsum("lhk,lhkj,lhj->lh", along_lhk, covariances_lhkk, along_lhk, optimize=True)
     variance_lh = np.maximum(found_lh, 0.0)
@@ -236,17 +236,6 @@ def responses_to(
 
 def _values(reductions: Reductions, name: str) -> NDArray[np.float64]:
     return reductions.array(name).values
-
-
-def _along(here: Opened, text_e: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A text in every head's coordinates, (layer, head, head_dim); layer by layer, as the maps of
-    large models are larger than what is kept."""
-
-    def read(layer: int) -> NDArray[np.floating]:
-        return here.store.model()["head_map"].isel(layer=layer).values
-
-    maps = (here.cached(("head map", at), partial(read, at)) for at in range(here.meta.layers))
-    return np.stack([map_hke @ text_e for map_hke in maps])
 
 
 def described_by(here: Opened, text: str) -> tuple[Described, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from storage.results import Result, finished_results
 
 if TYPE_CHECKING:
     from pipeline.explorer.model import Loaded
+    from pipeline.texts.embedding import Tokenizer
 
 # As results of embedded texts are called.
 JOB = "encode_texts"
@@ -84,10 +85,43 @@ def _rows(opened: Opened, result: Result) -> NDArray[np.float32]:
     return opened.cached(("embeddings", result.url), read)
 
 
-def embed(loaded: Loaded, texts: tuple[str, ...]) -> NDArray[np.float32]:
-    """In the model's process: unit embeddings, (M, E) float32."""
-    from pipeline.texts.embedding import encode_texts
-    from pipeline.texts.encoding import refuse_long, tokenizer_of
+def in_heads(here: Opened, text_e: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A text in the coordinates of every head, (layer, head, head_dim): head_map·text.
 
-    refuse_long(loaded.model, texts)
-    return encode_texts(loaded.model.module, tokenizer_of(loaded.model), texts)
+    What a head wrote along the text is its product with that. Layer by layer, as the maps of large
+    models are larger than what is kept.
+    """
+    wide_e = np.asarray(text_e, np.float64)
+
+    def read(layer: int) -> NDArray[np.floating]:
+        return here.store.model()["head_map"].isel(layer=layer).values
+
+    maps = (here.cached(("head map", at), partial(read, at)) for at in range(here.meta.layers))
+    return np.stack([map_hke @ wide_e for map_hke in maps])
+
+
+# -- in the model's process ----------------------------------------------------------------
+
+
+def embed(loaded: Loaded, texts: tuple[str, ...]) -> NDArray[np.float32]:
+    """Unit embeddings, (M, E) float32.
+
+    Raises
+    ------
+    FacetError
+        If a text is longer than the model reads.
+    """
+    from pipeline.texts.embedding import encode_texts
+    from pipeline.texts.encoding import context_length, refuse_long
+
+    tokenizer = tokenizer_for(loaded)
+    refuse_long(context_length(loaded.model), tokenizer, texts)
+    return encode_texts(loaded.model.module, tokenizer, texts)
+
+
+@lru_cache(maxsize=8)
+def tokenizer_for(loaded: Loaded) -> Tokenizer:
+    """The model's tokenizer, made once: making it takes longer than a text."""
+    from pipeline.texts.encoding import tokenizer_of
+
+    return tokenizer_of(loaded.model)

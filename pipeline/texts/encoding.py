@@ -170,15 +170,14 @@ def tokenizer_of(model: Architecture) -> Tokenizer:
     return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
 
 
-def refuse_long(model: Architecture, texts: Sequence[str]) -> None:
-    """Refuse texts that a model would not read to their ends.
+def refuse_long(length: int, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """Refuse texts with more tokens than a model reads.
 
     Raises
     ------
     PoolError
         Which says what would remain of the first.
     """
-    length, tokenizer = context_length(model), tokenizer_of(model)
     for text in texts:
         if not count_too_long(tokenizer, [text], length):
             continue
@@ -250,7 +249,8 @@ class TextEncoder:
         _, kept = self._find(texts)
         if kept is not None and not kept.provenance["too_long"]:
             return
-        refuse_long(self._architecture(), texts)
+        model = self._architecture()
+        refuse_long(context_length(model), tokenizer_of(model), texts)
 
     def model(self, what: str, teller: Teller = SILENT) -> VisionModel:
         """The store's model, loaded when it is first asked for.

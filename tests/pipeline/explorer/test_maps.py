@@ -91,6 +91,10 @@ def test_a_contrast_is_the_difference_over_all_chosen_heads(library, opened, see
 
 
 def test_what_heads_wrote_is_map_and_prefix(library, opened, seen):
+    kept = drawn(library, opened, seen, texts=TEXTS[:1], against=TEXTS[1])
+    passed = drawn(library, opened, seen, texts=TEXTS[:1], against=TEXTS[1], layers="all")
+    assert (kept.found.stored, passed.found.stored) == (True, False)
+    np.testing.assert_allclose(kept.wrote_lh, passed.wrote_lh, atol=1e-6)
     for at in ["3.0", "0.2"]:
         found = drawn(library, opened, seen, texts=TEXTS, heads=[at])
         layer, head = map(int, at.split("."))

@@ -99,6 +99,7 @@ def test_a_model_that_is_being_loaded_says_so(opened):
         with pytest.raises(NotYet, match=r"is being loaded, since 0 s"):
             model.ask(opened, who)
         assert model.state(opened).loading
+        model.begin(opened, who)  # waits for nothing
     finally:
         model.close()
 
