@@ -92,16 +92,18 @@ function counted(of, truth, told, count) {
 /** @param {number} share */
 const percent = (share) => (100 * share).toFixed(1);
 /** @param {number} change */
-const points = (change) => (change < 0 ? "" : "+") + (100 * change).toFixed(1);
+const points = (change) => {
+  const said = (100 * change).toFixed(1);
+  return Number(said) < 0 ? said : `+${said.replace("-", "")}`;
+};
 /** @param {string} text */
 const soft = (text) => made("span", { class: "soft" }, text);
 
-/** @param {HTMLElement} row @param {Rate} before @param {Rate} after @param {string} name */
-function tell(row, before, after, name = "") {
-  const cells = [row.querySelector("[data-after]"), row.querySelector("[data-change]")];
-  const interval = `(${percent(after.low)}–${percent(after.high)}%)`;
-  cells[0]?.replaceChildren(`${percent(after.share)}% `, soft(interval), ...(name ? [" ", soft(name)] : []));
-  cells[1]?.replaceChildren(points(after.share - before.share));
+/** @param {HTMLElement} row @param {Rate} before @param {Rate} after */
+function tell(row, before, after) {
+  const interval = soft(`(${percent(after.low)}–${percent(after.high)}%)`);
+  row.querySelector("[data-after]")?.replaceChildren(`${percent(after.share)}% `, interval);
+  row.querySelector("[data-change]")?.replaceChildren(points(after.share - before.share));
 }
 
 class Page {
@@ -115,6 +117,8 @@ class Page {
     this.picked = table.numbers.indexOf(view.picked.index);
     /** @type {Slider[]} */
     this.sliders = [];
+    /** @type {HTMLElement[]} */
+    this.changed = [];
     this.waits = false;
     this.build();
   }
@@ -199,9 +203,13 @@ class Page {
     save.href = to.href;
     const here = new URL(location.href);
     here.searchParams.set("gains", words);
-    // Browsers refuse more than some hundred changes in half a minute: the last one counts.
+    // Browsers refuse more than some hundred changes in half a minute, and pictures that come and
+    // go are no help: what the slider comes to rest at counts.
     clearTimeout(this.later);
-    this.later = setTimeout(() => history.replaceState(null, "", here), 200);
+    this.later = setTimeout(() => {
+      history.replaceState(null, "", here);
+      place("changed").replaceChildren(...this.changed);
+    }, 200);
   }
 
   /** @param {Int32Array} told */
@@ -221,10 +229,10 @@ class Page {
       if (row.dataset.kind === "whole") tell(row, before.whole, rate(before.whole.n, all));
       if (row.dataset.kind === "class") tell(row, before.by_class[number].rate, byClass[number]);
       if (row.dataset.kind === "group") tell(row, before.by_group[number].rate, byGroup[number]);
-      if (row.dataset.kind === "worst") {
-        tell(row, before.by_group[before.worst].rate, byGroup[worst], before.by_group[worst].name);
-      }
     }
+    const now = place("now"), { share } = byGroup[worst];
+    now.querySelector("[data-whole]")?.replaceChildren(`${percent(all / before.whole.n)}%`);
+    now.querySelector("[data-worst]")?.replaceChildren(`${percent(share)}% (${before.by_group[worst].name})`);
   }
 
   /** @param {Float32Array} logits */
@@ -253,7 +261,7 @@ class Page {
       shown.push(made("figure", { class: "thumb" }, made("a", { href: at }, picture), made("figcaption", {}, words)));
     }
     place("changes").textContent = count.toLocaleString("en");
-    place("changed").replaceChildren(...shown);
+    this.changed = shown;
   }
 }
 
