@@ -31,6 +31,17 @@ def test_pictures_have_addresses(asked: TestClient, tmp_path: Path) -> None:
     assert asked.get("/s/store/image/3/seen.png").headers["cache-control"] == "no-store"
 
 
+def test_a_picture_that_was_brought_has_addresses(asked: TestClient) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 50), (200, 10, 10)).save(buffer, "PNG")
+    upload = asked.app.state.library.uploads.add("one.png", buffer.getvalue())
+    small = asked.get(f"/s/store/picture/{upload.id}/thumbnail.jpg").content
+    assert Image.open(io.BytesIO(small)).size == (100, 50)
+    seen = Image.open(io.BytesIO(asked.get(f"/s/store/picture/{upload.id}/seen.png").content))
+    assert (seen.size, seen.getpixel((16, 16))) == ((32, 32), (200, 10, 10))
+    assert asked.get("/s/store/picture/none/seen.png").status_code == 404
+
+
 @pytest.mark.parametrize("index", ["10", "-1", "9" * 400])
 def test_an_image_that_is_not_there(asked: TestClient, index: str) -> None:
     found = asked.get(f"/s/store/image/{index}/thumbnail.jpg")

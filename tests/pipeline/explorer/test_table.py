@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.explorer import table
-from pipeline.explorer.library import NotHere, Opened
+from pipeline.explorer.library import Library, NotHere, Opened
+from pipeline.pages.plain import to_json
 from pipeline.subsets import SubsetError, parse_where
-from storage import ledger
+from storage import ledger, urls
 from storage.store import Store
+from tests import s3_kit
 from tests.pipeline.explorer.pictured import BAD, library, pictured
+from tests.storage.stores import ledger_rows, values
 
 DONE = 2  # of three shards
 
@@ -156,8 +160,6 @@ def test_a_value_becomes_a_condition(here: Opened) -> None:
 def test_columns_that_hold_no_single_value_are_left_out(tmp_path: Path) -> None:
     store = pictured(tmp_path)
     part = Path(store.data) / "images" / "part-000000.parquet"
-    import pyarrow.parquet as pq
-
     rows = pq.read_table(part)
     n = len(rows)
     rows = rows.append_column("box", pa.array([[1, 2]] * n)).append_column(
@@ -175,9 +177,19 @@ def test_what_was_read_is_forgotten_when_the_store_changes(tmp_path: Path) -> No
     store = pictured(tmp_path, done=1)
     (here,) = library(store).stores.values()
     assert table.matching(here, "ok").tolist() == [0, 1, 2]
-    from tests.storage.stores import ledger_rows, values
-
     store.write_shard(1, values(store, 1), ledger_rows(store, 1), {"bad": {}})
     here._asked = 0.0  # it is looked at every few seconds
     assert table.matching(here, "ok").tolist() == [0, 1, 2, 4, 5, 6, 7]
     assert np.issubdtype(table.matching(here, "ok").dtype, np.int32)
+
+
+def test_a_store_on_an_object_store_is_read_like_any_other(tmp_path: Path) -> None:
+    store = pictured(tmp_path, done=DONE)
+    with s3_kit.serve() as endpoint, s3_kit.used(endpoint) as bucket:
+        files, _ = urls.filesystem(bucket)
+        files.put(store.url, f"{bucket}/store", recursive=True)
+        (there,) = Library([f"{bucket}/store"], [], lambda store, typed: {}).stores.values()
+        (here,) = library(store).stores.values()
+        for where, sort in (("", "index"), ("not ok", "label"), ("count < 2", "width")):
+            pages = [to_json(table.page(opened, where, sort)) for opened in (there, here)]
+            assert pages[0] == pages[1]
