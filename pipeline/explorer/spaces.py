@@ -8,7 +8,7 @@ one pass over the index; a store so small that its rows can be held needs none.
 
 from __future__ import annotations
 
-import threading
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.explorer.library import NotHere, Opened
+from pipeline.explorer.together import Together
 from pipeline.heads.choices import Head, parse_heads
 from pipeline.labels.found import heads_with
 from pipeline.search.choices import Metric, Space, refuse_parts
@@ -35,8 +36,6 @@ DIRECT = 1 << 24
 # Images that are found at most.
 MOST = 200
 FORMS = "whole, head:1.3, heads:1.3,2.1, layer:3 or property:colours"
-# A scan takes all cores: two at once would only be late both.
-_scanning = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,12 @@ class Query:
     vector: NDArray[np.float32]
     is_text: bool = False
     image: int | None = None
+
+
+# Images, their scores, and how many could be found.
+Ranked = tuple[NDArray[np.int64], NDArray[Any], int]
+# A scan takes all cores: two at once would only be late both, and one serves many queries.
+_scans: Together[tuple[Query, int], Ranked] = Together()
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,12 @@ def nearest(
     more = top + (query.image is not None)
     indexed = is_indexed(here, asked.space)
     search = _scan if indexed else _compare
-    rows, scores, among = search(here, asked.space, query, metric, chosen, more)
+    # Texts are asked for again and again.
+    told = hashlib.sha256(query.vector.tobytes()).digest(), query.is_text
+    rows, scores, among = here.cached(
+        ("nearest", asked.space, metric, where, more, told),
+        lambda: search(here, asked.space, query, metric, chosen, more),
+    )
     kept = np.flatnonzero((rows >= 0) & (rows != (-1 if query.image is None else query.image)))
     found = pictured(here, rows[kept][:top], scores[kept][:top])
     return Nearest(Choice(asked.address, asked.name), metric, where, among, indexed, found)
@@ -310,21 +320,32 @@ def pictured(here: Opened, rows: NDArray[np.int64], scores: NDArray[Any]) -> tup
     )
 
 
-Ranked = tuple[NDArray[np.int64], NDArray[Any], int]
-
-
 def _scan(
-    here: Opened, space: Space, query: Query, metric: Metric, chosen: Any, top: int
+    here: Opened,
+    space: Space,
+    query: Query,
+    metric: Metric,
+    chosen: NDArray[np.bool_] | None,
+    top: int,
 ) -> Ranked:
-    """One pass over the index."""
+    """One pass over the index, with the queries that wait for the same."""
     from pipeline.search import scan  # with torch
 
-    queries = scan.Queries(query.vector[None], np.array([query.is_text]))
-    with _scanning:
-        found = scan.nearest(here.store, space, queries, metric=metric, top=top, chosen=chosen)
     # To tell which of the chosen ones are bad would take a pass of its own.
     among = here.meta.images if chosen is None else int(chosen.sum())
-    return found.rows_qk[0], found.scores_qk[0], among
+
+    def answer(asked: list[tuple[Query, int]]) -> list[Ranked]:
+        vectors_qw = np.stack([one.vector for one, _ in asked])
+        queries = scan.Queries(vectors_qw, np.array([one.is_text for one, _ in asked]))
+        most = max(top for _, top in asked)
+        found = scan.nearest(here.store, space, queries, metric=metric, top=most, chosen=chosen)
+        return [
+            (rows[:top], scores[:top], among)
+            for (_, top), rows, scores in zip(asked, found.rows_qk, found.scores_qk, strict=True)
+        ]
+
+    # Of one condition there is one array, as long as it is kept.
+    return _scans.ask((here.url, space, metric, id(chosen)), (query, top), answer)
 
 
 def _compare(
