@@ -10,9 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +65,23 @@ def serve(world: World) -> Iterator[str]:
 
 
 def bring(address: str) -> str:
-    """Bring a picture to a server; what it is called there."""
+    """Bring a picture to a server; what it is called there, as soon as the model has seen it."""
     buffer = io.BytesIO()
     Image.fromarray(draw.picture(9, "test", 4)[0]).save(buffer, "PNG")
     data = buffer.getvalue()
     asked = urllib.request.Request(f"{address}/s/world/picture?name=one.png", data, method="POST")
     with urllib.request.urlopen(asked) as answer:
-        return json.load(answer)["id"]
+        name = json.load(answer)["id"]
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{address}/s/world/picture/{name}").close()
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(0.2)
+        else:
+            return name
+    pytest.fail("the model is still not there")
 
 
 @contextlib.contextmanager
