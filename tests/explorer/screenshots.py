@@ -24,7 +24,7 @@ def main(folder: Path, made: world.World) -> None:
         upload = served.bring(address)
         for asked in visits.addresses():
             with served.tab(browser, address) as tab:
-                tab.go(asked.replace(visits.UPLOAD, upload))
+                tab.go(visits.filled(asked, made, upload))
                 name = re.sub(r"[^a-z0-9]+", "-", asked.lower()).strip("-") or "start"
                 for width, scheme in tab.sizes():
                     tall = tab.page.evaluate("document.documentElement.scrollHeight")

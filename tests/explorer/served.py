@@ -143,6 +143,8 @@ class Tab:
         answer = self.page.goto(self.address + address)
         if answer is not None and not answer.ok:
             self.faults.append(f"{answer.status}: {address}: {self.page.inner_text('main')}")
+        if self.page.locator("#sliders").count():
+            self.page.wait_for_selector("#sliders input", state="attached")
         self.page.evaluate(SETTLE)
 
     def audit(self) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from pathlib import Path
 
 from pipeline.explorer.web.app import ROUTERS
+from tests.explorer.world import World
 
-# Stands for the name of a picture that was brought.
-UPLOAD = "UPLOAD"
+# Stand for the name of a picture that was brought, and of the result of TextSpan.
+UPLOAD, RESULT = "UPLOAD", "RESULT"
 # Addresses by the path of the view; how its parts are called there does not matter.
 VISITS: dict[str, tuple[str, ...]] = {
     "/": ("/",),
@@ -44,6 +46,8 @@ VISITS: dict[str, tuple[str, ...]] = {
         "/s/world/compare?a=background+%3D%3D+%22night%22&b=background+%3D%3D+%22sand%22",
     ),
     "/s/{}/results": ("/s/world/results", "/s/folder/results"),
+    "/s/{}/result/{}/{}": (f"/s/world/result/textspan/{RESULT}",),
+    "/s/{}/result/{}/{}/{}": (f"/s/world/result/textspan/{RESULT}/descriptions",),
 }
 
 
@@ -60,3 +64,9 @@ def views() -> set[str]:
 def addresses() -> list[str]:
     """Where every view is visited."""
     return [address for path in VISITS if path in views() for address in VISITS[path]]
+
+
+def filled(address: str, made: World, upload: str) -> str:
+    """An address with the names that come with the stores and with what was brought."""
+    result = next((Path(made.stores[0]) / "results" / "textspan").iterdir()).name
+    return address.replace(UPLOAD, upload).replace(RESULT, result)
