@@ -15,7 +15,7 @@ from pipeline.explorer.pools import pool_of
 from pipeline.heads.choices import Head
 from pipeline.labels.judged import first_texts
 from pipeline.labels.scores import overlaps
-from storage.reductions import Reductions, find_reductions
+from storage.reductions import find_reductions
 from storage.results import Result
 
 # Heads that are told.
@@ -110,28 +110,23 @@ def neighbours(here: Opened, at: Head, labels: Mapping[Head, str | None]) -> tup
     return tuple(told[:MOST])
 
 
-def spreads(reductions: Reductions, maps_he: NDArray, layer: int) -> NDArray[np.float32]:
-    """Of each head of a layer, F with covariance FᵀF in the joint space, (H, n, E) float32."""
-    rows = reductions.array("heads_pca").values[layer]
-    variances = reductions.array("heads_pca_variance").values[layer]
-    return (np.sqrt(variances)[..., None] * (rows @ maps_he)).astype(np.float32)
-
-
 def directions_alike(here: Opened, at: Head) -> NDArray[np.float64] | None:
     """``Neighbour.directions`` of every head, (L, H); NaN where one never varies.
 
-    tr(S S') = ‖F F'ᵀ‖² for S = FᵀF and S' = F'ᵀF'.
+    tr(S S') = ‖F F'ᵀ‖² for S = FᵀF and S' = F'ᵀF', where F = diag(√variances) · components · map:
+    the products of the maps come first, as they are the same of all components.
     """
     reductions = find_reductions(here.url, here.meta, None)
     if reductions is None or "heads_pca" not in reductions.data:
         return None
-    maps = here.store.model()["head_map"].values.astype(np.float64)
-    own = spreads(reductions, maps[at[0]], at[0])[at[1]]
-    found = np.zeros(maps.shape[:2])
-    for layer in range(len(maps)):
-        others = spreads(reductions, maps[layer], layer)
-        found[layer] = (np.einsum("ne,hme->hnm", own, others, optimize=True) ** 2).sum((1, 2))
-    lengths = np.sqrt((reductions.array("heads_pca_variance").values ** 2).sum(-1))
+    maps = here.store.model()["head_map"].values
+    variances = reductions.array("heads_pca_variance").values
+    rows = (np.sqrt(variances)[..., None] * reductions.array("heads_pca").values).astype(np.float32)
+    found = np.zeros(variances.shape[:2])
+    for layer, maps_hke in enumerate(maps):
+        products = rows[at] @ (maps[at] @ maps_hke.swapaxes(1, 2)) @ rows[layer].swapaxes(1, 2)
+        found[layer] = (products.astype(np.float64) ** 2).sum((1, 2))
+    lengths = np.sqrt((variances**2).sum(-1))
     scale = lengths * lengths[at]
     return np.where(scale > 0, found / np.where(scale > 0, scale, 1.0), np.nan)
 
