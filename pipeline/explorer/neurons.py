@@ -295,6 +295,8 @@ class NeuronView:
         Where it fires on these images, where that was asked for.
     why : str
         Why that cannot be shown; empty where it can.
+    waiting : str
+        What it waits for, in words, where it is to be asked again in a moment.
     """
 
     layer: int
@@ -316,6 +318,7 @@ class NeuronView:
     codes_hint: str
     fires: list[Fired] | None
     why: str
+    waiting: str
 
     @property
     def title(self) -> str:
@@ -346,8 +349,6 @@ def neuron_view(library: Library, here: Opened, layer: int, neuron: int, maps: b
     ------
     NotHere
         If there is no such neuron, or nothing is known of its layer.
-    NotYet
-        If maps are asked for and the model is being loaded.
     """
     of = layer_of(here, layer)
     if neuron not in of.neurons.index:
@@ -359,12 +360,12 @@ def neuron_view(library: Library, here: Opened, layer: int, neuron: int, maps: b
     place = order.tolist().index(neuron)
     texts = terms(of.codes, layer, neuron)
     top = of.top[of.top["neuron"] == neuron].sort_values("rank")
-    fires, why = None, ""
+    fires, why, waiting = None, "", ""
     if maps:
         try:
             fires = fired(library, here, layer, neuron)
-        except NotYet:
-            raise
+        except NotYet as error:
+            waiting = str(error)
         except FacetError as error:
             why = f"Where it fires takes the model's weights: {error}"
     return NeuronView(
@@ -380,7 +381,7 @@ def neuron_view(library: Library, here: Opened, layer: int, neuron: int, maps: b
             lambda: histogram(here.store, layer, neuron, top["norm"].to_numpy(), READ),
         ),
         of.effects.provenance["images"], is_older(here, of.effects), of.effects.url,
-        here.hint("omp"), fires, why,
+        here.hint("omp"), fires, why, waiting,
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from storage.errors import FacetError
 from storage.results import Result, index
 from storage.schema import meanings
 
+# Stands for the name of a result.
+LATEST = "latest"
 # Rows of a table on a page.
 PAGE = 100
 # Letters of a fact that are shown; all of them are in the JSON.
@@ -86,16 +88,17 @@ def _listed(here: Opened) -> ResultList:
 
 
 def find(here: Opened, job: str, name: str) -> Result:
-    """A result by its job and name, of those that are listed.
+    """A result by its job and name, of those that are listed; ``latest`` is the one that was asked
+    for last.
 
     Raises
     ------
     NotHere
         If there is none.
     """
-    if any((row.job, row.name) == (job, name) for row in result_list(here).results):
+    if any(row.job == job for row in result_list(here).results):
         for result in here.results(job):
-            if result.name == name:
+            if name in (result.name, LATEST):
                 return result
     raise NotHere(f"there is no result {name} of {job}")
 
@@ -165,7 +168,7 @@ def result_view(here: Opened, job: str, name: str) -> ResultView:
     """
     result = find(here, job, name)
     return ResultView(
-        job, name, result.url, here.command(job.replace("_", "-"), result.config),
+        job, result.name, result.url, here.command(job.replace("_", "-"), result.config),
         when(result.provenance.get("finished")), is_older(here, result), result.config,
         result.provenance,
         [
@@ -260,13 +263,15 @@ def table_view(
     FacetError
         If there is no such column to sort by.
     """
-    rows = table_of(here, find(here, job, name), table)
+    result = find(here, job, name)
+    rows = table_of(here, result, table)
     if sort:
         if sort not in rows.columns:
             raise FacetError(f"{table} has no column {sort!r}, but {', '.join(rows.columns)}")
         rows = rows.sort_values(sort, ascending=not down, kind="stable")
     return TableView(
-        job, name, table, meanings().get(f"{job}/{table}", {}), [str(c) for c in rows.columns],
+        job, result.name, table, meanings().get(f"{job}/{table}", {}),
+        [str(c) for c in rows.columns],
         [str(c) for c in rows.select_dtypes("number").columns], sort, down,
         rows[start : start + PAGE], start, len(rows),
     )  # fmt: skip

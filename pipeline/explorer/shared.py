@@ -196,6 +196,8 @@ class ConceptView:
         Where that was asked for.
     why : str
         Why there are none; empty where there are.
+    waiting : str
+        What they wait for, in words, where they are to be asked for again in a moment.
     """
 
     name: str
@@ -211,6 +213,7 @@ class ConceptView:
     truth: dict[str, object]
     examples: Examples | None
     why: str
+    waiting: str
 
 
 def concept_view(library: Library, units: OpenedUnits, number: int, maps: bool) -> ConceptView:
@@ -225,8 +228,6 @@ def concept_view(library: Library, units: OpenedUnits, number: int, maps: bool) 
     ------
     NotHere
         If there is no such concept.
-    NotYet
-        If examples are asked for and the models are being loaded.
     """
     of = known(units)
     place = _place(of, number)
@@ -236,12 +237,12 @@ def concept_view(library: Library, units: OpenedUnits, number: int, maps: bool) 
     if of.truth is not None:
         own = of.truth[(of.truth["pairing"] == "shared") & (of.truth["concept"] == number)]
         truth = {str(k): v for row in own.to_dict("records") for k, v in row.items()}
-    found, why = None, ""
+    found, why, waiting = None, "", ""
     if maps:
         try:
             found = examples(library, units, number)
-        except NotYet:
-            raise
+        except NotYet as error:
+            waiting = str(error)
         except FacetError as error:
             why = f"Where units fire takes the models' weights and the images: {error}"
     matches = of.matches[of.matches["concept"] == number]
@@ -249,7 +250,7 @@ def concept_view(library: Library, units: OpenedUnits, number: int, maps: bool) 
         units.name, concept, title, said, place + 1, len(of.concepts),
         of.concepts[place - 1].number if place else None,
         of.concepts[place + 1].number if place + 1 < len(of.concepts) else None,
-        of.hub, matches, truth, found, why,
+        of.hub, matches, truth, found, why, waiting,
     )  # fmt: skip
 
 

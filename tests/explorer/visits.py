@@ -36,9 +36,9 @@ VISITS: dict[str, tuple[str, ...]] = {
     "/s/{}/properties": ("/s/world/properties", "/s/folder/properties"),
     "/s/{}/property/{}": ("/s/world/property/background",),
     "/s/{}/neurons": ("/s/world/neurons?layer=2", "/s/folder/neurons"),
-    "/s/{}/neuron/{}": ("/s/world/neuron/2.17",),
+    "/s/{}/neuron/{}": ("/s/world/neuron/2.17", "/s/world/neuron/2.17?maps=true"),
     "/r/{}": ("/r/shared",),
-    "/r/{}/concept/{}": ("/r/shared/concept/1",),
+    "/r/{}/concept/{}": ("/r/shared/concept/1", "/r/shared/concept/1?maps=true"),
     "/s/{}/classes": ("/s/world/classes", "/s/world/classes?classes=microworld:shape"),
     "/s/{}/what-if": ("/s/world/what-if?classes=microworld:shape&groups=background",),
     "/s/{}/compare": (
@@ -46,8 +46,14 @@ VISITS: dict[str, tuple[str, ...]] = {
         "/s/world/compare?a=background+%3D%3D+%22night%22&b=background+%3D%3D+%22sand%22",
     ),
     "/s/{}/results": ("/s/world/results", "/s/folder/results"),
-    "/s/{}/result/{}/{}": (f"/s/world/result/textspan/{RESULT}",),
-    "/s/{}/result/{}/{}/{}": (f"/s/world/result/textspan/{RESULT}/descriptions",),
+    "/s/{}/result/{}/{}": (
+        f"/s/world/result/textspan/{RESULT}",
+        "/s/world/result/repair/latest",
+    ),
+    "/s/{}/result/{}/{}/{}": (
+        f"/s/world/result/textspan/{RESULT}/descriptions",
+        "/s/world/result/second_order/latest/top_images?sort=norm&down=true&after=100",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from jobs import omp, repair
 from jobs.pages import as_typed, following
 from pipeline.explorer.library import Library, Opened
-from pipeline.explorer.model import Loaded
+from pipeline.explorer.model import Loaded, NotYet
 from pipeline.explorer.neurons import PAGE
 from pipeline.explorer.web.app import make_app
 from pipeline.neurons.about import about_neuron
@@ -21,6 +21,7 @@ from pipeline.neurons.answers import signed
 from pipeline.pages.pictures import as_png, heat
 from pipeline.pages.plain import plain
 from pipeline.texts.encoding import store_model
+from storage.errors import FacetError
 from storage.results import index, latest_result
 from storage.schema import meanings
 from storage.store import Store
@@ -104,13 +105,34 @@ def test_the_page_of_a_neuron_runs_no_model_unasked(
     monkeypatch.setattr(Here, "ask", refuse)
     page = asked.get(f"/s/store/neuron/{KEPT}.5").text
     assert f"/s/store/image/{answer.images[0].image}/thumbnail.jpg" in page
-    assert f"/s/store/neuron/{KEPT}.5?maps=true" in page
+    assert f'action="/s/store/neuron/{KEPT}.5"' in page
     assert page.count("<rect ") >= len(answer.norms.counts)
     assert all(f"{term.coefficient:+.3f}" in page for term in answer.texts)
     rows = asked.get("/api/s/store/neurons?sort=length").json()["rows"]
     assert {r["neuron"]: r["texts"] for r in rows}.get(5, signed(answer.texts[:3])) == signed(
         answer.texts[:3]
     )
+
+
+def test_who_asks_while_the_model_is_loaded_is_told_so(
+    asked: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loading(*_: object) -> None:
+        raise NotYet("the model is being loaded, since 4 s")
+
+    monkeypatch.setattr(Here, "ask", loading)
+    page = asked.get(f"/s/store/neuron/{KEPT}.6?maps=true")
+    assert page.status_code == 200
+    assert "data-waiting>The model is being loaded, since 4 s." in page.text
+    assert asked.get(f"/s/store/neuron/{KEPT}.6/map/0.png").status_code == 503
+
+    def gone(*_: object) -> None:
+        raise FacetError("the weights are gone")
+
+    monkeypatch.setattr(Here, "ask", gone)
+    page = asked.get(f"/s/store/neuron/{KEPT}.6?maps=true")
+    assert "takes the model&#39;s weights: the weights are gone" in page.text
+    assert "thumbnail.jpg" in page.text
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,8 @@ def test_every_result_is_listed_with_the_command_that_made_it(
     page = asked.get(f"/s/store/result/omp/{result.name}").text
     assert as_typed("omp", result.config) in page
     assert f'href="/s/store/result/omp/{result.name}/codes"' in page
+    latest = asked.get("/api/s/store/result/omp/latest").json()
+    assert (latest["name"], latest["settings"]) == (result.name, plain(result.config))
     for row in listed["results"]:
         assert asked.get(f"/s/store/result/{row['job']}/{row['name']}").status_code == 200
 

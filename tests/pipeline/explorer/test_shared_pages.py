@@ -54,7 +54,7 @@ def test_a_concept_has_its_matches_and_truth(asked: TestClient, found: Dictionar
     assert told["truth"] == plain(own)[0]
     assert own["value"].iloc[0] in told["title"]
     assert told["examples"] is None
-    assert "/r/mined/concept/1?maps=true" in asked.get("/r/mined/concept/1").text
+    assert "data-waiting" not in asked.get("/r/mined/concept/1").text
     assert asked.get("/r/mined/concept/9").status_code == 404
 
 
@@ -84,8 +84,10 @@ def test_who_asks_while_models_look_is_told_so(
     (units,) = library.rosettas.values()
     monkeypatch.setattr(library.model, "patience", 0.0)
     monkeypatch.setattr(units, "cached", lambda key, make: make())
-    early = asked.get("/r/mined/concept/2?maps=true")
-    assert early.status_code == 503
-    assert "every model looks through images of the set, since 0 s" in early.text
+    early = asked.get("/r/mined/concept/2?maps=true").text
+    assert "data-waiting>Every model looks through images of the set, since 0 s" in early
+    assert asked.get("/r/mined/concept/2/example/0.png").status_code == 503
     monkeypatch.setattr(library.model, "patience", 120.0)
-    assert asked.get("/r/mined/concept/2?maps=true").status_code == 200
+    told = asked.get("/api/r/mined/concept/2?maps=true").json()
+    assert not told["waiting"]
+    assert told["examples"]["keys"]
