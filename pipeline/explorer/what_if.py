@@ -220,6 +220,9 @@ def what_if(
     meta = here.meta
     components = Components(meta.layers, meta.heads)
     gains_s = read_gains(gains, components)
+    if lacking := {"heads", "mlps"} - set(meta.components):
+        words = f"the store keeps no contributions of {' and '.join(sorted(lacking))}"
+        return WhatIf(form(here, asked), words)
     means = whole_means(here)
     if means is None:
         return WhatIf(

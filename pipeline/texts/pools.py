@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pyarrow as pa
@@ -248,6 +250,19 @@ def _imagenet_classes() -> Classes:
 
 
 def _templated(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    from pipeline.lean import open_clip
+    return tuple(tuple(t(name) for t in _templates()) for name in names)
 
-    return tuple(tuple(t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES) for name in names)
+
+@cache
+def _templates() -> Sequence[Callable[[str], str]]:
+    """OpenAI's 80 templates, from the file that has them: open_clip itself brings torch."""
+    package = find_spec("open_clip")
+    assert package is not None  # it is installed with us
+    (place,) = package.submodule_search_locations or ()
+    spec = spec_from_file_location("_templates", Path(place) / "zero_shot_metadata.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Sequence[Callable[[str], str]] = module.OPENAI_IMAGENET_TEMPLATES
+    return found

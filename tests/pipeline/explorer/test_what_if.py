@@ -24,6 +24,7 @@ from pipeline.repair.gains import Components
 from pipeline.stats.reductions import reduce_store
 from storage.errors import FacetError
 from tests.pipeline.repair import kit
+from tests.storage import stores
 
 pytestmark = pytest.mark.usefixtures("here")
 ASKED = Asked("duck, wren", "label", "place", "")
@@ -252,3 +253,10 @@ def test_without_means_the_command_is_told(tmp_path):
     view = what_if(library, library.stores["store"], ASKED)
     assert view.missing == "the command"
     assert "means of all parts are not known" in view.problem
+
+
+def test_a_store_without_what_mlps_wrote_says_so(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "store"), components=("heads",)))
+    library = Library([store.url], [], lambda store, typed: {})
+    view = what_if(library, library.stores["store"], Asked("", "label", "", ""))
+    assert view.problem == "the store keeps no contributions of mlps"
