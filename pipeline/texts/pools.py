@@ -258,8 +258,9 @@ def _templates() -> Sequence[Callable[[str], str]]:
     """OpenAI's 80 templates, from the file that has them: open_clip itself brings torch."""
     package = find_spec("open_clip")
     assert package is not None  # it is installed with us
-    (place,) = package.submodule_search_locations or ()
-    spec = spec_from_file_location("_templates", Path(place) / "zero_shot_metadata.py")
+    assert package.submodule_search_locations is not None
+    file = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = spec_from_file_location("_templates", file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -89,11 +89,16 @@ function counted(of, truth, told, count) {
   return right;
 }
 
+const formats = [1, 4].map((digits) => new Intl.NumberFormat("en", {
+  minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: false, roundingMode: "halfEven",
+}));
+/** A number as the server writes it. @param {number} value @param {number} digits 1 or 4 */
+const fixed = (value, digits = 1) => formats[digits === 1 ? 0 : 1].format(value);
 /** @param {number} share */
-const percent = (share) => (100 * share).toFixed(1);
+const percent = (share) => fixed(100 * share);
 /** @param {number} change */
 const points = (change) => {
-  const said = (100 * change).toFixed(1);
+  const said = fixed(100 * change);
   return Number(said) < 0 ? said : `+${said.replace("-", "")}`;
 };
 /** @param {string} text */
@@ -240,7 +245,7 @@ class Page {
     const c = this.view.classes.length, own = logits.subarray(this.picked * c, (this.picked + 1) * c);
     const best = Math.max(...own);
     document.querySelectorAll("#logits tr td:last-child").forEach((cell, i) => {
-      cell.textContent = own[i].toFixed(4) + (own[i] === best ? " ◀" : "");
+      cell.textContent = fixed(own[i], 4) + (own[i] === best ? " ◀" : "");
     });
   }
 
