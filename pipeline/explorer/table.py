@@ -215,12 +215,16 @@ def column(here: Opened, name: str) -> pa.ChunkedArray:
 
     def read() -> pa.ChunkedArray:
         which = duckdb.ColumnExpression(name)
-        if name in _own(here):
-            return _ask(here, f"SELECT {which} FROM images ORDER BY index").column(0)
-        both = "images LEFT JOIN ledger USING (index)"
-        return _ask(here, f"SELECT ledger.{which} FROM {both} ORDER BY images.index").column(0)
+        return _ask(here, f"SELECT {which} FROM images ORDER BY index").column(0)
 
-    return here.cached(("table column", name), read)
+    def of_ledger() -> pa.Table:  # at once: it has a file for every shard
+        names = ", ".join(f"ledger.{n}" for n in OF_LEDGER)
+        both = "images LEFT JOIN ledger USING (index)"
+        return _ask(here, f"SELECT {names} FROM {both} ORDER BY images.index")
+
+    if name in _own(here):
+        return here.cached(("table column", name), read)
+    return here.cached("table columns of the ledger", of_ledger)[name]
 
 
 def rows(here: Opened, numbers: NDArray[np.integer]) -> pa.Table:
@@ -315,7 +319,7 @@ def _ask(here: Opened, question: str) -> pa.Table:
             asked.register_filesystem(urls.filesystem(data)[0])
         try:
             asked.read_parquet(parts, union_by_name=True).create_view("images")
-            if said:
+            if "ledger" in question and said:
                 asked.read_parquet(said).create_view("ledger")
             else:
                 asked.register("ledger", ledger.SCHEMA.empty_table())
