@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import FacetError
@@ -89,7 +90,8 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(WAITING)
         self._pool: ProcessPoolExecutor | None = None
-        self._pid: Future[int] | None = None
+        # Open as long as the process may live: it ends at once where this is closed, by whom ever.
+        self._alive: Connection | None = None
         self._loads: dict[str, tuple[float, Future[None]]] = {}
         self._long: dict[object, tuple[float, Future[Any]]] = {}
 
@@ -206,19 +208,17 @@ class ModelProcess:
     def close(self) -> None:
         """End the process, whatever it does."""
         with self._lock:
-            pool, pid = self._pool, self._pid
+            pool = self._pool
         if pool is not None:
             self._forget(pool)
-            if pid is not None and pid.done():
-                os.kill(pid.result(), signal.SIGTERM)
 
     def _started(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
                 # Not forked: the server has threads.
                 spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, spawn, _begin)
-                self._pid = self._pool.submit(os.getpid)
+                alive, self._alive = spawn.Pipe(duplex=False)
+                self._pool = ProcessPoolExecutor(1, spawn, _begin, (alive,))
             return self._pool
 
     def _load(
@@ -234,7 +234,9 @@ class ModelProcess:
         """Several may find that a process has ended; another may have been started since."""
         with self._lock:
             if self._pool is pool:
-                self._pool, self._pid = None, None
+                assert self._alive is not None
+                self._alive.close()
+                self._pool = self._alive = None
                 self._loads.clear()
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -263,17 +265,16 @@ def _too_long(limit: float) -> FacetError:
 _LOADED: dict[str, Loaded | Mined] = {}
 
 
-def _begin() -> None:
+def _begin(alive: Connection) -> None:
     """The process's start: it ends with the server, and pages that need no model come first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's business
     os.nice(5)
-    threading.Thread(target=_end_with_server, daemon=True).start()
+    threading.Thread(target=_end_with_server, args=(alive,), daemon=True).start()
 
 
-def _end_with_server() -> None:
-    server = multiprocessing.parent_process()
-    assert server is not None
-    server.join()
+def _end_with_server(alive: Connection) -> None:
+    with suppress(EOFError):
+        alive.recv()  # nothing is ever sent
     os._exit(0)
 
 

@@ -1,5 +1,6 @@
 """The models' process: loaded once, asked from many threads, refused, ended, started again."""
 
+import multiprocessing
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ def test_too_many_at_once_are_told_so(library, opened):
 
 
 def test_a_model_that_is_being_loaded_says_so(opened):
-    model = ModelProcess(patience=0.05)
+    model, before = ModelProcess(patience=0.05), multiprocessing.active_children()
     try:
         assert str(model.state(opened)).startswith("the model is not loaded")
         with pytest.raises(NotYet, match=r"is being loaded, since 0 s"):
@@ -102,6 +103,10 @@ def test_a_model_that_is_being_loaded_says_so(opened):
         model.begin(opened, who)  # waits for nothing
     finally:
         model.close()
+    started = time.monotonic()
+    while any(child not in before for child in multiprocessing.active_children()):
+        assert time.monotonic() - started < 20, "it goes on though nobody is there to answer"
+        time.sleep(0.05)
 
 
 def test_a_model_that_is_not_to_be_had_is_told(library, opened):
