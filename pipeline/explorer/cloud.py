@@ -20,7 +20,7 @@ MARGIN = 0.0005
 
 @dataclass(frozen=True)
 class Box:
-    """A part of the plane of two components, in units of the published scale."""
+    """A rectangle of the plane of two components, in units of the published scale."""
 
     x0: float
     x1: float
@@ -62,7 +62,7 @@ class Cloud:
         return seen[np.lexsort((seen, values))][:top]
 
     def inside(self, box: Box) -> NDArray[np.int64]:
-        """The images in a part of the plane, rising."""
+        """The images in a rectangle of the plane, rising."""
         x, y = self.along_pn[:2]
         return np.flatnonzero((x >= box.x0) & (x <= box.x1) & (y >= box.y0) & (y <= box.y1))
 

@@ -43,7 +43,7 @@ class Colouring:
 def draw(
     cloud: Cloud, box: Box, width: int, height: int, colouring: Colouring | None = None
 ) -> bytes:
-    """A picture of the points in a part of the plane, as PNG.
+    """A picture of the points in a rectangle of the plane, as PNG.
 
     Without a colouring, the more images lie at a place the brighter it is, on a logarithmic scale
     up to the place that has most.

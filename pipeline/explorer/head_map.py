@@ -1,4 +1,4 @@
-"""The map of a head, and what lies in a part of it."""
+"""The map of a head, and what lies in a region of it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def map_facts(points: Cloud) -> MapFacts:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a map.
+    """A region of a map.
 
     Attributes
     ----------
@@ -132,12 +132,12 @@ class MapView:
 def map_view(
     here: Opened, layer: int, head: int, edges: Sequence[float | None], colour: str
 ) -> MapView:
-    """The map of a head, and what lies in a part of it.
+    """The map of a head, and what lies in a region of it.
 
     Parameters
     ----------
     edges : four of float or None
-        x0, x1, y0, y1 of the part; all of them, or none.
+        x0, x1, y0, y1 of a region; all of them, or none.
     colour : str
         A column; empty for none.
 
@@ -169,7 +169,7 @@ def map_view(
 
 
 def region(here: Opened, layer: int, head: int, points: Cloud, box: Box) -> Region:
-    """What lies in a part of a map."""
+    """What lies in a region of a map."""
     images = points.inside(box)
     described = here.latest("textspan")
     pool = None if described is None else pool_of(here, described)
@@ -199,5 +199,5 @@ def box_of(edges: Sequence[float | None]) -> Box | None:
         or given[0] >= given[1]
         or given[2] >= given[3]
     ):
-        raise FacetError("a part of the map is x0 < x1 and y0 < y1: give all four, as numbers")
+        raise FacetError("a region of the map is x0 < x1 and y0 < y1: give all four, as numbers")
     return Box(*given)

@@ -1,4 +1,4 @@
-"""A part of a head's map: its images, what is common to them, and what the head writes of them."""
+"""A region of a head's map: what is common to its images, and what the head writes of them."""
 
 from __future__ import annotations
 

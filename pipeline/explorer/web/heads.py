@@ -37,7 +37,7 @@ def head_map_page(
     y1: float | None = None,
     colour: str = "",
 ) -> MapView:
-    """All images along a head's first two principal components; what lies in a part of the plane,
+    """All images along a head's first two principal components; what lies in a region of it,
     and what is common to it."""
     return map_view(here, *head_of(at), (x0, x1, y0, y1), colour)
 

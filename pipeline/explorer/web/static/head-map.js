@@ -1,4 +1,4 @@
-// A part of a map is chosen by dragging over it: its edges go into the address.
+// A region of a map is chosen by dragging over it: its edges go into the address.
 
 /** @param {SVGSVGElement} map @param {PointerEvent} event */
 function place(map, event) {
