@@ -73,8 +73,9 @@ def faults_of_help(said: str) -> list[str]:
     titles = dict(re.findall(r"^- \*\*(.+?)\*\*:.*?\*(.+?)\*", LIST.read_text(), re.MULTILINE))
     faults = [f"the title of {work}" for work in citations(said) if titles[work] not in said]
     faults += re.findall(r"[\w/-]+\.(?:py|md)\b", said)
-    # Parts of a work by number alone; heads are written layer.head.
-    bare = re.sub(r"(?:Eq\.|Table|Figure|Algorithm) [A-C\d][.\d]*|such as [\d. ]+", "", said)
+    # Parts of a work by number alone; heads are written layer.head, and machines have addresses.
+    known = r"(?:Eq\.|Table|Figure|Algorithm) [A-C\d][.\d]*|such as [\d. ]+|\d+(?:\.\d+){3}"
+    bare = re.sub(known, "", said)
     return faults + re.findall(r"(?<![\w.,])[A-C\d]\.\d+\b", bare)
 
 
