@@ -15,25 +15,21 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.explorer.classified import (
+from pipeline.explorer.classified import GroupRate, Rate, rate, rates, worst
+from pipeline.explorer.gains import gains_of, part_names, read_gains, write_gains
+from pipeline.explorer.library import Library, NotHere, Opened
+from pipeline.explorer.scene import (
     MOST,
     Asked,
     Form,
-    GroupRate,
-    Rate,
     Scene,
     filled,
     form,
     look,
-    rate,
-    rates,
     read_classes,
     readout,
     rows_of,
-    worst,
 )
-from pipeline.explorer.gains import gains_of, part_names, read_gains, write_gains
-from pipeline.explorer.library import Library, NotHere, Opened
 from pipeline.heads.ablation import Readout, StoredParts, reduced_means
 from pipeline.heads.edits import EditError, edit_at, edit_from, write_edit
 from pipeline.repair.gains import LATE, Components

@@ -5,8 +5,8 @@ import pytest
 
 from jobs import ablate, pages
 from jobs.ablate import AblateConfig
-from pipeline.explorer.classified import Asked
 from pipeline.explorer.library import Library
+from pipeline.explorer.scene import Asked
 from pipeline.explorer.what_if import edit_file, what_if
 
 GAINS = "3.0:0 2.1:1.75 mlp1:0.25 start:0.5 bias3:0"

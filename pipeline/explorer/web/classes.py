@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from pipeline.explorer.classified import Asked, Classified, classified
+from pipeline.explorer.classified import Classified, classified
 from pipeline.explorer.library import Opened
+from pipeline.explorer.scene import Asked
 from pipeline.explorer.web.views import Here, Lib, view
 from pipeline.explorer.what_if import WhatIf, edit_file, table, what_if
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cluster import machines
-from pipeline.explorer import classified as views
+from pipeline.explorer import scene as views
 from pipeline.explorer import what_if as gains_views
-from pipeline.explorer.classified import Asked, Rate, classified, read_classes
+from pipeline.explorer.classified import Rate, classified, rate
 from pipeline.explorer.gains import part_names, read_gains, write_gains
 from pipeline.explorer.library import Library, NotHere
+from pipeline.explorer.scene import Asked, read_classes
 from pipeline.explorer.what_if import edit_file, table, what_if
 from pipeline.heads.ablation import Readout
 from pipeline.heads.edits import edited_logits, read_edit
@@ -111,11 +112,11 @@ def test_a_subset_and_what_is_left_open(library, opened):
 
 
 def test_wilsons_interval():
-    found = views.rate(10, 9)  # Wilson's score interval as tables have it
+    found = rate(10, 9)  # Wilson's score interval as tables have it
     assert (found.low, found.high) == pytest.approx((0.5958, 0.9821), abs=1e-4)
-    assert views.rate(40, 40).high == pytest.approx(1)
-    assert views.rate(40, 40).low < 1
-    assert isinstance(views.rate(0, 0), Rate)
+    assert rate(40, 40).high == pytest.approx(1)
+    assert rate(40, 40).low < 1
+    assert isinstance(rate(0, 0), Rate)
 
 
 @pytest.mark.parametrize(
