@@ -8,7 +8,7 @@ is as it was, so that the next page costs nothing.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,13 +214,18 @@ def column(here: Opened, name: str) -> pa.ChunkedArray:
     """A column of all images, in their order; of the ledger, null where it says nothing yet."""
 
     def read() -> pa.ChunkedArray:
-        which = duckdb.ColumnExpression(name)
-        return _ask(here, f"SELECT {which} FROM images ORDER BY index").column(0)
+        return _read(here, _image_parts(here), str(duckdb.ColumnExpression(name)))[name]
 
     def of_ledger() -> pa.Table:  # at once: it has a file for every shard
-        names = ", ".join(f"ledger.{n}" for n in OF_LEDGER)
-        both = "images LEFT JOIN ledger USING (index)"
-        return _ask(here, f"SELECT {names} FROM {both} ORDER BY images.index")
+        done = sorted(here.store.done_shards())
+        if not done:
+            nulls = {n: pa.nulls(here.meta.images, kind) for n, kind in OF_LEDGER.items()}
+            return pa.table(nulls)
+        parts = [ledger.part_url(here.store.data, shard) for shard in done]
+        said = _read(here, parts, ", ".join(["index", *OF_LEDGER]))
+        place = np.full(here.meta.images, -1)
+        place[said["index"].to_numpy()] = np.arange(len(said))
+        return said.take(pa.array(place, mask=place < 0))
 
     if name in _own(here):
         return here.cached(("table column", name), read)
@@ -301,28 +306,25 @@ def _own(here: Opened) -> dict[str, pa.DataType]:
 
     def read() -> dict[str, pa.DataType]:
         types = pa.types
-        found = _ask(here, "SELECT * FROM images LIMIT 0").schema
+        found = _read(here, _image_parts(here), "*", rows=0).schema
         flat = (f for f in found if not (types.is_nested(f.type) or types.is_binary(f.type)))
         return {f.name: f.type for f in flat}
 
     return here.cached("image columns", read)
 
 
-def _ask(here: Opened, question: str) -> pa.Table:
-    """What DuckDB finds in ``images`` and ``ledger``, the store's Parquet parts."""
-    data = here.store.data
-    names = urls.list_names(urls.join(data, IMAGES))
-    parts = [urls.join(data, IMAGES, name) for name in names if name.startswith("part-")]
-    said = [ledger.part_url(data, shard) for shard in sorted(here.store.done_shards())]
+def _image_parts(here: Opened) -> list[str]:
+    place = urls.join(here.store.data, IMAGES)
+    return [urls.join(place, name) for name in urls.list_names(place) if name.startswith("part-")]
+
+
+def _read(here: Opened, parts: Sequence[str], which: str, rows: int | None = None) -> pa.Table:
+    """Columns of Parquet parts, in the parts' order; what a part lacks is null."""
     with duckdb.connect(config=OFFLINE) as asked:
-        if not is_local(data):
-            asked.register_filesystem(urls.filesystem(data)[0])
+        if not is_local(parts[0]):
+            asked.register_filesystem(urls.filesystem(parts[0])[0])
         try:
-            asked.read_parquet(parts, union_by_name=True).create_view("images")
-            if "ledger" in question and said:
-                asked.read_parquet(said).create_view("ledger")
-            else:
-                asked.register("ledger", ledger.SCHEMA.empty_table())
-            return asked.sql(question).to_arrow_table()
+            found = asked.read_parquet(list(parts), union_by_name=True).project(which)
+            return (found if rows is None else found.limit(rows)).to_arrow_table()
         except duckdb.Error as error:
             raise StoreError(f"the image table of {here.typed} cannot be read: {error}") from error

@@ -193,3 +193,15 @@ def test_a_store_on_an_object_store_is_read_like_any_other(tmp_path: Path) -> No
         for where, sort in (("", "index"), ("not ok", "label"), ("count < 2", "width")):
             pages = [to_json(table.page(opened, where, sort)) for opened in (there, here)]
             assert pages[0] == pages[1]
+
+
+def test_columns_of_many_parts_are_in_the_stores_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.images.ROWS_PER_IMAGE_PART", 3)
+    store = pictured(tmp_path)
+    assert len(list((tmp_path / "store" / "images").iterdir())) == 4
+    (here,) = library(store).stores.values()
+    expected = store.images()
+    for name in ("index", "label", "count", "kind"):
+        assert table.column(here, name).to_pylist() == expected[name].to_pylist()
