@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from PIL import Image
@@ -119,6 +120,29 @@ def test_a_text_that_no_pool_has_waits_for_the_model_with_words(tab):
     tab.page.get_by_label("Text", exact=True).fill("seven green ducks in a row")
     tab.page.locator("#found", has_text="seven green ducks in a row").wait_for(timeout=60_000)
     tab.page.locator("#found .thumb").first.wait_for(timeout=60_000)
+
+
+def test_a_region_of_a_map_is_chosen_by_dragging_over_it(tab):
+    tab.go("/s/world/head/3.0/map?colour=background")
+    tab.page.locator("svg.map").scroll_into_view_if_needed()
+    box = tab.page.locator("svg.map").bounding_box()
+    assert box
+    tab.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    tab.page.mouse.down()
+    tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.9, steps=3)
+    tab.page.mouse.up()
+    tab.page.wait_for_url("**x0=**")
+    tab.page.get_by_role("heading", name="The region").wait_for()
+    edges = parse_qs(urlsplit(tab.page.url).query)
+    whole = tab.page.locator("svg.map").first
+    x0, x1, y0, _ = (float(whole.get_attribute(f"data-{e}") or 0) for e in ("x0", "x1", "y0", "y1"))
+    side = x1 - x0  # the map is a square
+    chosen = [float(edges[e][0]) for e in ("x0", "x1", "y0", "y1")]
+    expected = [x0 + side / 4, x0 + side / 2, y0 + side / 10, y0 + side / 2]
+    assert chosen == pytest.approx(expected, abs=0.01 * side)
+    assert edges["colour"] == ["background"]
+    tab.page.go_back()
+    assert "x0" not in tab.page.url
 
 
 def test_a_slider_moves_figures_at_once_as_the_server_has_them(tab):
