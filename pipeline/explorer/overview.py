@@ -12,7 +12,7 @@ from pipeline.explorer.likeness import labels_of
 from pipeline.explorer.matrix import Matrix, choices, matrix
 from pipeline.heads.choices import Head
 from pipeline.pages import notes, sentences
-from pipeline.status import ExtractionStatus, extraction
+from pipeline.status import ExtractionStatus, extraction, index
 from pipeline.subsets import spread
 from storage.reductions import all_reductions
 from storage.results import read_index
@@ -252,6 +252,8 @@ def overview(here: Opened, colour: str = "share") -> Overview:
     there = {kind.job for kind in kinds} | ({"reduce"} if kept else set())
     if status.shards_done == status.shards:
         there.add("extract")
+    if here.cached("parts of the index", lambda: index(here.store)):
+        there.add("index")
     return Overview(
         name=here.name,
         typed=here.typed,
