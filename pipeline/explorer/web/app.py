@@ -39,6 +39,11 @@ ROUTERS = (
 # Of mistakes; of all others 400.
 STATUS = {NotHere: 404, TooLarge: 413, NotYet: 503}
 
+OTHERWISE: dict[int | str, dict[str, str]] = {
+    "4XX": {"description": "What is amiss, in words."},
+    503: {"description": "The model is not loaded yet: the same question, a little later."},
+}
+
 
 def make_app(library: Library) -> FastAPI:
     """The application that shows a library.
@@ -53,6 +58,7 @@ def make_app(library: Library) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        responses=OTHERWISE,
     )
     app.state.library = library
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")

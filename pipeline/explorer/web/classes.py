@@ -20,6 +20,12 @@ Gains = Annotated[str, Query(max_length=8000)]
 Number = Annotated[int | None, Query(ge=0, lt=2**31)]
 
 
+class Packed(Response):
+    """Numbers, one after the other."""
+
+    media_type = "application/octet-stream"
+
+
 @view(router, "/s/{store}/classes", "classes.html")
 def classes_page(
     here: Here,
@@ -51,7 +57,7 @@ def what_if_page(
     return what_if(library, here, Asked(classes, label_column, groups, where), gains, image)
 
 
-@router.get("/s/{store}/what-if/table.bin", name="what_if_table")
+@router.get("/s/{store}/what-if/table.bin", name="what_if_table", response_class=Packed)
 def what_if_table(
     here: Here,
     library: Lib,
@@ -63,7 +69,7 @@ def what_if_table(
     """Of N images, C classes and S parts: float32 logits (N, C) and what mean-ablating each part
     takes from them (S, N, C), then int32 classes, groups and numbers (N); little-endian."""
     found = table(library, here, Asked(classes, label_column, groups, where))
-    return Response(found.packed(), media_type="application/octet-stream")
+    return Packed(found.packed())
 
 
 @router.get("/s/{store}/what-if/edit.json", name="what_if_edit")

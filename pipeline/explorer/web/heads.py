@@ -14,7 +14,7 @@ from pipeline.explorer.head_rows import head_of
 from pipeline.explorer.heads import HeadView, head_view
 from pipeline.explorer.library import NotHere
 from pipeline.explorer.properties import Properties, PropertyView, properties, property_view
-from pipeline.explorer.web.views import Here, Lib, view
+from pipeline.explorer.web.views import Here, Lib, Png, view
 
 router = APIRouter()
 
@@ -42,7 +42,7 @@ def head_map_page(
     return map_view(here, *head_of(at), (x0, x1, y0, y1), colour)
 
 
-@router.get("/s/{store}/head/{at}/map.png", include_in_schema=False)
+@router.get("/s/{store}/head/{at}/map.png", response_class=Png)
 def head_map_picture(
     here: Here,
     at: str,
@@ -54,14 +54,13 @@ def head_map_picture(
     width: Pixels = 720,
     height: Pixels = 720,
 ) -> Response:
-    """The map as a picture, at any zoom."""
+    """The map of a head as a picture, at any zoom."""
     points = cloud(here, *head_of(at))
     if points is None:
         raise NotHere(f"the principal components of {here.name} are not known")
     box = box_of((x0, x1, y0, y1)) or points.whole
     colours = colouring(here, colour) if colour else None
-    picture = draw(points, box, width, height, colours)
-    return Response(picture, media_type="image/png")
+    return Png(draw(points, box, width, height, colours))
 
 
 @view(router, "/s/{store}/properties", "properties.html")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from pipeline.explorer.errors import NotHere
 from pipeline.explorer.maps import Asked, MapsView, draw, maps_view, picture_of, read_asked
-from pipeline.explorer.web.views import Here, Lib, view
+from pipeline.explorer.web.views import Here, Lib, Png, view
 from pipeline.heatmaps.seen import Seen, see_file, see_image
 
 router = APIRouter()
@@ -64,10 +64,10 @@ def image_maps(
     return maps_view(library, here, f"/s/{here.name}/image/{index}", seen, asked, layers)
 
 
-@router.get("/s/{store}/image/{index}/maps/{number}.png")
+@router.get("/s/{store}/image/{index}/maps/{number}.png", response_class=Png)
 def image_map(library: Lib, here: Here, seen: ImageSeen, asked: AskedFor, number: int) -> Response:
     """One of the maps over the image as the model saw it."""
-    return Response(picture_of(draw(library, here, seen, asked), number), media_type="image/png")
+    return Png(picture_of(draw(library, here, seen, asked), number))
 
 
 @view(router, "/s/{store}/picture/{picture}/maps", "maps.html")
@@ -78,9 +78,9 @@ def picture_maps(
     return maps_view(library, here, f"/s/{here.name}/picture/{picture}", seen, asked, layers)
 
 
-@router.get("/s/{store}/picture/{picture}/maps/{number}.png")
+@router.get("/s/{store}/picture/{picture}/maps/{number}.png", response_class=Png)
 def picture_map(
     library: Lib, here: Here, seen: PictureSeen, asked: AskedFor, number: int
 ) -> Response:
     """One of the maps over the picture as the model saw it."""
-    return Response(picture_of(draw(library, here, seen, asked), number), media_type="image/png")
+    return Png(picture_of(draw(library, here, seen, asked), number))

@@ -15,7 +15,7 @@ from pipeline.explorer.neurons import (
     neuron_view,
     strongest,
 )
-from pipeline.explorer.web.views import Here, Lib, view
+from pipeline.explorer.web.views import Here, Lib, Png, view
 from pipeline.pages.pictures import as_png, heat
 
 router = APIRouter()
@@ -47,7 +47,7 @@ def neuron(library: Lib, here: Here, at: At, maps: bool = False) -> NeuronView:
     return neuron_view(library, here, *parsed(at), maps)
 
 
-@router.get("/s/{store}/neuron/{at}/map/{rank}.png")
+@router.get("/s/{store}/neuron/{at}/map/{rank}.png", response_class=Png)
 def neuron_map(library: Lib, here: Here, at: At, rank: int) -> Response:
     """Where a neuron fires on one of its top images, over the image as the model saw it."""
     found = fired(library, here, *parsed(at))
@@ -55,4 +55,4 @@ def neuron_map(library: Lib, here: Here, at: At, rank: int) -> Response:
         raise NotHere(f"{len(found)} of the neuron's images are shown")
     own = found[rank]
     shown = heat(own.pixels, own.activations / (strongest(found) or 1.0))
-    return Response(as_png(shown), media_type="image/png")
+    return Png(as_png(shown))

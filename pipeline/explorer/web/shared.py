@@ -16,7 +16,7 @@ from pipeline.explorer.shared import (
     examples,
     shared_units,
 )
-from pipeline.explorer.web.views import Lib, Units, view
+from pipeline.explorer.web.views import Lib, Png, Units, view
 from pipeline.pages.pictures import as_png, heat, small
 
 router = APIRouter()
@@ -36,20 +36,20 @@ def concept(library: Lib, units: Units, number: int, maps: bool = False) -> Conc
     return concept_view(library, units, number, maps)
 
 
-@router.get("/r/{rosetta}/concept/{number}/example/{at}.png")
+@router.get("/r/{rosetta}/concept/{number}/example/{at}.png", response_class=Png)
 def example(library: Lib, units: Units, number: int, at: int) -> Response:
     """An image on which the hub's unit is among its strongest."""
     found = examples(library, units, number)
-    return Response(as_png(small(_of(found.pixels, at, "examples"))), media_type="image/png")
+    return Png(as_png(small(_of(found.pixels, at, "examples"))))
 
 
-@router.get("/r/{rosetta}/concept/{number}/example/{at}/map/{member}.png")
+@router.get("/r/{rosetta}/concept/{number}/example/{at}/map/{member}.png", response_class=Png)
 def example_map(library: Lib, units: Units, number: int, at: int, member: int) -> Response:
     """The same image under the map of one model's unit; member 0 is the hub's."""
     found = examples(library, units, number)
     pixels = _of(found.pixels, at, "examples")
     plane = _of(list(_of(found.maps, member, "models")), at, "examples")
-    return Response(as_png(heat(pixels, plane, Image.Resampling.BILINEAR)), media_type="image/png")
+    return Png(as_png(heat(pixels, plane, Image.Resampling.BILINEAR)))
 
 
 def _of(parts: Sequence[Part], at: int, what: str) -> Part:

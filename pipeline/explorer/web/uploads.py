@@ -14,8 +14,12 @@ from pipeline.pages.plain import to_json
 
 router = APIRouter()
 
+# What is read here and not by FastAPI, for who reads what this address takes.
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+TAKES = {"requestBody": {"required": True, "content": {"image/*": BINARY}}}
 
-@router.post("/s/{store}/picture", status_code=201, response_model=None)
+
+@router.post("/s/{store}/picture", status_code=201, response_model=None, openapi_extra=TAKES)
 async def bring(
     request: Request,
     here: Here,

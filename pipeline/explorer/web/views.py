@@ -28,6 +28,18 @@ TEMPLATES.globals |= {"tint": tint, "faint": FAINT}
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 
+class Png(Response):
+    """A picture."""
+
+    media_type = "image/png"
+
+
+class Jpeg(Response):
+    """A small picture."""
+
+    media_type = "image/jpeg"
+
+
 def library_of(request: Request) -> Library:
     """All that this server looks at."""
     return request.app.state.library
