@@ -115,7 +115,8 @@ class Pictures:
                 raise _NotKept(Picture(data)) from error
 
         try:
-            return Picture(self._kept.get(key, make).path.read_bytes())
+            file = self._kept.get(key, make)  # as long as it is referred to, others leave it there
+            return Picture(file.path.read_bytes())
         except _NotKept as error:
             return error.picture
 

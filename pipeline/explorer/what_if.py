@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.explorer.classified import GroupRate, Rate, rate, rates, worst
 from pipeline.explorer.gains import gains_of, part_names, read_gains, write_gains
 from pipeline.explorer.library import Library, NotHere, Opened
+from pipeline.explorer.model import NotYet
 from pipeline.explorer.scene import (
     MOST,
     Asked,
@@ -228,6 +229,8 @@ def what_if(
         )
     try:
         found = table(library, here, asked)
+    except NotYet:
+        raise  # it can be answered a little later
     except FacetError as error:
         if asked.classes:
             raise

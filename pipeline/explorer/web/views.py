@@ -79,6 +79,11 @@ def render(request: Request, template: str, **values: Any) -> str:
     return TEMPLATES.get_template(template).render(given | values)
 
 
+def passing(found: object) -> dict[str, str]:
+    """Headers of an answer that is not kept, if a view waits for what is there a little later."""
+    return {"Cache-Control": "no-store"} if getattr(found, "waiting", "") else {}
+
+
 def view(router: APIRouter, path: str, template: str) -> Callable[[Make], Make]:
     """Register a function's data as a page, and as JSON at the same address under ``/api``.
 
@@ -100,11 +105,12 @@ def view(router: APIRouter, path: str, template: str) -> Callable[[Make], Make]:
         @wraps(make)
         def page(request: Request, **given: Any) -> HTMLResponse:
             found = make(request=request, **given) if wants else make(**given)
-            return HTMLResponse(render(request, template, view=found))
+            return HTMLResponse(render(request, template, view=found), headers=passing(found))
 
         @wraps(make)
         def document(**given: Any) -> Response:
-            return Response(to_json(make(**given)), media_type="application/json")
+            found = make(**given)
+            return Response(to_json(found), media_type="application/json", headers=passing(found))
 
         page.__signature__ = known.replace(  # type: ignore[attr-defined]
             parameters=[*others, asked], return_annotation=HTMLResponse

@@ -84,6 +84,13 @@ def test_what_is_kept_has_a_bound_and_goes_with_the_server(looked_at: Library) -
     assert not folder.exists()
 
 
+def test_a_picture_that_is_not_kept_is_there_until_it_was_read(looked_at: Library) -> None:
+    (here,) = looked_at.stores.values()
+    kept = Pictures(room=pictures.BLOCK)  # less than twice any picture
+    assert opened(kept.of_image(here, 1, "thumbnail")).size == (192, 128)
+    assert not list(Path(kept._folder.name).iterdir())
+
+
 def test_without_room_on_disk_pictures_are_shown_all_the_same(looked_at: Library) -> None:
     (here,) = looked_at.stores.values()
     looked_at.pictures._folder.cleanup()

@@ -16,6 +16,7 @@ from pipeline.explorer import what_if as gains_views
 from pipeline.explorer.classified import Rate, classified, rate
 from pipeline.explorer.gains import part_names, read_gains, write_gains
 from pipeline.explorer.library import Library, NotHere
+from pipeline.explorer.model import NotYet
 from pipeline.explorer.scene import Asked, read_classes
 from pipeline.explorer.what_if import edit_file, table, what_if
 from pipeline.heads.ablation import Readout
@@ -254,6 +255,17 @@ def test_without_means_the_command_is_told(tmp_path):
     view = what_if(library, library.stores["store"], ASKED)
     assert view.missing == "the command"
     assert "means of all parts are not known" in view.problem
+
+
+def test_a_model_that_is_being_loaded_is_no_problem_of_what_was_asked(library, monkeypatch):
+    def directions(library, here, texts):
+        raise NotYet("the model is being loaded")
+
+    monkeypatch.setattr(views, "directions", directions)
+    fresh = Library([library.stores["store"].url], [], lambda store, typed: {}).stores["store"]
+    for look in (classified, what_if):
+        with pytest.raises(NotYet):
+            look(library, fresh, Asked("", "label", "", ""))
 
 
 def test_a_store_without_what_mlps_wrote_says_so(tmp_path):
