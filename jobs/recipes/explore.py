@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -31,6 +32,8 @@ def run(config: ExploreConfig, listening: socket.socket) -> None:
         # A browser that is started from here may run as long as it is looked at.
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     server = make_server(guarded(make_app(library), library, config.host, token))
+    # Unwinds once the server has stopped, so that pictures on disk and the model's process go too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:

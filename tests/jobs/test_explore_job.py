@@ -71,19 +71,24 @@ def test_pages_stand_at_the_address_that_is_printed_until_it_is_stopped(store):
         assert get(address + "s/other").startswith("404")
         assert get(address, Host="evil.example").startswith("421")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stdout.read().startswith("ended\n")
 
 
-def test_for_other_machines_the_address_holds_a_token(store, free_port):
+def test_for_other_machines_the_address_holds_a_token(store, free_port, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     at = ["--host", "0.0.0.0", "--port", str(free_port)]
-    with explored("--store", store, *at) as (_, (named, here)):
+    with explored("--store", store, *at) as (process, (named, here)):
         token = named.partition("?token=")[2]
         assert len(token) >= 32
         assert here == f"http://127.0.0.1:{free_port}/?token={token}"
         assert get(here.partition("?")[0]).startswith("401")
         bearer = f"Bearer {token}"
         assert "/s/one" in get(here.partition("?")[0], Authorization=bearer)
+        assert list(tmp_path.glob("facet-pictures-*"))
+        process.terminate()  # as whoever runs services does
+        assert process.wait(60) == 143
+        assert not list(tmp_path.glob("facet-pictures-*"))
 
 
 @pytest.fixture
