@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZES = ((390, 900), (1280, 900))
 SCHEMES = ("light", "dark")
+# Milliseconds: the first search of a server reads libraries in, and others may want the machine.
+PATIENCE = 120_000
 AUDIT = (ROOT / "tests/pipeline/pages/audit.js").read_text()
 FAULTS = ("outside", "pale", "tiny", "twice", "nowhere", "unsaid", "unnamed", "broken")
 # Every picture is there, also those that wait until they are scrolled to.
@@ -164,4 +166,5 @@ class Tab:
 def tab(browser: Browser, address: str) -> Iterator[Tab]:
     """A page of its own, without memory of others."""
     with browser.new_context(accept_downloads=True) as context:
+        context.set_default_timeout(PATIENCE)
         yield Tab(context.new_page(), address)
