@@ -28,6 +28,9 @@ APP = Starlette(
 )
 
 
+ALLOWED = ("default-src 'self'", "object-src 'none'")
+
+
 def visitor(host="127.0.0.1", token=None, url="http://127.0.0.1:8000"):
     app = Guard(APP, names_of(host), token)
     return TestClient(app, base_url=url, follow_redirects=False)
@@ -49,11 +52,20 @@ def test_another_name_is_refused(host):
     assert "seen" not in answer.text
 
 
+def test_two_names_are_none():
+    client = visitor()
+    hosts = [("Host", "127.0.0.1"), ("Host", "evil.example")]
+    assert client.get("/", headers=hosts).status_code == 421
+
+
 def test_every_answer_forbids_what_is_not_from_here():
     for path in ("/", "/nothing", "/?x=%ff"):
         answer = visitor().get(path)
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
-    assert HEADERS["Content-Security-Policy"].startswith("default-src 'self';")
+    policy = HEADERS["Content-Security-Policy"].split("; ")
+    assert policy[0] == "default-src 'self'"
+    assert not [part for part in policy if "-src" in part and part not in ALLOWED]
+    assert HEADERS["Referrer-Policy"] == "same-origin"  # addresses say what was looked at
 
 
 @pytest.mark.parametrize("path", ["/%ff", "/?text=%c3%28", "/%00", "/?a=%00", "/?a=%1b[31m"])
@@ -113,6 +125,7 @@ def test_the_token_in_an_address_becomes_a_cookie_and_leaves_the_address():
     assert answer.status_code == 303
     assert answer.headers["location"] == "/a%20b?text=a+b&text=c"
     kept = answer.headers["set-cookie"]
+    assert kept.startswith("facet-8000=")  # of this port alone
     assert "HttpOnly" in kept
     assert "SameSite=Lax" in kept
     assert client.get(answer.headers["location"]).text == "seen text=a+b&text=c"
