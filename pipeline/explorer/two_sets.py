@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.explorer.columns import column, names
 from pipeline.explorer.library import Opened
 from pipeline.explorer.pools import PoolTexts, pool_of
+from pipeline.explorer.spaces import labels_of
 from pipeline.heads.answers import Compared, compared_sets, told_apart
 from pipeline.heads.two_sets import compare, compared, refuse_same
 from pipeline.stats.reductions import chosen_states, merge, moments
@@ -64,6 +65,8 @@ class TwoSets:
         What finds it.
     images_a, images_b : tuple of int
         The first images of each set.
+    labels : dict of str to str
+        Labels of heads, by names such as ``3.0``.
     """
 
     a: str
@@ -77,6 +80,7 @@ class TwoSets:
     command: str = ""
     images_a: tuple[int, ...] = ()
     images_b: tuple[int, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def two_sets(here: Opened, a: str = "", b: str = "") -> TwoSets:
@@ -108,6 +112,7 @@ def two_sets(here: Opened, a: str = "", b: str = "") -> TwoSets:
         return TwoSets(
             a, b, kept, proposed, compared_sets(own, TEXTS), "kept with the store's results",
             "" if pool is None else pool.source, images_a=_first(here, a), images_b=_first(here, b),
+            labels=_labels(here),
         )  # fmt: skip
     if a.split() == b.split():
         raise FacetError("`a` and `b` are the same: there is no difference to be told")
@@ -130,8 +135,12 @@ def two_sets(here: Opened, a: str = "", b: str = "") -> TwoSets:
     found = here.cached(("two sets", a, b), lambda: _compare(here, a, b, both, known))
     return TwoSets(
         a, b, kept, proposed, found, "found now, and not kept", known.source,
-        images_a=_first(here, a), images_b=_first(here, b),
+        images_a=_first(here, a), images_b=_first(here, b), labels=_labels(here),
     )  # fmt: skip
+
+
+def _labels(here: Opened) -> dict[str, str]:
+    return {f"{layer}.{head}": label for (layer, head), label in labels_of(here).items()}
 
 
 def _compare(

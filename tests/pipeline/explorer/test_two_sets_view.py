@@ -1,12 +1,18 @@
 """Two sets of images: any two conditions, against the contributions themselves."""
 
+import html
+import re
+from urllib.parse import parse_qsl
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from fastapi.testclient import TestClient
 
 from pipeline.explorer import two_sets as views
 from pipeline.explorer.library import Library
 from pipeline.explorer.two_sets import two_sets
+from pipeline.explorer.web.app import make_app
 from pipeline.subsets import SubsetError
 from storage.errors import FacetError
 from storage.results import save_result
@@ -62,6 +68,21 @@ def test_two_conditions_are_compared_at_once(store):
     assert A in found.proposed
     turned = two_sets(look(store.url), B, A).found
     assert turned.parts[0].distance == pytest.approx(found.found.parts[0].distance)
+
+
+def test_two_sets_are_chosen_by_two_links(store):
+    library = Library([store.url], [], lambda store, typed: {})
+    client = TestClient(make_app(library), base_url="http://127.0.0.1")
+    (name,) = library.stores
+    page, seen = f"/s/{name}/compare", []
+    for where in ((), ({"a": A},)):
+        shown = client.get(page, params=where[0] if where else None).text
+        links = [html.unescape(at) for at in re.findall(r'<a href="(\?a=[^"]*)"', shown)]
+        seen.append([dict(parse_qsl(link[1:])) for link in links])
+    assert {"a": A} in seen[0]
+    assert {"a": A, "b": B} in seen[1]
+    assert {"a": A, "b": A} not in seen[1]
+    assert "Set b" in client.get(page, params={"a": A, "b": B}).text
 
 
 def test_where_it_takes_long_the_command_is_told(store, monkeypatch):
