@@ -100,10 +100,15 @@ class Told:
 
 @dataclass(frozen=True)
 class Cell:
-    """The images of one cell of the matrix, those that were told most clearly first."""
+    """The images of one cell of the matrix, those that were told most clearly first.
+
+    ``text`` and ``against`` are plain prompts of the predicted and of the true class.
+    """
 
     truth: int
     predicted: int
+    text: str
+    against: str
     count: int
     images: tuple[Told, ...]
 
@@ -249,4 +254,11 @@ def _cell(
         margin_n = logits_nc[at, truth] - np.delete(logits_nc[at], truth, 1).max(1)
     order = np.argsort(-margin_n, kind="stable")[:NAMED]
     told = (Told(int(scene.sample.numbers[at[i]]), float(margin_n[i])) for i in order)
-    return Cell(truth, predicted, len(at), tuple(told))
+    text, against = (_plain(scene.classes.prompts[c]) for c in (predicted, truth))
+    return Cell(truth, predicted, text, against, len(at), tuple(told))
+
+
+def _plain(prompts: Sequence[str]) -> str:
+    """The prompt that says least besides the class."""
+    photos = (prompt for prompt in prompts if prompt.startswith("a photo of a "))
+    return min(photos, key=len, default=prompts[0])

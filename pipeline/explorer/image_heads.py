@@ -76,6 +76,8 @@ class Speaks:
         In words.
     head : str
         ``3.0``; empty where it is none.
+    label : str or None
+        Of the head, where it was given one.
     value : float
     beyond : float or None
         Less its mean over all images.
@@ -83,6 +85,7 @@ class Speaks:
 
     name: str
     head: str
+    label: str | None
     value: float
     beyond: float | None
 
@@ -223,25 +226,26 @@ def speaks_for(
     direction_e = rows[0].astype(np.float64)
     if asked[1]:
         direction_e = direction_e - rows[-1]
-    model, parts = here.store.model(), found.parts
+    model, parts, labels = here.store.model(), found.parts, labels_of(here)
     own = along(model, parts, direction_e)
     mean = _typical_along(here, model, direction_e)
     logit = float(np.asarray(parts.embedding_be[0], np.float64) @ direction_e / parts.norm_b[0])
     named = [
         *(
-            (f"head {layer}.{head}", f"{layer}.{head}", own.heads[layer, head],
+            (f"head {layer}.{head}", f"{layer}.{head}", labels.get((layer, head)),
+             own.heads[layer, head],
              None if mean is None else mean.heads[layer, head])
             for layer, head in np.ndindex(own.heads.shape)
         ),
         *(
-            ("the start" if block == 0 else f"the MLP of layer {block - 1}", "", own.mlps[block],
-             None if mean is None else mean.mlps[block])
+            ("the start" if block == 0 else f"the MLP of layer {block - 1}", "", None,
+             own.mlps[block], None if mean is None else mean.mlps[block])
             for block in range(len(own.mlps))
         ),
     ]  # fmt: skip
     each = [
-        Speaks(name, head, float(value), None if m is None else float(value - m))
-        for name, head, value, m in named
+        Speaks(name, head, label, float(value), None if m is None else float(value - m))
+        for name, head, label, value, m in named
     ]
     each.sort(key=lambda one: -abs(one.value if one.beyond is None else one.beyond))
     shown = each[:PARTS]
@@ -251,7 +255,7 @@ def speaks_for(
     beyond = None
     if total is not None:
         beyond = logit - total - sum(one.beyond or 0.0 for one in shown)
-    others = Speaks("all other parts", "", rest, beyond)
+    others = Speaks("all other parts", "", None, rest, beyond)
     return SpeaksFor(asked[0][0], asked[1][0] if asked[1] else "", logit, total, (*shown, others))
 
 

@@ -151,7 +151,9 @@ def test_texts_of_a_strong_head_have_the_coefficients_of_a_plain_loop(known):
 def test_what_speaks_for_a_text_sums_to_its_logit_over_all_heads(known, against, monkeypatch):
     monkeypatch.setattr(image_heads, "PARTS", 100)
     found = subject.stored_parts(known.here, IMAGE)
+    monkeypatch.setattr(image_heads, "labels_of", lambda here: {(1, 0): "shape"})
     got = image_heads.speaks_for(known.library, known.here, found, "a heart", against)
+    assert {part.head: part.label for part in got.parts if part.label} == {"1.0": "shape"}
     rows = directions(known.library, known.here, ["a heart", "a star"]).astype(np.float64)
     along = rows[0] - rows[1] if against else rows[0]
     units = known.store.embeddings().values.astype(np.float64)

@@ -93,6 +93,8 @@ def test_classes_groups_and_confusions_are_those_counted_one_by_one(library, ope
     assert {one.index for one in found.cell.images} == mistaken
     margins = [one.margin for one in found.cell.images]
     assert margins == sorted(margins, reverse=True)
+    assert found.cell.text == f"a photo of a {found.classes[1]}."
+    assert found.cell.against == f"a photo of a {found.classes[0]}."
     at = found.cell.images[0].index
     assert margins[0] == pytest.approx(np.subtract(*cosines(opened.store)[at][::-1]), abs=1e-6)
     assert [m.images for m in found.mistakes] == sorted(
