@@ -107,7 +107,7 @@ def test_the_page_of_a_neuron_runs_no_model_unasked(
     assert f"/s/store/image/{answer.images[0].image}/thumbnail.jpg" in page
     assert f'action="/s/store/neuron/{KEPT}.5"' in page
     assert page.count("<rect ") >= len(answer.norms.counts)
-    assert all(f"{term.coefficient:+.3f}" in page for term in answer.texts)
+    assert all(f"{term.coefficient:+.3f}".replace("-", "−") in page for term in answer.texts)
     rows = asked.get("/api/s/store/neurons?sort=length").json()["rows"]
     assert {r["neuron"]: r["texts"] for r in rows}.get(5, signed(answer.texts[:3])) == signed(
         answer.texts[:3]
