@@ -82,9 +82,11 @@ class Result:
 
     def table(self, name: str) -> pa.Table:
         """One of its tables."""
-        return pq.read_table(
-            pa.BufferReader(urls.read_bytes(urls.join(self.url, f"{name}.parquet")))
-        )
+        raw = urls.read_bytes(urls.join(self.url, f"{name}.parquet"))
+        try:
+            return pq.read_table(pa.BufferReader(raw))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self.url, f"{name}.parquet: {error}") from error
 
     def arrays(self, name: str) -> xr.Dataset:
         """One of its zarr groups, lazy."""
@@ -201,12 +203,11 @@ def _asked(result: Result) -> str:
 
 
 def _read(place: str, job: str) -> Result | None:
-    if not urls.exists(urls.join(place, "provenance.json")):
+    raw = urls.read_each([urls.join(place, f"{name}.json") for name in ("config", "provenance")])
+    found = [_parsed(place, content) for content in raw if content is not None]
+    if len(found) < len(raw):
         return None
-    config, provenance = (
-        json.loads(urls.read_bytes(urls.join(place, f"{name}.json")))
-        for name in ("config", "provenance")
-    )
+    config, provenance = found
     return Result(place, job, config, provenance)
 
 
@@ -247,9 +248,16 @@ def index(url: str) -> pa.Table:
 
 def _parsed(place: str, raw: bytes) -> dict[str, Any]:
     try:
-        return json.loads(raw)
+        found = json.loads(raw)
     except ValueError as error:
-        raise StoreError(f"{place} is damaged: {error}. Delete it and run its job again") from error
+        raise _damaged(place, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(place, "no mapping stands in a file of it")
+    return found
+
+
+def _damaged(place: str, why: object) -> StoreError:
+    return StoreError(f"{place} is damaged: {why}. Delete it and run its job again")
 
 
 def _index_row(

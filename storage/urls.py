@@ -160,6 +160,21 @@ def list_times(url: str) -> dict[str, float]:
     }
 
 
+def list_changes(url: str) -> list[tuple[str, float]]:
+    """What is directly under a URL, folders too, with when each was last changed: of a folder,
+    what is directly in it. Object stores know no time of a folder: 0."""
+    fs, path = filesystem(url)
+    with naming(url, "listed"):
+        try:
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+    return sorted(
+        (info["name"], _seconds(info) if info["type"] == "file" else info.get("mtime", 0.0))
+        for info in found
+    )
+
+
 def _seconds(info: dict[str, Any]) -> float:
     """File systems of fsspec name the time of the last change differently."""
     when = next(info[name] for name in ("mtime", "LastModified", "updated") if name in info)

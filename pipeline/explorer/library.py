@@ -14,11 +14,11 @@ from pipeline.explorer.memory import Memory
 from pipeline.explorer.model import ModelProcess
 from pipeline.explorer.pictures import Pictures
 from pipeline.explorer.uploads import Uploads
-from storage import layout, open_store, urls
+from storage import head_index, layout, open_store, urls, views
 from storage.errors import FacetError
 from storage.layout import LEDGER, RESULTS
 from storage.metadata import Metadata
-from storage.results import INDEX, Result, finished_results
+from storage.results import Result, finished_results
 from storage.rosetta import Setup, find_setup
 from storage.store import Store
 
@@ -49,11 +49,16 @@ class Opened:
         self._memory = Memory()
         self._lock = threading.Lock()
         self._asked, self._revision = 0.0, ""
+        self._opened: tuple[str, Store] | None = None
 
-    @cached_property
+    @property
     def store(self) -> Store:
-        """The store, read only."""
-        return open_store(self.url)
+        """The store, read only; opened again when it has changed: it may have grown."""
+        revision = self.revision
+        with self._lock:
+            if self._opened is None or self._opened[0] != revision:
+                self._opened = revision, open_store(self.url)
+            return self._opened[1]
 
     @property
     def meta(self) -> Metadata:
@@ -66,16 +71,18 @@ class Opened:
 
     @property
     def revision(self) -> str:
-        """Changes when shards are finished or results are found; told anew every few seconds."""
+        """Changes when shards are finished, or results are found or deleted; told anew every few
+        seconds."""
         with self._lock:
             if time.monotonic() - self._asked > FRESH or not self._asked:
-                ledger = urls.list_times(urls.join(self.store.data, LEDGER))
-                results = urls.list_times(urls.join(self.url, RESULTS)).get(INDEX, 0.0)
-                made = urls.list_names(urls.join(self.url, layout.REDUCTIONS))
-                index = urls.list_times(urls.join(self.url, layout.INDEX))
-                said = (len(ledger), max(ledger.values(), default=0.0), results, made, index)
-                self._asked, self._revision = time.monotonic(), f"{hash(str(said)) & 2**64 - 1:x}"
+                said = str(_changes(self.url))
+                self._asked, self._revision = time.monotonic(), f"{hash(said) & 2**64 - 1:x}"
             return self._revision
+
+    def look_again(self) -> None:
+        """Have the store asked at once whether anything of it has changed."""
+        with self._lock:
+            self._asked = 0.0
 
     def cached(self, key: object, make: Callable[[], Value]) -> Value:
         """What is made once for a key, as long as the store is as it was and there is room."""
@@ -101,6 +108,33 @@ class Opened:
     def hint(self, job: str) -> str:
         """The command that would find what a job finds."""
         return self.hints().get(job, "")
+
+
+def _changes(url: str) -> list[object]:
+    """What differs when anything of a store does that views show."""
+    data = views.find(url)[0]
+    ledger = urls.list_times(urls.join(data, LEDGER))
+    reductions = urls.join(url, layout.REDUCTIONS)
+    return [
+        # What says of what the store is; it has other images where it has grown.
+        urls.list_times(urls.join(data, layout.CONTRIBUTIONS)),
+        (len(ledger), max(ledger.values(), default=0.0)),
+        urls.list_changes(urls.join(url, RESULTS)),
+        [
+            urls.list_times(urls.join(reductions, name))
+            for name in urls.list_names(reductions)
+            if "." not in name
+        ],
+        _index_changes(url),
+    ]
+
+
+def _index_changes(url: str) -> list[object]:
+    parts = head_index.kept_parts(url)
+    folders = (urls.join(url, layout.INDEX, *of) for of in ((), ("heads",), ("blocks",)))
+    # What a part is of is in a file of it; where folders have no times, the last part has to do.
+    last = urls.list_times(head_index.part_url(url, parts[-1])) if parts else {}
+    return [parts, last, *map(urls.list_changes, folders)]
 
 
 class OpenedUnits:

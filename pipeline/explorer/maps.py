@@ -275,6 +275,8 @@ def _draw(library: Library, here: Opened, seen: Seen, asked: Asked) -> Drawn:
     texts, less = list(asked.texts), [asked.against] if asked.against else []
     if own is not None:
         texts = list(dict.fromkeys(text for of_head in own.values() for text in of_head))
+    if not texts:
+        raise NotHere("a map is of a `text`: none is given")
     vectors = directions(library, here, [*texts, *less])
     wrote_lh = None
     if stored:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -283,16 +283,20 @@ def _load(url: str) -> None:
         return
     # Only here is torch needed.
     from pipeline.rosetta.replay import open_mined
-    from pipeline.texts.encoding import store_model
 
     with _told():
         if find_setup(url) is not None:
             _LOADED[url] = open_mined(url)
             return
-        store = open_store(url)
-        stores = (of for of in _LOADED.values() if isinstance(of, Loaded))
-        same = (of.model for of in stores if _model_of(of.store) == _model_of(store))
-        _LOADED[url] = Loaded(store, next(same, None) or store_model(store))
+        stores = [of for of in _LOADED.values() if isinstance(of, Loaded)]
+        _LOADED[url] = _opened(open_store(url), stores)
+
+
+def _opened(store: Store, others: Iterable[Loaded]) -> Loaded:
+    from pipeline.texts.encoding import store_model
+
+    same = (of.model for of in others if _model_of(of.store) == _model_of(store))
+    return Loaded(store, next(same, None) or store_model(store))
 
 
 def _model_of(store: Store) -> tuple[str, str, str]:
@@ -302,7 +306,12 @@ def _model_of(store: Store) -> tuple[str, str, str]:
 
 def _do(url: str, limit: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     with _told(), _limited(limit):
-        return function(_LOADED[url], *arguments)
+        loaded = _LOADED[url]
+        if isinstance(loaded, Loaded):
+            store = open_store(url)
+            if store.meta != loaded.store.meta:  # it has grown, or another stands there now
+                _LOADED[url] = loaded = _opened(store, [loaded])
+        return function(loaded, *arguments)
 
 
 @contextmanager

@@ -94,7 +94,8 @@ class Pictures:
             At most ``SIDE`` pixels wide and high; or resized and cropped as the model saw it.
         """
         load = lambda: load_again(here.store, index)  # noqa: E731
-        return self._get((here.url, index, kind), load, here.meta, kind)
+        key = here.url, here.meta.image_list_digest, index, kind
+        return self._get(key, load, here.meta, kind)
 
     def of_file(self, key: object, data: bytes, meta: Metadata, kind: Kind) -> Picture:
         """A picture file; ``key`` tells it from all others, ``meta`` is that of the model."""

@@ -73,6 +73,13 @@ def make_app(library: Library) -> FastAPI:
             answer.headers["Retry-After"] = answer.headers["Refresh"] = "2"
         return answer
 
+    @app.exception_handler(FileNotFoundError)
+    def gone(request: Request, error: FileNotFoundError) -> Response:
+        for opened in library.stores.values():
+            opened.look_again()
+        words = f"{error.filename or error}: this was deleted a moment ago. Load the page again"
+        return told(request, 404, words)
+
     @app.exception_handler(RequestValidationError)
     def unread(request: Request, error: RequestValidationError) -> Response:
         faults = (f"{e['loc'][-1]}: {e['msg'].lower()}" for e in error.errors())
