@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterable
 from html import escape
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, unquote_to_bytes, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -190,7 +190,7 @@ def _elsewhere(scope: Scope, headers: Headers) -> None:
     foreign = site in ("cross-site", "same-site") and not (reads and mode == "navigate")
     origin = headers.get("origin")
     if origin is not None and not reads:
-        foreign = foreign or urlsplit(origin).netloc != headers.get("host")
+        foreign = foreign or origin.partition("://")[2] != headers.get("host")
     if foreign:
         raise Refused(403, "pages of other sites may not ask this server")
 

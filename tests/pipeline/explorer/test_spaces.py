@@ -144,6 +144,8 @@ def test_only_images_that_fit_the_condition_are_found(store: Store, indexed: boo
     found = spaces.nearest(here, asked, query, where="label == 'class-1'", top=100)
     assert {near.label for near in found.images} == {"class-1"}
     assert found.among == 13
+    every = spaces.nearest(here, asked, query, top=100)  # what was found before is of its condition
+    assert {near.label for near in every.images} > {"class-1"}
     with pytest.raises(FacetError, match="cannot be read"):
         spaces.nearest(here, asked, query, where="label ==")
 

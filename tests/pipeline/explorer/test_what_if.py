@@ -97,6 +97,12 @@ def test_classes_groups_and_confusions_are_those_counted_one_by_one(library, ope
     assert found.cell.against == f"a photo of a {found.classes[0]}."
     at = found.cell.images[0].index
     assert margins[0] == pytest.approx(np.subtract(*cosines(opened.store)[at][::-1]), abs=1e-6)
+    for mistake in found.mistakes:
+        own = [t for t in told if t[1] == found.classes[mistake.truth]]
+        assert mistake.share == mistake.images / len(own)
+    right = classified(library, opened, ASKED, (1, 1)).cell.images
+    gap = np.subtract(*cosines(opened.store)[right[0].index][::-1])
+    assert right[0].margin == pytest.approx(gap, abs=1e-6)
     assert [m.images for m in found.mistakes] == sorted(
         (found.confusion[0][1], found.confusion[1][0]), reverse=True
     )

@@ -102,7 +102,9 @@ def test_pages_of_other_sites_may_link_here_and_no_more(site):
     assert visitor().get("/", headers=shows).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://["]
+)
 def test_nothing_is_taken_from_another_origin(origin):
     assert visitor().post("/take", headers={"Origin": origin}).status_code == 403
     ours = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
