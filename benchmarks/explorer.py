@@ -21,11 +21,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from statistics import median
 from urllib.parse import quote
@@ -163,78 +162,107 @@ def start(folder: Path, rounds: int = 5) -> None:
 
 # -- what is asked -----------------------------------------------------------------------------
 
+# Of a hundred requests: what is opened is mostly images and lists of them, and a page of those has
+# two to four dozen thumbnails, of which a browser has half already.
+SHARES = {
+    "thumbnail": 60, "image": 8, "images": 6, "images, filtered and sorted": 3,
+    "image's neighbours": 3, "head": 4, "map of all images": 5, "text": 3, "overview": 3,
+    "properties": 2, "classes": 1, "results": 2,
+}  # fmt: skip
+HEADS = [f"{layer}.{head}" for layer in range(4) for head in range(4)]
+
+
+def address_of(kind: str, rng: random.Random, images: int, texts: Sequence[str]) -> str:
+    """An address of a view that runs no model; hardly one comes twice."""
+    image, head, number = rng.randrange(images), rng.choice(HEADS), rng.randrange(1 << 40)
+    where = rng.choice(CONDITIONS)
+    text = quote(rng.choice(texts))  # of a pool whose embeddings are kept
+    x, y, side = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 2)
+    space = rng.choice([*[f"head:{head}"] * 4, f"layer:{rng.randrange(4)}"])
+    addresses = {
+        "overview": f"?colour={rng.choice(['share', 'variance', 'label'])}&q={number}",
+        "images": f"/images?after={image}",
+        "images, filtered and sorted": "/images?"
+        f"where={quote(where + f' and index > {image}')}&sort={rng.choice(COLUMNS)}",
+        "image": f"/image/{image}",
+        "image's neighbours": f"/image/{image}/alike?in={space}",
+        "thumbnail": f"/image/{image}/thumbnail.jpg",
+        "head": f"/head/{head}?q={number}",
+        "map of all images": f"/head/{head}/map.png?width={rng.randrange(300, 900)}"
+        f"&height=400&x0={x - side}&x1={x + side}&y0={y - side}&y1={y + side}",
+        "properties": f"/properties?q={number}",
+        "text": f"/text?text={text}&in={space}&q={number}",
+        "classes": f"/classes?classes=microworld:shape&where={quote(where)}&q={number}",
+        "results": f"/results?q={number}",
+    }
+    return "/s/store" + addresses[kind]
+
 
 def views(rng: random.Random, images: int) -> Iterator[tuple[str, str]]:
-    """Views that run no model, by kind; hardly an address comes twice."""
+    """Views and their addresses, as often as they are opened."""
     texts = load_pool("microworld").texts
-    heads = [f"{layer}.{head}" for layer in range(4) for head in range(4)]
-    for number in count():
-        image, head = rng.randrange(images), rng.choice(heads)
-        where = rng.choice(CONDITIONS)
-        text = quote(rng.choice(texts))  # of a pool whose embeddings are kept
-        x, y, side = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 2)
-        space = rng.choice([f"head:{head}", "whole", f"layer:{rng.randrange(4)}"])
-        kinds = {
-            "overview": "/s/store?colour=" + rng.choice(["share", "variance", "label"]),
-            "images": f"/s/store/images?after={image}",
-            "images, filtered and sorted": "/s/store/images?"
-            f"where={quote(where + f' and index > {image}')}&sort={rng.choice(COLUMNS)}",
-            "image": f"/s/store/image/{image}",
-            "image's neighbours": f"/s/store/image/{image}/alike?in={space}",
-            "thumbnail": f"/s/store/image/{image}/thumbnail.jpg",
-            "head": f"/s/store/head/{head}",
-            "map of all images": f"/s/store/head/{head}/map.png?width={rng.randrange(300, 900)}"
-            f"&height=400&x0={x - side}&x1={x + side}&y0={y - side}&y1={y + side}",
-            "properties": f"/s/store/properties?q={number}",
-            "text": f"/s/store/text?text={text}&in={space}&q={number}",
-            "classes": f"/s/store/classes?classes=microworld:shape&where={quote(where)}",
-            "results": f"/s/store/results?q={number}",
-        }
-        yield from kinds.items()
+    while True:
+        (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
+        yield kind, address_of(kind, rng, images, texts)
 
 
-def visit(port: int, seed: int, seconds: float, images: int) -> list[tuple[str, float, int, str]]:
-    """What one client meets, which waits for an answer and asks again at once."""
+def visit(
+    port: int, seed: int, seconds: float, pause: float, images: int
+) -> list[tuple[str, float, int]]:
+    """What one client meets, which waits for an answer and, after a pause, asks again."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     rng, until, met = random.Random(seed), time.monotonic() + seconds, []
-    kinds = views(rng, images)
-    for _ in range(rng.randrange(12)):
-        next(kinds)
-    while time.monotonic() < until:
-        kind, address = next(kinds)
+    for kind, address in views(rng, images):
+        if time.monotonic() > until:
+            return met
         taken, status, _ = ask(connection, address)
-        met.append((kind, taken, status, address))
+        met.append((kind, taken, status))
+        time.sleep(rng.uniform(0, 2 * pause))
     return met
 
 
+def first_of_each(port: int, images: int) -> None:
+    """What is made once: of every view, every head and every column that sorts."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    rng, texts = random.Random(0), load_pool("microworld").texts
+    print("| view, the first of it | ms |\n|---|---|")
+    for kind in SHARES:
+        taken = ask(connection, address_of(kind, rng, images, texts))[0]
+        print(f"| {kind} | {1e3 * taken:.0f} |")
+    heads = [ask(connection, f"/s/store/head/{head}")[0] for head in HEADS]
+    print(f"| another head | {1e3 * median(heads):.0f} |")
+    sorts = [ask(connection, f"/s/store/images?sort={column}")[0] for column in COLUMNS]
+    print(f"| another column that sorts | {1e3 * median(sorts):.0f} |\n")
+    for condition in CONDITIONS:  # their columns are read
+        ask(connection, f"/s/store/classes?classes=microworld:shape&where={quote(condition)}")
+
+
 def load(
-    folder: Path, clients: int = 20, seconds: float = 60, images: int = 1_000_000, warm: bool = True
+    folder: Path,
+    clients: int = 20,
+    seconds: float = 60,
+    pause: float = 0,
+    images: int = 1_000_000,
 ) -> None:
-    """Twenty clients at once: medians and 95th percentiles by kind of view, and of all."""
+    """Clients at once: medians and 95th percentiles by kind of view, and of all."""
     with explored(folder) as (process, port):
-        if warm:
-            for kind, taken, status, address in visit(port, 0, 40, images):
-                print(f"alone: {kind}: {1000 * taken:.0f} ms, {status} {address[:90]}")
+        first_of_each(port, images)
         spawn = multiprocessing.get_context("spawn")
-        cpu = _cpu(process)
-        started = time.perf_counter()
-        with ProcessPoolExecutor(clients, mp_context=spawn) as pool:
-            met = [
-                each
-                for found in pool.map(
-                    visit, [port] * clients, range(1, clients + 1), [seconds] * clients,
-                    [images] * clients,
-                )
-                for each in found
-            ]  # fmt: skip
+        ready = spawn.Barrier(clients + 1)  # they begin when all are there
+        with ProcessPoolExecutor(clients, spawn, ready.wait) as pool:
+            asked = [pool.submit(visit, port, n, seconds, pause, images) for n in range(clients)]
+            ready.wait()
+            cpu, started = _cpu(process), time.perf_counter()
+            met = [each for one in asked for each in one.result()]
         elapsed, cpu = time.perf_counter() - started, _cpu(process) - cpu
         rate, each = len(met) / elapsed, 1e3 * cpu / len(met)
         print(f"{len(met):,} answers, {rate:.0f}/s, {each:.1f} CPU ms each")
-        bad = {(kind, status) for kind, _, status, _ in met if status != 200}
+        bad = {(kind, status) for kind, _, status in met if status != 200}
         print(f"not answered with 200: {bad or 'none'}\n")
         print("| view | answers | median ms | p95 ms | max ms |\n|---|---|---|---|---|")
-        for name in [*sorted({kind for kind, *_ in met}), "all"]:
-            taken = np.array([t for kind, t, *_ in met if name in (kind, "all")]) * 1e3
+        for name in [*SHARES, "all pages", "all"]:
+            kinds = {"all": set(SHARES), "all pages": set(SHARES) - {"thumbnail"}}.get(name, {name})
+            taken = np.array([t for kind, t, _ in met if kind in kinds] or [np.nan]) * 1e3
             middle, high = np.percentile(taken, [50, 95])
             print(f"| {name} | {len(taken)} | {middle:.0f} | {high:.0f} | {taken.max():.0f} |")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import signal
@@ -9,6 +10,9 @@ import socket
 import sys
 import threading
 import webbrowser
+from contextlib import suppress
+
+import pyarrow as pa
 
 from jobs.console import console
 from jobs.explore import ExploreConfig
@@ -19,10 +23,18 @@ from pipeline.explorer.web.app import make_app
 from pipeline.explorer.web.guard import LOOPBACK
 from pipeline.explorer.web.serving import guarded, make_server
 
+# A thread that computes lets the others in after so long: a scan waits for its turn many times, and
+# Python's own 5 ms each would be seconds.
+SECONDS_TO_SWITCH = 0.0005
+# Of <malloc.h>.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+
 
 def run(config: ExploreConfig, listening: socket.socket) -> None:
     """Serve until it is stopped."""
     machines.work("here")
+    give_back_memory()
+    sys.setswitchinterval(SECONDS_TO_SWITCH)
     library = Library(config.store, config.rosetta, following, as_typed)
     token = None if config.host in LOOPBACK else secrets.token_urlsafe(24)
     for address in addresses(config.host, listening.getsockname()[1], token):
@@ -40,6 +52,20 @@ def run(config: ExploreConfig, listening: socket.socket) -> None:
         console.print("ended")
     finally:
         library.close()
+
+
+def give_back_memory() -> None:
+    """Have the C library return what it no longer needs; the GNU one alone can be told.
+
+    Unless told otherwise it keeps blocks of up to 32 MB for later, in up to eight heaps a core, as
+    threads come and go. Arrow has an allocator of its own, which keeps as much.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    with suppress(OSError, AttributeError):  # another C library
+        told = ctypes.CDLL(None).mallopt
+        told(M_ARENA_MAX, 2)
+        told(M_MMAP_THRESHOLD, 1 << 20)
+        told(M_TRIM_THRESHOLD, 16 << 20)
 
 
 def addresses(host: str, port: int, token: str | None) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.explorer.head_rows import head_rows
 from pipeline.explorer.library import Opened
+from pipeline.explorer.passes import PASS
 from storage.reductions import find_reductions
 
 # Principal components along which points are kept: two are drawn, and one more is looked at.
@@ -113,8 +114,9 @@ def project(here: Opened, layer: int, head: int) -> Cloud | None:
     mean_e = reductions.head_mean(layer, head).values
     middle_p = (pca["components"].values @ mean_e).astype(np.float32)
     along_pn = np.full((count, here.meta.images), np.nan, np.float32)
-    for start, values in rows.read():
-        along_pn[:, start : start + len(values)] = (values @ axes_rp - middle_p).T
+    with PASS:
+        for start, values in rows.read():
+            along_pn[:, start : start + len(values)] = (values @ axes_rp - middle_p).T
     shares = tuple(float(v) / total if total else 0.0 for v in pca["variance"].values)
     images = int((~np.isnan(along_pn[0])).sum())
     return Cloud(along_pn, shares, images, reductions.count("heads"), rows.facts is not None)

@@ -84,6 +84,11 @@ class Opened:
         with self._lock:
             self._asked = 0.0
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the revision is known without a look at the store."""
+        return bool(self._asked) and time.monotonic() - self._asked <= FRESH
+
     def cached(self, key: object, make: Callable[[], Value]) -> Value:
         """What is made once for a key, as long as the store is as it was and there is room."""
         return self._memory.get((self.revision, key), make)

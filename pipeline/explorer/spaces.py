@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cluster import machines
 from pipeline.explorer.library import NotHere, Opened
 from pipeline.explorer.together import Together
 from pipeline.heads.choices import Head, parse_heads
@@ -84,7 +85,7 @@ class Query:
 
 # Images, their scores, and how many could be found.
 Ranked = tuple[NDArray[np.int64], NDArray[Any], int]
-# A scan takes all cores: two at once would only be late both, and one serves many queries.
+# Two scans at once would only be late both, and one serves many queries.
 _scans: Together[tuple[Query, int], Ranked] = Together()
 
 
@@ -338,7 +339,10 @@ def _scan(
         vectors_qw = np.stack([one.vector for one, _ in asked])
         queries = scan.Queries(vectors_qw, np.array([one.is_text for one, _ in asked]))
         most = max(top for _, top in asked)
-        found = scan.nearest(here.store, space, queries, metric=metric, top=most, chosen=chosen)
+        cores = max(1, machines.own_cpus() - 1)  # one is left to what is quick
+        found = scan.nearest(
+            here.store, space, queries, metric=metric, top=most, chosen=chosen, cores=cores
+        )
         return [
             (rows[:top], scores[:top], among)
             for (_, top), rows, scores in zip(asked, found.rows_qk, found.scores_qk, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.explorer.columns import PLACES
 from pipeline.explorer.library import NotHere, Opened
+from pipeline.explorer.passes import PASS
 from pipeline.subsets import parse_where
 from storage import ledger, urls
 from storage.errors import StoreError
@@ -279,7 +281,7 @@ def _order(here: Opened, sort: str, down: bool) -> Numbers:
         floating = pa.types.is_floating(values["value"].type)
         value = "nullif(value, 'NaN')" if floating else "value"
         way = "DESC" if down else "ASC"
-        with duckdb.connect() as asked:
+        with PASS, duckdb.connect() as asked:
             asked.register("t", values)
             found = asked.sql(f"SELECT index FROM t ORDER BY {value} {way} NULLS LAST, index")
             return found.fetchnumpy()["index"].astype(np.int32)
@@ -320,7 +322,8 @@ def _image_parts(here: Opened) -> list[str]:
 
 def _read(here: Opened, parts: Sequence[str], which: str, rows: int | None = None) -> pa.Table:
     """Columns of Parquet parts, in the parts' order; what a part lacks is null."""
-    with duckdb.connect(config=OFFLINE) as asked:
+    of_all = PASS if rows is None else nullcontext()
+    with of_all, duckdb.connect(config=OFFLINE) as asked:
         if not is_local(parts[0]):
             asked.register_filesystem(urls.filesystem(parts[0])[0])
         try:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from pipeline.explorer.passes import PASS
+
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -15,7 +17,7 @@ class Together(Generic[Question, Answer]):
     """One pass after the other, each for all the questions of its kind that wait by then."""
 
     def __init__(self) -> None:
-        self._passing, self._lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._waiting: dict[Hashable, list[tuple[Question, Future[Answer]]]] = {}
 
     def ask(
@@ -38,7 +40,7 @@ class Together(Generic[Question, Answer]):
         mine: Future[Answer] = Future()
         with self._lock:
             self._waiting.setdefault(kind, []).append((question, mine))
-        with self._passing:
+        with PASS:
             if not mine.done():
                 with self._lock:
                     asked = self._waiting.pop(kind)

@@ -97,6 +97,7 @@ def nearest(
     chosen: Chosen | None = None,
     centred: bool = True,
     report: Callable[[int], None] = lambda images: None,
+    cores: int | None = None,
 ) -> Nearest:
     """The images whose contributions in a space are most like the queries.
 
@@ -115,6 +116,8 @@ def nearest(
         Whether the mean of all images that are there now is taken from images.
     report : callable
         Called with the number of images looked at so far.
+    cores : int, optional
+        Of this machine, where the search runs here; all unless given.
 
     Raises
     ------
@@ -125,7 +128,7 @@ def nearest(
     per_run = shards_per_run(store.meta) * store.meta.shard_size
     runs = range(-(-store.meta.images // per_run))
     if machines.here():
-        found = search.threads(runs, chosen, report)
+        found = search.threads(runs, chosen, report, cores)
     else:
         spans = [runs[at : at + RUNS_PER_TASK] for at in range(0, len(runs), RUNS_PER_TASK)]
         waves = []
@@ -262,15 +265,19 @@ class Search:
         return cls(store.url, shifts, counts, counted, vectors_qw, metric, top)
 
     def threads(
-        self, runs: Sequence[int], chosen: Chosen | None, report: Callable[[int], None]
+        self,
+        runs: Sequence[int],
+        chosen: Chosen | None,
+        report: Callable[[int], None],
+        cores: int | None = None,
     ) -> Best:
-        """Scan runs on all cores of this machine."""
+        """Scan runs on cores of this machine, on all unless it is given how many."""
         store = open_tables(self.url)
         arrays = {part: head_index.open_array(self.url, part) for part in self.parts}
         at_once = shards_per_run(store.meta)
         per_run = at_once * store.meta.shard_size
         run_bytes = 2 * per_run * self.vectors_qw.shape[1]
-        count = max(1, min(machines.own_cpus(), len(runs), HELD // run_bytes))
+        count = max(1, min(cores or machines.own_cpus(), len(runs), HELD // run_bytes))
         waiting, done = iter(runs), 0
 
         def work(_: int) -> Best:

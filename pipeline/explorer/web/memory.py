@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,14 +44,14 @@ class Answers:
     ----------
     app : ASGI application
     revision : callable
-        Of a path, something that changes when what is shown there may have changed; it may read
-        from disk. None: nothing of this path is kept.
+        Of a path, awaited: something that changes when what is shown there may have changed. None:
+        nothing of this path is kept.
     room : int
         Bytes.
     """
 
     def __init__(
-        self, app: ASGIApp, revision: Callable[[str], str | None], room: int = ROOM
+        self, app: ASGIApp, revision: Callable[[str], Awaitable[str | None]], room: int = ROOM
     ) -> None:
         self.app, self.revision, self.room = app, revision, room
         self.held = 0
@@ -63,7 +62,7 @@ class Answers:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
-        revision = await run_in_threadpool(self.revision, scope["path"])
+        revision = await self.revision(scope["path"])
         # Where a page's head alone is asked for, the server under this leaves its body out.
         whole = {**scope, "method": "GET"}
         if revision is None:

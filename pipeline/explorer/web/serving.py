@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -99,12 +100,15 @@ def guarded(app: ASGIApp, library: Library, host: str, token: str | None) -> ASG
     return Guard(Answers(app, partial(revision_of, library)), names_of(host), token)
 
 
-def revision_of(library: Library, path: str) -> str | None:
+async def revision_of(library: Library, path: str) -> str | None:
     """What changes when what is shown at a path may have changed; None where it may at any time."""
     kind, name, *_ = [*path.removeprefix("/api").split("/")[1:], "", ""]
     if kind != "s" or name not in library.stores or path.endswith("/model"):
         return None
+    here = library.stores[name]
     try:
-        return library.stores[name].revision
+        if here.is_fresh:
+            return here.revision
+        return await run_in_threadpool(lambda: here.revision)
     except (FacetError, OSError):
         return None  # the page says what is wrong

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, quote_plus
 
 import jinja2
 from fastapi import APIRouter, Depends, Request, Response
@@ -25,6 +26,19 @@ TEMPLATES = jinja2.Environment(
 )
 TEMPLATES.globals |= {"tint": tint, "faint": FAINT}
 
+
+_quoted, _field = lru_cache(8192)(quote), lru_cache(8192)(partial(quote_plus, safe=""))
+
+
+def urlencode(value: str | Mapping[str, Any]) -> str:
+    """As Jinja's own; what tables say again and again is quoted once."""
+    if isinstance(value, str):
+        return _quoted(value)
+    return "&".join(f"{_field(name)}={_field(str(given))}" for name, given in value.items())
+
+
+TEMPLATES.filters["urlencode"] = urlencode
+
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 
@@ -40,7 +54,9 @@ class Jpeg(Response):
     media_type = "image/jpeg"
 
 
-def library_of(request: Request) -> Library:
+# What only looks something up is done where it is asked for: a thread that waits for its turn among
+# others would take longer than that.
+async def library_of(request: Request) -> Library:
     """All that this server looks at."""
     return request.app.state.library
 
@@ -48,12 +64,12 @@ def library_of(request: Request) -> Library:
 Lib = Annotated[Library, Depends(library_of)]
 
 
-def store_of(library: Lib, store: str) -> Opened:
+async def store_of(library: Lib, store: str) -> Opened:
     """The store that the address names."""
     return library.opened(store)
 
 
-def units_of(library: Lib, rosetta: str) -> OpenedUnits:
+async def units_of(library: Lib, rosetta: str) -> OpenedUnits:
     """The shared units that the address names."""
     return library.units(rosetta)
 
@@ -68,7 +84,8 @@ def render(request: Request, template: str, **values: Any) -> str:
     Every template gets ``library``, ``here`` (the store of the address, or None), ``address`` (path
     and query), and ``json_address``, where the same data are.
     """
-    library, named = library_of(request), request.path_params.get("store")
+    library: Library = request.app.state.library
+    named = request.path_params.get("store")
     query = f"?{request.url.query}" if request.url.query else ""
     given = {
         "library": library,

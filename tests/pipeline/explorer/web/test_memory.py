@@ -24,7 +24,7 @@ class World:
         self.answers = Answers(Starlette(routes=routes), self.of, room)
         self.client = TestClient(self.answers)
 
-    def of(self, path):
+    async def of(self, path):
         return None if path == "/unkept" else self.revision
 
     def page(self, request):
