@@ -75,6 +75,8 @@ function audit(window) {
       || (e.matches("select, textarea") && !e.labels.length && !e.ariaLabel))
     .map(e => e.outerHTML.slice(0, 80));
   found.asked = window.performance.getEntriesByType("resource").map(e => e.name);
-  found.broken = [...document.images].filter(i => !i.naturalWidth).map(i => i.alt);
+  // Not read, or squeezed to nothing.
+  found.broken = [...document.images]
+    .filter(i => !i.naturalWidth || i.checkVisibility() && i.clientWidth < 8).map(i => i.alt);
   return found;
 }
