@@ -47,11 +47,12 @@ def run(config: ExploreConfig, listening: socket.socket) -> None:
     # Unwinds once the server has stopped, so that pictures on disk and the model's process go too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        console.print("ended")
+        # The server sees Ctrl-C itself, and hands it on unless whoever started us ignores it.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
     finally:
         library.close()
+    console.print("ended")
 
 
 def give_back_memory() -> None:

@@ -20,7 +20,7 @@ from pipeline.extraction.run import Workers
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS
 from pipeline.heatmaps.tables import SEGMENTATION
 from pipeline.models import ModelSpec, load_model
-from pipeline.neurons import about
+from pipeline.neurons import about, lengths
 from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.tables import CODES, NEURONS
 from pipeline.pages.plain import to_json
@@ -348,9 +348,9 @@ def test_a_histogram_reads_one_neuron_a_shard_at_a_time(store, monkeypatch):
     group = urls.open_group(f"{store.url}/contributions.zarr/neurons/{LAYER}", mode="r")
     whole = np.asarray(group["norms"])
     with monkeypatch.context() as patch:
-        patch.setattr(about, "urls", Noting)
-        lengths = about.column(store, LAYER, NEURON, [0, 1, 2])
-    np.testing.assert_array_equal(lengths, whole[:, NEURON])
+        patch.setattr(lengths, "urls", Noting)
+        found = lengths.column(store, LAYER, NEURON, [0, 1, 2])
+    np.testing.assert_array_equal(found, whole[:, NEURON])
     assert [shape for read in reads for shape in read.shapes] == [(SHARD,), (SHARD,), (8,)]
 
 
