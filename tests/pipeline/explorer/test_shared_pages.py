@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,11 +84,19 @@ def test_who_asks_while_models_look_is_told_so(
     library: Library, asked: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (units,) = library.rosettas.values()
+    ask, told_to = library.model.ask, threading.Event()
+
+    def look(*question: Any) -> Any:
+        told_to.wait(120)
+        return ask(*question)
+
+    monkeypatch.setattr(library.model, "ask", look)
     monkeypatch.setattr(library.model, "patience", 0.0)
     monkeypatch.setattr(units, "cached", lambda key, make: make())
     early = asked.get("/r/mined/concept/2?maps=true").text
-    assert "data-waiting>Every model looks through images of the set, since 0 s" in early
+    assert "data-waiting>Every model looks through images of the set, since " in early
     assert asked.get("/r/mined/concept/2/example/0.png").status_code == 503
+    told_to.set()
     monkeypatch.setattr(library.model, "patience", 120.0)
     told = asked.get("/api/r/mined/concept/2?maps=true").json()
     assert not told["waiting"]
