@@ -1,6 +1,6 @@
 """A store that an earlier Facet made: opened, used, gone on with, and grown, as it is."""
 
-import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,7 @@ SIZES = dict(
 
 @pytest.fixture
 def store(tmp_path):
-    with tarfile.open(MADE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(MADE, tmp_path)
     return open_store(str(tmp_path / "store"), mode="r+")
 
 
