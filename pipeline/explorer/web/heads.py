@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from pipeline.explorer.cloud import cloud
 from pipeline.explorer.cloud_picture import draw
@@ -19,6 +19,20 @@ from pipeline.explorer.web.views import Here, Lib, Png, view
 router = APIRouter()
 
 Pixels = Annotated[int, Query(ge=16, le=2048)]
+Bounds = tuple[float | None, float | None, float | None, float | None]
+
+
+def bounded(
+    x0: float | None = None,
+    x1: float | None = None,
+    y0: float | None = None,
+    y1: float | None = None,
+) -> Bounds:
+    """Which part of a map; all of it unless all four are given."""
+    return x0, x1, y0, y1
+
+
+Bounded = Annotated[Bounds, Depends(bounded)]
 
 
 @view(router, "/s/{store}/head/{at}", "head.html")
@@ -31,25 +45,19 @@ def head_page(library: Lib, here: Here, at: str) -> HeadView:
 def head_map_page(
     here: Here,
     at: str,
-    x0: float | None = None,
-    x1: float | None = None,
-    y0: float | None = None,
-    y1: float | None = None,
+    bounds: Bounded,
     colour: str = "",
 ) -> MapView:
     """All images along a head's first two principal components; what lies in a region of it,
     and what is common to it."""
-    return map_view(here, *head_of(at), (x0, x1, y0, y1), colour)
+    return map_view(here, *head_of(at), bounds, colour)
 
 
 @router.get("/s/{store}/head/{at}/map.png", response_class=Png)
 def head_map_picture(
     here: Here,
     at: str,
-    x0: float | None = None,
-    x1: float | None = None,
-    y0: float | None = None,
-    y1: float | None = None,
+    bounds: Bounded,
     colour: str = "",
     width: Pixels = 720,
     height: Pixels = 720,
@@ -58,7 +66,7 @@ def head_map_picture(
     points = cloud(here, *head_of(at))
     if points is None:
         raise NotHere(f"the principal components of {here.name} are not known")
-    box = box_of((x0, x1, y0, y1)) or points.whole
+    box = box_of(bounds) or points.whole
     colours = colouring(here, colour) if colour else None
     return Png(draw(points, box, width, height, colours))
 
