@@ -12,9 +12,9 @@ from pipeline.explorer.colouring import legend
 from pipeline.explorer.columns import names, said
 from pipeline.explorer.head_rows import refuse_head
 from pipeline.explorer.library import Opened
-from pipeline.explorer.likeness import labels_of
 from pipeline.explorer.pools import pool_of
 from pipeline.explorer.region import Commons, RegionTexts, commons, region_texts
+from pipeline.explorer.spaces import judged_labels
 from pipeline.heads.names import head_name
 from pipeline.subsets import spread
 from storage.errors import FacetError
@@ -151,7 +151,7 @@ def map_view(
     refuse_head(here, layer, head)
     points = cloud(here, layer, head)
     box = box_of(edges)
-    label = labels_of(here).get((layer, head))
+    label = judged_labels(here).get((layer, head))
     name, columns = head_name(layer, head), names(here)
     if points is None:
         missing = {"reduce": here.hint("reduce")}

@@ -12,7 +12,8 @@ from pipeline.explorer.columns import said
 from pipeline.explorer.head_map import MapFacts, Shown, map_facts
 from pipeline.explorer.head_rows import refuse_head
 from pipeline.explorer.library import Library, Opened
-from pipeline.explorer.likeness import Elsewhere, Neighbour, elsewhere, labels_of, neighbours
+from pipeline.explorer.likeness import Elsewhere, Neighbour, elsewhere, neighbours
+from pipeline.explorer.spaces import judged_labels
 from pipeline.heads.answers import HeadRole, HeadText, described_heads
 from pipeline.heads.choices import Head
 from pipeline.heads.names import head_name
@@ -143,7 +144,7 @@ def head_view(library: Library, here: Opened, layer: int, head: int) -> HeadView
         () if answer is None else answer.texts, None if answer is None else answer.role,
         evidence, () if points is None else components(here, points),
         None if points is None else map_facts(points),
-        neighbours(here, at, labels_of(here)), elsewhere(library, here, at),
+        neighbours(here, at, judged_labels(here)), elsewhere(library, here, at),
         {job: here.hint(job) for job, lacks in lacking.items() if lacks},
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ alignments that were found."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.explorer.library import Library, Opened
 from pipeline.explorer.pools import pool_of
+from pipeline.explorer.spaces import judged_labels
 from pipeline.heads.choices import Head
 from pipeline.labels.judged import first_texts
 from pipeline.labels.scores import overlaps
@@ -174,7 +175,7 @@ def elsewhere(library: Library, here: Opened, at: Head) -> tuple[Elsewhere, ...]
     for other in library.stores.values():
         if other is here:
             continue
-        labels = labels_of(other)
+        labels = judged_labels(other)
         if other.meta.weights_digest == here.meta.weights_digest:
             found.append(Elsewhere(other.name, *at, labels.get(at), True, None, None))
         found += [
@@ -201,17 +202,3 @@ def matched(here: Opened, other: Opened, at: Head) -> list[tuple[int, int, float
                 for layer, head, cka, cca in best[columns].itertuples(index=False, name=None)
             ]
     return []
-
-
-def labels_of(here: Opened) -> Mapping[Head, str | None]:
-    """Every head's label, of the labels that were asked for last."""
-    result = here.latest("label")
-    if result is None:
-        return {}
-
-    def find() -> dict[Head, str | None]:
-        rows: Sequence[Mapping] = result.table("labels").to_pylist()
-        return {(row["layer"], row["head"]): row["label"] for row in rows}
-
-    found: dict[Head, str | None] = here.cached(("labels", result.url), find)
-    return found

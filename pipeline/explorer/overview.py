@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from pipeline.explorer.library import Library, Opened
-from pipeline.explorer.likeness import labels_of
 from pipeline.explorer.matrix import Matrix, choices, matrix
+from pipeline.explorer.spaces import labels_of
 from pipeline.heads.choices import Head
 from pipeline.pages import notes, sentences
 from pipeline.status import ExtractionStatus, extraction, index
@@ -100,7 +100,7 @@ def shelf(here: Opened) -> Shelf:
 
 def analyses(here: Opened, image: int) -> tuple[Analysis, ...]:
     """The questions to begin with, of an image of the store."""
-    labels = {at: label for at, label in labels_of(here).items() if label is not None}
+    labels = labels_of(here)
     last: Head = (here.meta.layers - 1, 0)
     at, property = next(iter(sorted(labels.items(), reverse=True)), (last, ""))
     head = f"{at[0]}.{at[1]}"

@@ -9,7 +9,7 @@ from pipeline.explorer.columns import said
 from pipeline.explorer.head_map import Shown
 from pipeline.explorer.heads import Evidence, evidence_of, property_rows, variance_of
 from pipeline.explorer.library import NotHere, Opened
-from pipeline.explorer.likeness import labels_of
+from pipeline.explorer.spaces import judged_labels
 from pipeline.heads.choices import Head
 from pipeline.labels.answers import labelled
 from storage.results import Result
@@ -127,7 +127,7 @@ def properties(here: Opened) -> Properties:
     found = here.cached(("labelled", result.url), lambda: labelled(result))
     carried: dict[str, list[Head]] = {name: [] for name in all_names(here, result)}
     unlabelled = []
-    for at, label in labels_of(here).items():
+    for at, label in judged_labels(here).items():
         if label is None:
             unlabelled.append(at)
         else:
@@ -174,7 +174,7 @@ def property_view(here: Opened, name: str) -> PropertyView:
     result = here.latest("label")
     if result is None:
         raise NotHere(f"the heads of {here.name} were not labelled: {here.hint('label')} does")
-    labels, parts = labels_of(here), parts_of(here, result)
+    labels, parts = judged_labels(here), parts_of(here, result)
     known = dict.fromkeys([*all_names(here, result), *(x for x in labels.values() if x)])
     own = next((n for n in known if n.casefold() == name.strip().casefold()), None)
     if own is None:

@@ -180,15 +180,20 @@ def property_heads(here: Opened, property: str) -> tuple[Head, ...]:
         raise NotHere(str(error)) from error
 
 
-def labels_of(here: Opened) -> Mapping[Head, str]:
-    """The label of every head that was given one, by the labels that were asked for last."""
+def judged_labels(here: Opened) -> Mapping[Head, str | None]:
+    """The label of every head by the labels asked for last; None where the judge named none."""
 
-    def read() -> Mapping[Head, str]:
+    def read() -> Mapping[Head, str | None]:
         result = here.latest("label")
         rows = [] if result is None else result.table("labels").to_pylist()
-        return {(r["layer"], r["head"]): r["label"] for r in rows if r["label"] is not None}
+        return {(r["layer"], r["head"]): r["label"] for r in rows}
 
     return here.cached("labels of heads", read)
+
+
+def labels_of(here: Opened) -> Mapping[Head, str]:
+    """The label of every head that was given one."""
+    return {at: label for at, label in judged_labels(here).items() if label is not None}
 
 
 def choices(here: Opened) -> tuple[Choice, ...]:
