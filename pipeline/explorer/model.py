@@ -35,6 +35,8 @@ PATIENCE = 3.0
 LIMIT = 120.0
 # Questions that wait at once: each holds one of the server's threads.
 WAITING = 12
+# Answers to long questions that are kept for whoever asks again.
+ANSWERS = 32
 
 
 class NotYet(FacetError):
@@ -117,7 +119,18 @@ class ModelProcess:
         """
         if not self._waiting.acquire(blocking=False):
             raise NotYet("too many questions wait for the model: ask again in a moment")
-        pool = self._started()
+        try:
+            return self._asked(self._started(), opened, function, arguments)
+        finally:
+            self._waiting.release()
+
+    def _asked(
+        self,
+        pool: ProcessPoolExecutor,
+        opened: Opened | OpenedUnits,
+        function: Callable[..., Any],
+        arguments: tuple[object, ...],
+    ) -> Any:
         try:
             since, load = self._load(pool, opened)
             try:
@@ -136,8 +149,6 @@ class ModelProcess:
                 "the process that runs the model has ended, as it does where memory is short: it "
                 "is started again when it is asked again"
             ) from None
-        finally:
-            self._waiting.release()
 
     def ask_long(
         self,
@@ -161,6 +172,7 @@ class ModelProcess:
         key = opened.url, function, repr(arguments)
         with self._lock:
             if key not in self._long:
+                self._drop_answers()
                 future: Future[Any] = Future()
                 self._long[key] = time.monotonic(), future
                 threading.Thread(
@@ -178,6 +190,12 @@ class ModelProcess:
                 with self._lock:
                     self._long.pop(key, None)
 
+    def _drop_answers(self) -> None:
+        """Of answers that nobody came back for, the oldest go: see ``ANSWERS``."""
+        done = [key for key, (_, future) in self._long.items() if future.done()]
+        for key in done[: max(0, len(self._long) - ANSWERS + 1)]:
+            del self._long[key]
+
     def begin(self, opened: Opened, prepare: Callable[[Loaded], object]) -> None:
         """Have a store's model loaded, and wait for nothing: it will be asked soon.
 
@@ -191,7 +209,7 @@ class ModelProcess:
         try:
             if not self.state(opened).ready:
                 self._load(pool, opened)
-                pool.submit(_do, opened.url, self.limit, prepare, ())
+                pool.submit(_prepare, opened.url, self.limit, prepare)
         except BrokenProcessPool:
             self._forget(pool)
 
@@ -312,6 +330,11 @@ def _do(url: str, limit: float, function: Callable[..., Any], arguments: tuple[A
             if store.meta != loaded.store.meta:  # it has grown, or another stands there now
                 _LOADED[url] = loaded = _opened(store, [loaded])
         return function(loaded, *arguments)
+
+
+def _prepare(url: str, limit: float, function: Callable[..., Any]) -> None:
+    """What is made stays in this process."""
+    _do(url, limit, function, ())
 
 
 @contextmanager

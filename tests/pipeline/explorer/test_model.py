@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.explorer import words
+from pipeline.explorer import model, words
 from pipeline.explorer.errors import NotHere
 from pipeline.explorer.model import LIMIT, WAITING, ModelProcess, NotYet, State
 from pipeline.texts import load_pool
@@ -153,3 +154,33 @@ def test_typed_texts_are_tidied_and_bounded(library, opened):
         words.tidied([str(i) for i in range(65)])
     with pytest.raises(FacetError, match="more than the 16 tokens"):
         words.directions(library, opened, ["a star " * 20])
+
+
+def test_answers_that_nobody_comes_back_for_are_bounded(library, opened, monkeypatch):
+    monkeypatch.setattr(model, "ANSWERS", 3)
+    asked, gone = model.ModelProcess(patience=0.0), threading.Semaphore(0)
+
+    def answer(opened, function, number):
+        gone.acquire(timeout=60)
+        return number
+
+    monkeypatch.setattr(asked, "ask", answer)
+    for number in range(9):
+        with pytest.raises(NotYet):
+            asked.ask_long(opened, "counting", abs, number)
+        gone.release()
+        for _, future in list(asked._long.values()):
+            future.result(60)
+    assert len(asked._long) <= 3
+
+
+def test_a_process_that_cannot_start_leaves_room_for_the_next_question(opened, monkeypatch):
+    asked = model.ModelProcess()
+
+    def fails():
+        raise OSError("no memory")
+
+    monkeypatch.setattr(asked, "_started", fails)
+    for _ in range(model.WAITING + 1):
+        with pytest.raises(OSError, match="no memory"):
+            asked.ask(opened, abs)
