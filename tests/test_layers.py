@@ -20,8 +20,8 @@ OURS = {"storage", "pipeline", "jobs", "tests", "benchmarks"}
 ROOMS = (
     "lean", "provenance", "telling", "microworld", "images", "models", "published", "cluster",
     "identity", "subsets", "stats", "texts", "extraction", "status", "run_file", "heads",
-    "labels", "search", "repair", "between", "neurons", "heatmaps", "pages", "rosetta",
-    "explorer",
+    "language", "labels", "search", "repair", "between", "neurons", "heatmaps", "concepts",
+    "adversarial", "pages", "rosetta", "explorer",
 )  # fmt: skip
 
 
