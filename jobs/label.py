@@ -21,9 +21,10 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, pool_of, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
 from pipeline.extraction.plan import parse_layers
-from pipeline.labels.choices import Judge, base_url, parse_judge, server_key
+from pipeline.labels.choices import JUDGES
 from pipeline.labels.examples import Example, load_examples
 from pipeline.labels.lexicon import Lexicon, lexicon_of, load_lexicon
+from pipeline.language.choices import Chosen, parse_choice, refuse_no_server
 from pipeline.stats.choices import refuse_components
 from pipeline.texts import Pool, load_pool
 
@@ -71,7 +72,7 @@ class LabelConfig:
 class Asked:
     """What is asked for, read and checked."""
 
-    judge: Judge
+    judge: Chosen
     pool: Pool
     lexicon: Lexicon
     examples: tuple[Example, ...]
@@ -91,7 +92,7 @@ def main(config: LabelConfig) -> LabelRun:
 def check(config: LabelConfig, planned: Metadata | None = None) -> Asked:
     """Refuse what cannot work before any array is read; returns what was read on the way."""
     refuse_bounds(config, attempts=1)
-    judge = parse_judge(config.with_)
+    judge = parse_choice("with_", config.with_, JUDGES)
     if judge.kind == "lexicon":
         refuse_unused(config, ["examples", "attempts"], "--with openai:MODEL and transformers:PATH")
     tables, meta = look(config.store, planned)
@@ -101,9 +102,7 @@ def check(config: LabelConfig, planned: Metadata | None = None) -> Asked:
     parse_layers(config.layers, meta.layers)
     refuse_components(config.store, meta, ("heads",))
     refuse_conditions(tables, where=config.where)
-    if judge.kind == "openai":
-        base_url()
-        server_key()
+    refuse_no_server(judge)
     return Asked(judge, pool, lexicon, examples)
 
 

@@ -19,10 +19,10 @@ from pipeline.heads.choices import Head
 from pipeline.heads.describe import describe_heads, description_table, heads_of, refuse_one_image
 from pipeline.heads.roles import head_variances, known_roles
 from pipeline.identity import over, settings
-from pipeline.labels import by_model, servers
+from pipeline.labels import by_model
 from pipeline.labels.answers import Labels, labelled
 from pipeline.labels.by_lexicon import Properties, property_shares
-from pipeline.labels.choices import FIRST, base_url
+from pipeline.labels.choices import FIRST
 from pipeline.labels.found import JOB
 from pipeline.labels.judged import (
     by_properties,
@@ -33,6 +33,7 @@ from pipeline.labels.judged import (
     text_table,
 )
 from pipeline.labels.tables import LABELS
+from pipeline.language.loading import choice_identity, load_writer
 from pipeline.pages import tables
 from pipeline.texts.classes import texts_digest
 from storage import urls
@@ -80,19 +81,14 @@ def identity_of(
     """All that decides the labels: files by what they hold."""
     given = settings(config)
     named = ("with_", "lexicon", "examples")
-    identity = {
+    return {
         "settings": {name: value for name, value in given.items() if name not in named},
-        "judge": asked.judge.name,
+        "judge": choice_identity(asked.judge),
         "over": over(store, reductions.facts.counted("heads")),
         "pool": texts_digest(asked.pool.texts),
         "lexicon": asked.lexicon.digest,
         "examples": [[e.label, list(e.texts), list(e.fits)] for e in asked.examples],
     }
-    if asked.judge.kind == "transformers":
-        from pipeline.labels.local import model_digest
-
-        identity["judge"] = f"transformers:{model_digest(asked.judge.model)}"
-    return identity
 
 
 def label(
@@ -121,10 +117,12 @@ def label(
         judged = by_properties(properties, shares, texts, embeddings_of(texts, pool))
     else:
         place = result_url(store.url, JOB, identity)
-        ask, at_once, made_by = model_of(asked)
+        model = load_writer(asked.judge, by_model.SETTINGS, by_model.SHORTER, TELLER)
+        made_by = model.made_by
         judged = by_model.judge_heads(
-            ask, texts, asked.examples, asked.lexicon.names, config.attempts, place, at_once, TELLER
-        )
+            model.ask, texts, asked.examples, asked.lexicon.names, config.attempts, place,
+            model.at_once, TELLER,
+        )  # fmt: skip
         kept["answers"] = by_model.answer_table(judged)
     known = known_roles(store, reductions, descriptions, TELLER)
     kept["texts"] = text_table(descriptions, judged)
@@ -151,15 +149,3 @@ def embeddings_of(texts: dict[Head, list[str]], pool: Any) -> dict[str, NDArray[
     """Embeddings of the texts that heads have."""
     rows = {text: i for i, text in enumerate(pool.texts)}
     return {text: pool.embeddings[rows[text]] for of in texts.values() for text in of}
-
-
-def model_of(asked: Asked) -> tuple[by_model.Ask, int, dict[str, Any]]:
-    """What asks the model, how many questions at once, and how answers are made."""
-    if asked.judge.kind == "openai":
-        url = base_url()
-        made_by = {"server": url, "settings": servers.SETTINGS}
-        return servers.Server(url, asked.judge.model), servers.AT_ONCE, made_by
-    from pipeline.labels import local
-
-    with TELLER.wait("loading the language model"):
-        return local.LocalModel(asked.judge.model), 1, {"settings": local.SETTINGS}

@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from pipeline.heads.choices import Head
+from pipeline.language.choices import Messages
 from pipeline.telling import SILENT, Teller
 from storage import urls
 
@@ -24,9 +26,14 @@ from .choices import FIRST
 from .examples import Example
 from .tables import LABELS
 
-Messages = list[dict[str, str]]
 Ask = Callable[[Messages], str]
 
+# How answers are made, by kind of model: the likeliest word each time.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "openai": {"temperature": 0, "max_tokens": 512},
+    "transformers": {"do_sample": False, "max_new_tokens": 256},
+}
+SHORTER = "give fewer `examples`, a shorter `lexicon`"
 # Where answers stand until all heads have theirs.
 PARTS = "answers"
 LONGEST_LABEL = 60

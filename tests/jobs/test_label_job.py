@@ -13,12 +13,13 @@ from jobs import compare_models, extract, label, report, show
 from jobs.compare_models import CompareModelsConfig
 from jobs.label import LabelConfig
 from pipeline.heads.describe import describe_heads
-from pipeline.labels import choices, servers
+from pipeline.labels import by_model
 from pipeline.labels.answers import compared
 from pipeline.labels.by_lexicon import Properties
 from pipeline.labels.found import heads_with
 from pipeline.labels.lexicon import load_lexicon
 from pipeline.labels.tables import LABELS
+from pipeline.language import choices, servers
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
@@ -26,8 +27,8 @@ from storage.errors import FacetError
 from storage.results import as_table, finished_results, save_result
 from storage.store import Store
 from tests import tiny
-from tests.pipeline.labels.chat_kit import Chat, content, sensible, served
 from tests.pipeline.labels.plain_labels import plain_shares
+from tests.pipeline.language.chat_kit import Chat, content, sensible, served
 from tests.refusals import refused
 from tests.storage import stores
 
@@ -147,7 +148,7 @@ def test_a_server_labels_and_what_it_said_is_kept(store, chat, tmp_path, capsys)
     assert {body["key"] for body in chat.asked} == {KEY}
     facts = run.result.provenance
     assert facts["server"] == chat.url
-    assert facts["settings"] == servers.SETTINGS
+    assert facts["settings"] == by_model.SETTINGS["openai"]
     assert [e[0] for e in facts["examples"]][:2] == ["colours", "counting"]
     files = [p for p in Path(store.url).rglob("*") if p.is_file()]
     assert not [p for p in files if KEY.encode() in p.read_bytes()]
@@ -258,16 +259,17 @@ def test_models_are_named_as_the_published_tables_do(architecture, size, patch, 
 
 
 def test_a_model_of_this_machine_labels(store, tmp_path, monkeypatch):
-    from pipeline.labels import local
-    from tests.pipeline.labels.local_kit import tiny_model
+    from pipeline.language.local import LocalModel
+    from tests.pipeline.language.local_kit import tiny_model
 
-    monkeypatch.setitem(local.SETTINGS, "max_new_tokens", 3)
+    settings = {"do_sample": False, "max_new_tokens": 3}
+    monkeypatch.setitem(by_model.SETTINGS, "transformers", settings)
     folder = tiny_model(tmp_path / "lm")
     run = label.main(asked(store, with_=f"transformers:{folder}", attempts=1, layers="last:1"))
     answers = run.result.table("answers").to_pandas()
     assert len(answers) == store.meta.heads
-    assert run.result.provenance["settings"] == {"do_sample": False, "max_new_tokens": 3}
-    ask = local.LocalModel(str(folder))
+    assert run.result.provenance["settings"] == settings
+    ask = LocalModel(str(folder), settings, by_model.SHORTER)
     for row in answers.itertuples():
         assert ask(json.loads(row.prompt)) == row.answer
     # The same model at another place is the same judge.

@@ -1,4 +1,4 @@
-"""Language models behind a server of the OpenAI chat protocol."""
+"""Models behind a server of the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from tenacity import (
@@ -18,11 +19,8 @@ from tenacity import (
 
 from storage.errors import FacetError
 
-from .by_model import Messages
-from .choices import KEY, server_key
+from .choices import KEY, Messages, server_key
 
-# What a server is sent with every question, beside the model and the messages.
-SETTINGS: dict[str, Any] = {"temperature": 0, "max_tokens": 512}
 SECONDS, TRIES = 120.0, 5
 WAIT = wait_random_exponential(multiplier=0.5, max=20)
 # Questions under way at a time.
@@ -44,6 +42,22 @@ class _Busy(Exception):
     """The server may answer if it is asked once more."""
 
 
+class RefusedError(FacetError):
+    """The server refused a question.
+
+    Attributes
+    ----------
+    status : int
+        400 where it is what was asked that the server will not do.
+    said : str
+        Why, in the server's words.
+    """
+
+    def __init__(self, told: str, status: int, said: str) -> None:
+        super().__init__(told)
+        self.status, self.said = status, said
+
+
 class Server:
     """A model of a server; the key stays in the environment and in the request.
 
@@ -52,41 +66,65 @@ class Server:
     url : str
         Above ``/chat/completions``.
     model : str
+    settings : mapping
+        What is sent with every question, beside the model.
     """
 
-    def __init__(self, url: str, model: str) -> None:
-        self.url, self.model = url, model
+    def __init__(self, url: str, model: str, settings: Mapping[str, Any]) -> None:
+        self.url, self.model, self.settings = url, model, settings
 
-    def __call__(self, messages: Messages) -> str:
-        """The answer to messages; a busy, slow or failing server is asked again a few times.
+    def __call__(self, messages: Messages, seed: int | None = None) -> str:
+        """The answer to messages; the same seed is the same answer, of servers that heed it."""
+        body: dict[str, Any] = {"messages": messages}
+        if seed is not None:
+            body["seed"] = seed
+        answer = self.post("chat/completions", body)
+        try:
+            content = answer["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise self.strange(answer) from error
+        return content if isinstance(content, str) else ""
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What is answered at a path, as JSON has it; a busy or failing server is asked again.
 
         Raises
         ------
+        RefusedError
+            If the server refuses what is asked.
         FacetError
             If no answer came, or one that is none.
         """
+        data = json.dumps({"model": self.model, **body, **self.settings}).encode()
         tries = Retrying(
             retry=retry_if_exception_type(_Busy), stop=stop_after_attempt(TRIES), wait=WAIT
         )
         try:
-            return tries(self._ask, messages)
+            return tries(self._ask, path, data)
         except RetryError as error:
             why = error.last_attempt.exception()
             raise FacetError(
                 f"the server at {self.url} gave no answer in {TRIES} tries: {why}. {_KEPT}"
             ) from why
 
-    def _ask(self, messages: Messages) -> str:
-        body = json.dumps({"model": self.model, "messages": messages, **SETTINGS}).encode()
+    def strange(self, answer: object) -> FacetError:
+        """What to raise at an answer that the protocol does not have."""
+        said = _said(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+        return FacetError(
+            f"the server at {self.url} does not speak the OpenAI protocol: it answered {said!r}. "
+            f"{_KEPT}"
+        )
+
+    def _ask(self, path: str, data: bytes) -> Any:
         key = server_key()
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers)
         try:
             with _OPENER.open(request, timeout=SECONDS) as response:
-                data = response.read()
+                answer = response.read()
         except urllib.error.HTTPError as error:
-            self._refused(error, key)
+            self._refused(error)
         except TimeoutError as error:
             raise _Busy(f"nothing came for {SECONDS:g} s") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
@@ -94,17 +132,13 @@ class Server:
                 error
             )
         try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise FacetError(
-                f"the server at {self.url} does not speak the OpenAI chat protocol: it answered "
-                f"{_said(data, key)!r}. {_KEPT}"
-            ) from error
-        return content if isinstance(content, str) else ""
+            return json.loads(answer)
+        except ValueError as error:
+            raise self.strange(answer) from error
 
-    def _refused(self, error: urllib.error.HTTPError, key: str) -> NoReturn:
+    def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
         try:
-            said = _said(error.read(), key)
+            said = _said(error.read())
         except (OSError, http.client.HTTPException):  # the status says enough
             said = ""
         if error.code == 429 or error.code >= 500:
@@ -114,13 +148,15 @@ class Server:
                 f"the server at {self.url} wants another key (status {error.code}): set {KEY}. "
                 f"{_KEPT}"
             ) from error
-        raise FacetError(
+        raise RefusedError(
             f"the server at {self.url} refused the question for model {self.model!r} (status "
-            f"{error.code}): {said!r}. {_KEPT}"
+            f"{error.code}): {said!r}. {_KEPT}",
+            error.code,
+            said,
         ) from error
 
 
-def _said(data: bytes, key: str) -> str:
+def _said(data: bytes) -> str:
     """The beginning of what a server said, without the key that it may have said back."""
-    text = data.decode(errors="replace")
+    text, key = data.decode(errors="replace"), server_key()
     return (text.replace(key, "…") if key else text)[:200]

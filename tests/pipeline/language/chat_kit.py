@@ -1,4 +1,4 @@
-"""A server of the OpenAI chat protocol, as small as it can be, over real HTTP."""
+"""A server of the OpenAI protocol, as small as it can be, over real HTTP."""
 
 import json
 import re
@@ -34,7 +34,7 @@ class Chat:
     reply : callable
         May be changed meanwhile.
     asked : list of dict
-        The questions' bodies, each with the ``key`` that came with it.
+        The questions' bodies, each with the ``key`` that came with it and the ``path`` it came to.
     """
 
     url: str
@@ -52,10 +52,9 @@ def served(reply: Reply = sensible) -> Iterator[Chat]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            assert self.path == "/v1/chat/completions"
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             key = re.sub("^Bearer ", "", self.headers.get("Authorization", ""))
-            chat.asked.append({**body, "key": key})
+            chat.asked.append({**body, "key": key, "path": self.path.removeprefix("/v1/")})
             status, text = chat.reply(body)
             self.send_response(status)
             if 300 <= status < 400:  # the text is where to go

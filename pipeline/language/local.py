@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,7 @@ import torch
 
 from storage.errors import FacetError
 
-from .by_model import Messages
-
-# How an answer is made: the likeliest word each time.
-SETTINGS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 256}
+from .choices import Messages
 
 
 class LocalModel:
@@ -23,9 +21,13 @@ class LocalModel:
     ----------
     path : str
         As ``save_pretrained`` writes it.
+    settings : mapping
+        How an answer is made: ``max_new_tokens`` and others of ``generate``.
+    shorter : str
+        What makes a question shorter, for one that is too long.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, settings: Mapping[str, Any], shorter: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
@@ -34,14 +36,16 @@ class LocalModel:
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().partition("\n")[0]
             raise FacetError(
-                f"`with_` transformers:{path} is no causal language model with its tokenizer: "
-                f"{first}"
+                f"transformers:{path} is no causal language model with its tokenizer: {first}"
             ) from error
-        self._path = path
+        self._path, self._settings, self._shorter = path, settings, shorter
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def __call__(self, messages: Messages) -> str:
-        """The answer to messages, in the model's own chat template, or plainly without one."""
+    def __call__(self, messages: Messages, seed: int | None = None) -> str:
+        """The answer to messages, in the model's own chat template, or plainly without one.
+
+        Where words are drawn by chance, the same seed draws the same.
+        """
         tokenizer = self._tokenizer
         if tokenizer.chat_template:
             text = tokenizer.apply_chat_template(
@@ -56,15 +60,16 @@ class LocalModel:
         if longest is not None and length >= longest:
             raise FacetError(
                 f"a question has {length} tokens, and the model in {self._path} reads {longest}: "
-                "give fewer `examples`, a shorter `lexicon`, or another model"
+                f"{self._shorter}, or another model"
             )
-        most = SETTINGS["max_new_tokens"]
+        most = self._settings["max_new_tokens"]
         room = most if longest is None else min(most, longest - length)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
             out = self._model.generate(
                 **words,
-                do_sample=SETTINGS["do_sample"],
-                max_new_tokens=room,
+                **{**self._settings, "max_new_tokens": room},
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
             )
         return str(tokenizer.decode(out[0, length:], skip_special_tokens=True))
