@@ -49,18 +49,23 @@ OVER = {
             "difference": pa.float64(),
             "low": pa.float64(),
             "high": pa.float64(),
+            "low_all": pa.float64(),
+            "high_all": pa.float64(),
             "share_inside": pa.float64(),
             "share_outside": pa.float64(),
+            "share_low": pa.float64(),
+            "share_high": pa.float64(),
         }
     ),
     "precision": pa.schema(
-        {
-            "series": pa.string(),
-            "at": pa.int64(),
-            "images": pa.int64(),
-            "precision": pa.float64(),
-            "low": pa.float64(),
-            "high": pa.float64(),
-        }
+        [
+            ("series", pa.string()),
+            ("at", pa.int64()),
+            ("attribute", pa.string()),
+            ("images", pa.int64()),
+            ("named", pa.int64()),
+            ("precision", pa.float64()),
+            *map(may_be_unknown, ("low", "high", "more", "more_low", "more_high")),
+        ]
     ),
 }

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.explorer.library import Library, NotHere, Opened
-from pipeline.explorer.region import wilson
 from pipeline.explorer.scene import Asked, Form, Scene, form, look, readout, rows_of
 from pipeline.stats.accuracy import predicted_classes
+from pipeline.stats.shares import wilson
 from storage.errors import FacetError
 
 # Classes of a matrix that can be read.
@@ -37,7 +37,7 @@ class Rate:
     n, right : int
         Images.
     share, low, high : float
-        ``right / n`` and its 95% interval (``region.wilson``).
+        ``right / n`` and its 95% interval (``shares.wilson``).
     """
 
     n: int

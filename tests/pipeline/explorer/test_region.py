@@ -16,8 +16,9 @@ from pipeline.explorer.columns import Column, column, names, said
 from pipeline.explorer.head_map import Box, region
 from pipeline.explorer.library import NotHere
 from pipeline.explorer.pools import pool_of
-from pipeline.explorer.region import by_chance, commons, condition, more_often, region_texts, wilson
+from pipeline.explorer.region import by_chance, commons, condition, region_texts
 from pipeline.heads.two_sets import along
+from pipeline.stats.shares import more_often, wilson
 from pipeline.subsets import parse_where
 from storage.errors import FacetError
 from tests.pipeline.explorer import headed, pictured
