@@ -46,6 +46,7 @@ class ShowConfig:
             "segment",
             "neuron",
             "heatmap",
+            "adversarial",
             "repair",
             "search",
             "rosetta",

@@ -17,6 +17,7 @@ from rich.table import Table
 from jobs.console import console, show_table
 from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
+from pipeline.adversarial.answers import adversarial
 from pipeline.between.answers import aligned
 from pipeline.heads.answers import ablated, compared_sets, described_heads
 from pipeline.heads.names import neuron_name
@@ -26,6 +27,7 @@ from pipeline.identity import over
 from pipeline.labels.answers import labelled
 from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import between, flat, tables
+from pipeline.pages.adversarial import adversarial_table
 from pipeline.pages.plain import to_json
 from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
@@ -297,6 +299,11 @@ KINDS = {
     "heatmap": Kind(
         of_store(lambda store, result, top: read_heatmaps(result)),
         table_of(lambda config, found: tables.heatmaps(found)),
+        lambda found: found.table,
+    ),
+    "adversarial": Kind(
+        of_store(lambda store, result, top: adversarial(result)),
+        table_of(lambda config, found: adversarial_table(found)),
         lambda found: found.table,
     ),
     "repair": Kind(

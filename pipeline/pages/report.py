@@ -12,6 +12,7 @@ from dataclasses import replace
 import pandas as pd
 from markupsafe import Markup
 
+from pipeline.adversarial.answers import adversarial
 from pipeline.between.answers import aligned
 from pipeline.heads.answers import compared_sets, described_heads
 from pipeline.heads.describe import Head
@@ -41,6 +42,7 @@ from . import (
     sentences,
     two_sets,
 )
+from .adversarial import adversarial_sections
 from .html import Made, Section, page, section
 from .neuron_sections import of_neurons
 from .pictures import picture
@@ -72,6 +74,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_two_sets(read),
         *_of_alignments(read),
         *of_neurons(read),
+        *_of_adversarial(read),
         *_of_segments(read),
         *_of_heatmaps(read),
         *_of_searches(read),
@@ -222,6 +225,23 @@ def _of_alignments(read: Reader) -> list[Section]:
         )
         for result in read.results("align")[:PAIRS]
     ]  # fmt: skip
+
+
+# -- what neurons are good for -------------------------------------------------------------
+
+
+def _of_adversarial(read: Reader) -> list[Section]:
+    """Of each pair of classes, the pictures that were asked for last."""
+    found = by_part(
+        read.results("adversarial"),
+        lambda result: [(result.config["drawn"], result.config["target"])],
+    )
+    sections = []
+    for result in list(found.values())[:PAIRS]:
+        sections += adversarial_sections(
+            adversarial(result), f"adversarial-{result.name}", read.made(result), few=True
+        )
+    return sections
 
 
 # -- where in pictures ---------------------------------------------------------------------

@@ -31,11 +31,13 @@ from storage import urls
 from storage.errors import FacetError, StoreError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
+from tests.pipeline.adversarial.chain import save_chain
 from tests.pipeline.extraction.kit import extract_all, new_store
 from tests.pipeline.heatmaps.segmented import SHOWN, segmented
 from tests.pipeline.neurons.kit import CONFIG
 from tests.pipeline.rosetta.mined import mined
 from tests.refusals import refused
+from tests.storage import stores
 from tests.tiny import write_config
 
 LAYER, NEURON, IMAGES, SHARD = 2, 7, 40, 16
@@ -142,6 +144,22 @@ def test_ablations(store, capsys, monkeypatch):
     assert [row["ablation"] for row in said["found"]["accuracy"]] == ["none", "mlps"]
     assert said["found"]["effects"] is None
     assert said["older"] is False
+
+
+def test_adversarial_images(tmp_path, capsys, monkeypatch):
+    store = stores.new_store(str(tmp_path / "store"))
+    save_chain(store.url)
+    found = told(ShowConfig("adversarial", store.url, format="json"), capsys, monkeypatch)["found"]
+    assert [row["source"] for row in found["table"]] == ["second-order", "random", "none"]
+    assert found["descriptions"][0]["cues"] == ["snow", "<b> & night"]
+    assert found["judged"][2] == {
+        "source": "random", "repeat": 0, "description": 0, "file": "", "outcome": "refused",
+        "margin": None,
+    }  # fmt: skip
+    assert found["maps"][0]["file"] == found["judged"][0]["file"]
+    show.main(ShowConfig("adversarial", store.url, format="csv"))
+    flat = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert flat["fooled"].tolist() == [41.5, 3.0, 0.0]
 
 
 def test_second_order_effects(store, capsys, monkeypatch):
