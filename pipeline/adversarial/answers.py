@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from PIL import Image
 
 from storage import urls
 from storage.results import Result, finished_results
+
+from .choices import Outcome
 
 # The jobs of the stages before the last, by what they leave.
 STAGES = {
@@ -28,8 +31,7 @@ SOURCES = {
     "none": "no cues",
     "given": "given",
 }
-# What may come of a picture.
-OUTCOMES = ("fooled", "not fooled", "not there", "blank", "refused")
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ def adversarial(result: Result) -> Adversarial:
         result.table("rates").to_pandas(),
         result.table("table").to_pandas(),
         stages["pictures"].url,
-        bool(pictures["there"].isna().any() and not looked),
+        bool((pictures["became"].eq("drawn") & pictures["there"].isna()).any() and not looked),
         maps,
     )
 

@@ -94,14 +94,21 @@ def sample_scene(rng: np.random.Generator, split: str, planted_rate: float = PLA
         count = 1
     if count > 1:
         place = "middle"
-    centres, radii = _layout(rng, size, count, place)
-    angles = tuple(float(a) for a in rng.uniform(-0.25, 0.25, count))
-    return Scene(shape, colour, texture, size, count, place, background, centres, radii, angles)
+    centres, radii = layout(rng, size, count, place)
+    return Scene(
+        shape, colour, texture, size, count, place, background, centres, radii, tilts(rng, count)
+    )
 
 
-def _layout(
+def tilts(rng: np.random.Generator, count: int) -> tuple[float, ...]:
+    """Rotations in radians of so many objects."""
+    return tuple(float(a) for a in rng.uniform(-0.25, 0.25, count))
+
+
+def layout(
     rng: np.random.Generator, size: str, count: int, place: str
 ) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
+    """Centres ``(x, y)`` and radii, in pixels, of so many objects."""
     large = size == "large"
     if count == 1:
         radius = float(rng.uniform(18, 22) if large else rng.uniform(11, 14))

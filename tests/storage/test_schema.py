@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 import storage
+from pipeline.adversarial.tables import JUDGED, PICTURES
 from pipeline.between.tables import ALIGNED
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
@@ -132,6 +133,8 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "invert": INVERSIONS,
         "segment": SEGMENTATION,
         "repair": REPAIRS,
+        "adversarial_pictures": PICTURES,
+        "adversarial": JUDGED,
     }.items()
     for name, schema in tables.items()
 }
