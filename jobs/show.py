@@ -46,6 +46,7 @@ class ShowConfig:
             "segment",
             "neuron",
             "heatmap",
+            "concepts",
             "adversarial",
             "repair",
             "search",
@@ -59,7 +60,7 @@ class ShowConfig:
     """The store: a local path or an object-store URL. For rosetta and invert: where
     these jobs wrote."""
     top: int = 5
-    """Texts to print for each head or neuron."""
+    """Texts to print for each head, neuron or picture."""
     layer: int | None = None
     """For neuron: its MLP layer."""
     neuron: int | None = None
@@ -96,8 +97,9 @@ def check(config: ShowConfig) -> None:
         refuse_neuron(views.find(config.store)[1], config.layer, config.neuron)
         return
     refuse_unused(config, ["layer", "neuron", "pretrained"], "`facet show neuron …`")
-    if config.what not in ("textspan", "omp", "compare", "align"):
-        refuse_unused(config, ["top"], "`facet show textspan …`, omp, compare, align and neuron")
+    if config.what not in ("textspan", "omp", "compare", "align", "concepts"):
+        known = "`facet show textspan …`, omp, compare, align, neuron and concepts"
+        refuse_unused(config, ["top"], known)
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
     if config.what not in ("rosetta", "invert", "results"):

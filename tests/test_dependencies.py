@@ -15,7 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
-EXTRAS = ("s3", "gcs", "http", "words", "mat", "ann", "llm", "explore", "cluster")
+EXTRAS = (
+    "s3", "gcs", "http", "words", "mat", "ann", "sentences", "llm", "explore", "cluster"
+)  # fmt: skip
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -53,6 +55,7 @@ def test_development_has_every_extra():
 def test_an_object_store_and_the_web_are_not_needed_where_nothing_is_read_from_them(tmp_path):
     """Taking a model apart over pictures of this disk, with nothing but what is always there."""
     absent = ["s3fs", "botocore", "gcsfs", "aiohttp", "wordfreq", "h5py", "faiss", "transformers"]
+    absent += ["sentence_transformers"]
     code = (
         f"import sys; sys.modules |= dict.fromkeys({absent!r}); from jobs import cli; "
         "sys.argv[1:] = 'extract --images microworld:n=8,seed=1,split=test --model microworld"

@@ -19,6 +19,7 @@ from jobs.settings import ELIDED, command
 from jobs.show import ShowConfig
 from pipeline.adversarial.answers import adversarial
 from pipeline.between.answers import aligned
+from pipeline.concepts.answers import concepts_found
 from pipeline.heads.answers import ablated, compared_sets, described_heads
 from pipeline.heads.names import neuron_name
 from pipeline.heatmaps.answers import segmented
@@ -28,6 +29,7 @@ from pipeline.labels.answers import labelled
 from pipeline.neurons.answers import coded, strongest
 from pipeline.pages import between, flat, tables
 from pipeline.pages.adversarial import adversarial_table
+from pipeline.pages.concepts import concepts_tables
 from pipeline.pages.plain import to_json
 from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
@@ -300,6 +302,11 @@ KINDS = {
         of_store(lambda store, result, top: read_heatmaps(result)),
         table_of(lambda config, found: tables.heatmaps(found)),
         lambda found: found.table,
+    ),
+    "concepts": Kind(
+        of_store(lambda store, result, top: concepts_found(result)),
+        table_of(lambda config, found: concepts_tables(found, config.top)),
+        lambda found: found.over if found.concepts is None else found.concepts,
     ),
     "adversarial": Kind(
         of_store(lambda store, result, top: adversarial(result)),

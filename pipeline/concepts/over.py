@@ -123,7 +123,8 @@ def over_table(found: Sides, texts: Sequence[str], method: str) -> pd.DataFrame:
     of their own: Student's, of ν = (a + b)² / (a²/(n_a - 1) + b²/(n_b - 1)) degrees of freedom with
     a = s_a²/n_a. ``low`` and ``high`` hold for their text alone, ``low_all`` and ``high_all`` for
     all M texts at once (Bonferroni, 1 - ``LEVEL``/M each), as the highest of many differences is
-    high by chance. Texts stand by ``low_all``.
+    high by chance. Texts stand by ``low_all`` where that is above 0, then by ``low``. Texts that no
+    image has any score of are left out.
 
     Parameters
     ----------
@@ -135,11 +136,12 @@ def over_table(found: Sides, texts: Sequence[str], method: str) -> pd.DataFrame:
     inside, outside = found.inside, found.outside
     n, m = inside.scores.n, outside.scores.n
     difference = inside.scores.mean - outside.scores.mean
+    said_m = np.any([_said(side) for side in (inside, outside)], axis=0)
     low, high = _welch(found, LEVEL)
-    low_all, high_all = _welch(found, LEVEL / len(texts))
+    low_all, high_all = _welch(found, LEVEL / max(1, said_m.sum()))
     z = NormalDist().inv_cdf(1 - LEVEL / 2)
     _, share_low, share_high = more_often(inside.first_m, n, outside.first_m, m, z)
-    order = np.lexsort([-difference, -low, -low_all])
+    order = np.lexsort([-difference, -low, -np.maximum(low_all, 0)])
     table = pd.DataFrame(
         {
             "method": method,
@@ -157,8 +159,14 @@ def over_table(found: Sides, texts: Sequence[str], method: str) -> pd.DataFrame:
             "share_high": share_high,
         }
     )
-    table = table.iloc[order].reset_index(drop=True)
+    table = table.iloc[order[said_m[order]]].reset_index(drop=True)
     return table.assign(rank=np.arange(len(table)))[OVER["over"].names]
+
+
+def _said(side: Side) -> NDArray[np.bool_]:
+    """Texts whose score is not 0 on all images."""
+    found: NDArray[np.bool_] = (side.scores.mean != 0) | (side.scores.m2 != 0)
+    return found
 
 
 def _welch(found: Sides, level: float) -> tuple[Floats, Floats]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from statistics import NormalDist
 
 import numpy as np
@@ -52,18 +54,38 @@ def true_values(rows: pa.Table) -> NDArray[np.bool_]:
     return np.stack([columns[name] == value for name, value in VALUES], axis=1)
 
 
-def precisions(
+@dataclass(frozen=True, eq=False)
+class Told:
+    """Values that concepts name of images, and those of them that are true: counts.
+
+    Attributes
+    ----------
+    named, right : (B, len(AT), len(CELLS))
+    """
+
+    named: Floats
+    right: Floats
+
+    @property
+    def precision(self) -> Floats:
+        """Share of the named ones that are true; NaN where nothing is named."""
+        return np.where(self.named > 0, self.right / np.maximum(self.named, 1), np.nan)
+
+
+def told(
     scores_bm: NDArray[np.floating], named_mv: NDArray[np.bool_], true_bv: NDArray[np.bool_]
-) -> Floats:
-    """Precision of every image, (B, len(AT), len(CELLS)); NaN where nothing is named.
+) -> Told:
+    """What the first concepts of images name, and how much of it is true.
 
     Parameters
     ----------
     scores_bm : (B, M)
     named_mv : (M, V) bool
+        See ``named_values``.
     true_bv : (B, V) bool
+        See ``true_values``.
     """
-    found = np.full((len(scores_bm), len(AT), len(CELLS)), np.nan)
+    found = Told(*np.zeros((2, len(scores_bm), len(AT), len(CELLS))))
     naming = np.flatnonzero(named_mv.any(1))
     if not len(naming):
         return found
@@ -72,8 +94,7 @@ def precisions(
     cells_vc = np.array([[c in ("all", name) for c in CELLS] for name, _ in VALUES], float)
     for i, k in enumerate(AT):
         named_bv = named_bkv[:, :k].any(1)
-        named_bc, right_bc = named_bv @ cells_vc, (named_bv & true_bv) @ cells_vc
-        np.divide(right_bc, named_bc, out=found[:, i], where=named_bc > 0)
+        found.named[:, i], found.right[:, i] = named_bv @ cells_vc, (named_bv & true_bv) @ cells_vc
     return found
 
 
@@ -116,25 +137,35 @@ class Precision:
         Precisions, (at, cell), by series.
     more : dict of str to Sums
         Precisions less those of ``NEAREST`` on the same images.
+    values : dict of str to Sums
+        Values that are named.
     """
 
     images: int
     of: dict[str, Sums]
     more: dict[str, Sums]
+    values: dict[str, Sums]
 
 
-def measure(found: Mapping[str, Sequence[Floats]]) -> Precision:
+def measure(found: Mapping[str, Sequence[Told]]) -> Precision:
     """Precisions of some images.
 
     Parameters
     ----------
-    found : mapping of str to sequence of (B, at, cell)
-        Of every series what ``precisions`` gives, once for each draw; ``NEAREST`` is one of them.
+    found : mapping of str to sequence of Told
+        Of every series, once for each draw; ``NEAREST`` is one of them.
     """
-    mean = {name: _mean(draws) for name, draws in found.items()}
+    mean = {name: _mean([one.precision for one in draws]) for name, draws in found.items()}
     nearest = mean[NEAREST]
-    more = {name: Sums.of(values - nearest) for name, values in mean.items() if name != NEAREST}
-    return Precision(len(nearest), {name: Sums.of(values) for name, values in mean.items()}, more)
+    return Precision(
+        len(nearest),
+        {name: Sums.of(values) for name, values in mean.items()},
+        {name: Sums.of(values - nearest) for name, values in mean.items() if name != NEAREST},
+        {
+            name: Sums.of(np.mean([one.named for one in draws], axis=0))
+            for name, draws in found.items()
+        },
+    )
 
 
 def _mean(draws: Sequence[Floats]) -> Floats:
@@ -148,30 +179,26 @@ def merge(found: Iterable[Precision]) -> Precision:
     """Precisions over the images of all."""
     parts = list(found)
 
-    def added(sums: Sequence[dict[str, Sums]]) -> dict[str, Sums]:
-        return {name: sum((s[name] for s in sums[1:]), sums[0][name]) for name in sums[0]}
+    def added(of: str) -> dict[str, Sums]:
+        sums: list[dict[str, Sums]] = [getattr(part, of) for part in parts]
+        return {name: reduce(add, (each[name] for each in sums)) for name in sums[0]}
 
-    of, more = added([p.of for p in parts]), added([p.more for p in parts])
-    return Precision(sum(p.images for p in parts), of, more)
+    return Precision(sum(p.images for p in parts), added("of"), added("more"), added("values"))
 
 
 def precision_table(found: Precision) -> pd.DataFrame:
     """A row for every series, number of concepts and attribute, as ``tables.OVER`` has them."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for series, sums in found.of.items():
         figures = sums.interval()
         more = found.more[series].interval() if series in found.more else None
+        values, _, _ = found.values[series].interval()
         for i, k in enumerate(AT):
             for c, cell in enumerate(CELLS):
                 if not sums.n[i, c]:
                     continue
-                row = {
-                    "series": series,
-                    "at": k,
-                    "attribute": cell,
-                    "images": found.images,
-                    "named": int(sums.n[i, c]),
-                }
+                row = {"series": series, "at": k, "attribute": cell, "images": found.images}
+                row |= {"named": int(sums.n[i, c]), "values": values[i, c]}
                 for name, value in zip(("precision", "low", "high"), figures, strict=True):
                     row[name] = value[i, c]
                 for j, name in enumerate(("more", "more_low", "more_high")):

@@ -64,6 +64,7 @@ OVER = {
             ("attribute", pa.string()),
             ("images", pa.int64()),
             ("named", pa.int64()),
+            ("values", pa.float64()),
             ("precision", pa.float64()),
             *map(may_be_unknown, ("low", "high", "more", "more_low", "more_high")),
         ]

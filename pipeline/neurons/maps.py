@@ -108,9 +108,7 @@ class SecondOrderMaps:
 
     def norms(self, s_bpn: Tensor) -> Tensor:
         """‖φ_n‖, (batch, neuron), from the Gram matrices."""
-        rows_nbp = s_bpn.permute(2, 0, 1)
-        squares_nb = (torch.bmm(rows_nbp, self.gram_npp) * rows_nbp).sum(-1)
-        return squares_nb.clamp_(min=0).sqrt_().T
+        return effect_norms(self.gram_npp, s_bpn)
 
     def readout(self, directions_ne: Tensor) -> Tensor:
         """G·r, (path, neuron): ⟨φ_n, r_n⟩ = Σ_path s · readout."""
@@ -175,6 +173,13 @@ def gram_matrices(values_pnk: Tensor, head_map_pke: Tensor) -> Tensor:
         vectors_npe = (values_pnk[:, start : start + step] @ head_map_pke).transpose(0, 1)
         gram_npp[start : start + step] = vectors_npe @ vectors_npe.transpose(1, 2)
     return gram_npp
+
+
+def effect_norms(gram_npp: Tensor, s_bpn: Tensor) -> Tensor:
+    """‖φ_n‖, (batch, neuron), of coefficients in any one scale."""
+    rows_nbp = s_bpn.permute(2, 0, 1)
+    squares_nb = (torch.bmm(rows_nbp, gram_npp) * rows_nbp).sum(-1)
+    return squares_nb.clamp_(min=0).sqrt_().T
 
 
 def published_scale(s_bpn: Tensor, ln_std_b: Tensor, embedding_be: Tensor) -> Tensor:

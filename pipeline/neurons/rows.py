@@ -60,14 +60,19 @@ class Rows:
         return self.coefficients_bpn / self.scale_b[:, None, None] - mean_pn
 
 
-def stored_rows(store: Store, mlp_layer: int, shard: int) -> Iterator[Rows]:
-    """Rows of a finished shard whose coefficients are kept, a bounded number at a time."""
+def stored_rows(
+    store: Store, mlp_layer: int, shard: int, at_once: int | None = None
+) -> Iterator[Rows]:
+    """Rows of a finished shard whose coefficients are kept, a bounded number at a time.
+
+    ``at_once`` is that number, for layers that are read side by side.
+    """
     start, _ = store.meta.rows(shard)
     ok = np.asarray(ledger.read_part(store.data, shard)["ok"])
     data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
     per_image = 4 * len(neurons.paths_of(store.meta, mlp_layer)) * store.meta.mlp_width
-    step = max(1, ROW_BYTES // per_image)
+    step = at_once or max(1, ROW_BYTES // per_image)
     kept = chosen_rows(group, ["coefficients", "peaks"], start, ok, step)
     for (numbers, ours), (_, shared) in zip(
         kept, chosen_rows(data, ["ln_std", "embedding"], start, ok, step), strict=True

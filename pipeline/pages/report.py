@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pipeline.adversarial.answers import adversarial
 from pipeline.between.answers import aligned
+from pipeline.concepts.answers import concepts_found
 from pipeline.heads.answers import compared_sets, described_heads
 from pipeline.heads.describe import Head
 from pipeline.heads.roles import KnownRoles
@@ -43,6 +44,7 @@ from . import (
     two_sets,
 )
 from .adversarial import adversarial_sections
+from .concepts import concepts_sections
 from .html import Made, Section, page, section
 from .neuron_sections import of_neurons
 from .pictures import picture
@@ -74,6 +76,7 @@ def store_page(read: Reader, first: Sequence[Section] = (), last: Sequence[Secti
         *_of_two_sets(read),
         *_of_alignments(read),
         *of_neurons(read),
+        *_of_concepts(read),
         *_of_adversarial(read),
         *_of_segments(read),
         *_of_heatmaps(read),
@@ -228,6 +231,17 @@ def _of_alignments(read: Reader) -> list[Section]:
 
 
 # -- what neurons are good for -------------------------------------------------------------
+
+
+def _of_concepts(read: Reader) -> list[Section]:
+    """The concepts of pictures, and of subsets, that were asked for last."""
+    return [
+        shown
+        for result in read.results("concepts")[:PAIRS]
+        for shown in concepts_sections(
+            concepts_found(result), f"concepts-{result.name}", read.made(result), read.older(result)
+        )
+    ]
 
 
 def _of_adversarial(read: Reader) -> list[Section]:

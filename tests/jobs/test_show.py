@@ -32,6 +32,7 @@ from storage.errors import FacetError, StoreError
 from storage.results import as_table, save_result
 from storage.store import Store, open_store
 from tests.pipeline.adversarial.chain import save_chain
+from tests.pipeline.concepts.kept import save_pictures, save_subset
 from tests.pipeline.extraction.kit import extract_all, new_store
 from tests.pipeline.heatmaps.segmented import SHOWN, segmented
 from tests.pipeline.neurons.kit import CONFIG
@@ -144,6 +145,23 @@ def test_ablations(store, capsys, monkeypatch):
     assert [row["ablation"] for row in said["found"]["accuracy"]] == ["none", "mlps"]
     assert said["found"]["effects"] is None
     assert said["older"] is False
+
+
+def test_concepts_of_pictures(tmp_path, capsys, monkeypatch):
+    store = stores.new_store(str(tmp_path / "store"))
+    save_pictures(store.url)
+    found = told(ShowConfig("concepts", store.url, format="json"), capsys, monkeypatch)["found"]
+    assert found["concepts"][1]["text"] == "snow & ice"
+    assert found["maps"][0]["map_rc"] == [[0.05] * 4] * 4
+    assert found["over"] is None
+    assert "pixels" not in found
+    show.main(ShowConfig("concepts", store.url, top=1))
+    said = capsys.readouterr().out
+    assert "a red star" in said
+    assert "snow & ice" not in said
+    save_subset(store.url)
+    show.main(ShowConfig("concepts", store.url, format="csv"))
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out))["text"].tolist() == ["snow", "sand"]
 
 
 def test_adversarial_images(tmp_path, capsys, monkeypatch):

@@ -12,11 +12,12 @@ from pipeline.concepts.precision import (
     NEAREST,
     VALUES,
     Sums,
+    Told,
     measure,
     merge,
     named_values,
     precision_table,
-    precisions,
+    told,
     true_values,
 )
 from pipeline.microworld.words import microworld_values
@@ -57,7 +58,7 @@ def test_precisions_are_those_of_plain_loops(seed, texts):
     chosen = [str(t) for t in rng.permutation(TEXTS)[:texts]]
     scores = (rng.normal(0.2, 1, (6, texts)) * (rng.random((6, texts)) < 0.7)).round(1)
     rows = scenes(rng, 6)
-    found = precisions(scores, named_values(chosen), true_values(rows))
+    found = told(scores, named_values(chosen), true_values(rows)).precision
     for image, expected in enumerate(by_loops(scores, chosen, rows)):
         for i, k in enumerate(AT):
             for c, cell in enumerate(CELLS):
@@ -78,9 +79,11 @@ def test_named_and_true_values():
         assert {VALUES[v] for v in np.flatnonzero(has)} == {(a, str(v)) for a, v in row.items()}
 
 
-def of_series(values: np.ndarray) -> list[np.ndarray]:
-    """The same precision at all numbers of concepts and of all attributes."""
-    return [np.broadcast_to(values[:, None, None], (len(values), len(AT), len(CELLS)))]
+def of_series(values: np.ndarray) -> list[Told]:
+    """The same precision at all numbers of concepts and of all attributes, of 2 named values."""
+    right = np.broadcast_to(values[:, None, None], (len(values), len(AT), len(CELLS)))
+    known = ~np.isnan(right)
+    return [Told(2.0 * known, 2 * np.nan_to_num(right))]
 
 
 def test_means_and_paired_differences_do_not_depend_on_the_parts():
@@ -101,7 +104,7 @@ def test_means_and_paired_differences_do_not_depend_on_the_parts():
             assert (table[name] == again[name]).all()
     row = table[(table["series"] == "neurons") & (table["at"] == 5)].iloc[0]
     known, paired = ours[5:], ours[5:] - nearest[5:]
-    assert (row["images"], row["named"]) == (50, 45)
+    assert (row["images"], row["named"], row["values"]) == (50, 45, 1.8)
     for name, values in (("precision", known), ("more", paired)):
         half = 1.959964 * values.std(ddof=1) / np.sqrt(45)
         low, high = ("low", "high") if name == "precision" else ("more_low", "more_high")
@@ -122,7 +125,7 @@ def test_draws_count_once_an_image():
 
 
 def test_where_nothing_is_named_there_is_no_row():
-    found = precisions(np.ones((3, 1)), named_values(["a thing"]), np.ones((3, len(VALUES)), bool))
+    found = told(np.ones((3, 1)), named_values(["a thing"]), np.ones((3, len(VALUES)), bool))
     table = precision_table(measure({"neurons": [found], NEAREST: [found]}))
     assert table.empty
     one = Sums.of(np.array([[0.5]]))

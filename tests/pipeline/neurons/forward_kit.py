@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.neurons.maps import SecondOrderMaps, gram_matrices
 
 TEXT = {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
 TINY = {
@@ -35,6 +36,18 @@ def perturbed(
 def random_images(model: VisionModel, seed: int, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *model.preprocess.size, generator=generator, dtype=torch.float64)
+
+
+def random_maps(
+    generator: torch.Generator, paths: int, neurons: int, head_dim: int, embed: int
+) -> SecondOrderMaps:
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    values, head_map = randn(paths, neurons, head_dim), randn(paths, head_dim, embed)
+    values[:, 0] = 0  # a neuron that writes nothing
+    gram = gram_matrices(values, head_map)
+    return SecondOrderMaps(values, head_map, gram, randn(paths, embed))
 
 
 def golden_model(golden: Path, folder: Path) -> VisionModel:

@@ -18,19 +18,15 @@ from pipeline.neurons.directions import (
 from pipeline.neurons.effects import ablate
 from pipeline.neurons.equal_share import equal_share_offset
 from pipeline.neurons.forward import NeuronPass
-from pipeline.neurons.maps import SecondOrderMaps, gram_matrices, published_scale, second_order_maps
+from pipeline.neurons.maps import gram_matrices, published_scale, second_order_maps
 from pipeline.stats.moments import chunk, combine, finalize
-from tests.pipeline.neurons.forward_kit import TINY, golden_model, perturbed, random_images
-
-
-def random_maps(generator, paths, neurons, head_dim, embed) -> SecondOrderMaps:
-    def randn(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    values, head_map = randn(paths, neurons, head_dim), randn(paths, head_dim, embed)
-    values[:, 0] = 0  # a neuron that writes nothing
-    gram = gram_matrices(values, head_map)
-    return SecondOrderMaps(values, head_map, gram, randn(paths, embed))
+from tests.pipeline.neurons.forward_kit import (
+    TINY,
+    golden_model,
+    perturbed,
+    random_images,
+    random_maps,
+)
 
 
 def oracle(phi_ine, k):
