@@ -63,7 +63,10 @@ def _of_the_world(
         more = _with(rules, values, cues[i])
         if len(some) < most and more is not None and len(more) > len(values):
             values, some = more, [*some, cues[i]]
-    labels = {"shape": "thing", **values, "count": int(values.get("count", "1"))}
+    # Where nothing says how many, one or several, as in captions; a place is of one alone.
+    several = "place" not in values and rng.random() < 0.5
+    count = int(values.get("count", 2 if several else 1))
+    labels = {"shape": "thing", **values, "count": count}
     setting, where = (int(n) for n in rng.integers(2, size=2))
     return _opening(rng) + phrase(labels, {"shape", *values}, setting, where), some
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 import storage
+from pipeline.adversarial.tables import DESCRIPTIONS as DESCRIBED
 from pipeline.adversarial.tables import JUDGED, PICTURES
 from pipeline.between.tables import ALIGNED
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
@@ -133,6 +134,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "invert": INVERSIONS,
         "segment": SEGMENTATION,
         "repair": REPAIRS,
+        "adversarial_descriptions": DESCRIBED,
         "adversarial_pictures": PICTURES,
         "adversarial": JUDGED,
     }.items()

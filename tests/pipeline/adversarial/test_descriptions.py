@@ -86,9 +86,12 @@ def plainly(rules: Rules, text: str, cues: list[str]) -> None:
         said = {(a, v) for a, v in microworld_values(cue) if a not in drawn}
         assert said, cue
         assert all(values.setdefault(a, v) == v for a, v in said)
-    labels = {"shape": "thing", **values, "count": int(values.get("count", 1))}
+    counts = [int(values["count"])] if "count" in values else [1] if "place" in values else [1, 2]
     assert any(
-        text == opening + phrase(labels, {"shape", *values}, setting, where)
+        text
+        == opening
+        + phrase({"shape": "thing", **values, "count": count}, {"shape", *values}, setting, where)
+        for count in counts
         for opening in OPENING
         for setting in range(2)
         for where in range(2)
@@ -144,23 +147,23 @@ def test_a_sentence_of_any_classes_puts_things_side_by_side():
 
 
 def test_as_many_are_chosen_as_are_asked_for_and_the_seed_decides():
-    found = wrote(CUES, ask=40, choose=6)
+    found = wrote(CUES, ask=40, choose=9)
     table = rows(found)
     assert found.facts == {"writer": "grammar", "left_out": {}}
     for source, of in table.groupby("source"):
         assert of["number"].tolist() == list(range(40))
-        assert of["chosen"].sum() == 6
+        assert of["chosen"].sum() == 9
         assert of.loc[of["chosen"], "kept"].all()
         distinct = of.loc[of["kept"], "text"].nunique()
-        if source == "none":  # four ways to say a star: it says them again
-            assert distinct == len(OPENING)
+        if source == "none":  # eight ways to say star and stars: it says them again
+            assert distinct == 2 * len(OPENING)
             assert of["kept"].all()
         else:
-            assert distinct == of["kept"].sum() >= 6
+            assert distinct == of["kept"].sum() >= 9
             assert set(of.loc[~of["kept"], "why"]) == {AGAIN}
-    assert rows(wrote(CUES, ask=40, choose=6)).equals(table)
-    assert not rows(wrote(CUES, ask=40, choose=6, seed=1)).equals(table)
-    more = wrote({("random", 3): ["a moon"], **CUES}, ask=40, choose=6)
+    assert rows(wrote(CUES, ask=40, choose=9)).equals(table)
+    assert not rows(wrote(CUES, ask=40, choose=9, seed=1)).equals(table)
+    more = wrote({("random", 3): ["a moon"], **CUES}, ask=40, choose=9)
     assert more.facts["left_out"] == {"random.3": ["a moon"]}
     same = rows(more)
     same = same[same["source"] != "random"].reset_index(drop=True)
