@@ -25,6 +25,7 @@ from pipeline.neurons.maps import effect_norms, second_order_maps
 from pipeline.neurons.phases import kept_moments
 from pipeline.neurons.rows import Rows
 from storage.errors import Remedy, StoreError
+from storage.results import Result
 from storage.store import Store
 
 from .codes import Coded, Codes
@@ -126,36 +127,40 @@ def long_of(store: Store, layers: Sequence[Coded]) -> dict[int, Long]:
 def layer_effects(
     store: Store, model: VisionModel, layers: Sequence[Coded]
 ) -> dict[int, LayerEffects]:
-    """What lengths and projections take, by MLP layer.
+    """What lengths and projections take, by MLP layer: see `effects_of_layer`."""
+    return {of.mlp_layer: effects_of_layer(store, model, of.mlp_layer, of.effects) for of in layers}
+
+
+def effects_of_layer(
+    store: Store, model: VisionModel, mlp_layer: int, effects: Result
+) -> LayerEffects:
+    """What lengths and projections of a layer take.
 
     Parameters
     ----------
     store : Store
     model : VisionModel
         The store's own; its device holds what is found.
-    layers : sequence of Coded
+    mlp_layer : int
+    effects : Result
+        Second-order effects of the layer, whose directions are meant.
 
     Raises
     ------
     StoreError
         If the mean effects are not kept, or are those of other images than there are now.
     """
-    found = {}
-    for of in layers:
-        layer, moments = of.mlp_layer, kept_moments(store, of.mlp_layer)
-        if moments is None:
-            raise StoreError(
-                f"the mean effects of MLP layer {layer} are not kept in {store.url}, or of other "
-                "images than there are now",
-                Remedy.anew("second_order", store.url, mlp_layers=layer),
-            )
-        maps = second_order_maps(model, layer, model.wide["dtype"])
-        directions = torch.from_numpy(
-            of.effects.arrays("components")["direction"].sel(layer=layer).values
+    moments = kept_moments(store, mlp_layer)
+    if moments is None:
+        raise StoreError(
+            f"the mean effects of MLP layer {mlp_layer} are not kept in {store.url}, or of other "
+            "images than there are now",
+            Remedy.anew("second_order", store.url, mlp_layers=mlp_layer),
         )
-        found[layer] = LayerEffects(
-            torch.from_numpy(moments.mean.T.copy()).to(maps.head_map_pke),
-            maps.readout(directions.to(maps.head_map_pke)),
-            maps.gram_npp,
-        )
-    return found
+    maps = second_order_maps(model, mlp_layer, model.wide["dtype"])
+    directions = effects.arrays("components")["direction"].sel(layer=mlp_layer).values
+    return LayerEffects(
+        torch.from_numpy(moments.mean.T.copy()).to(maps.head_map_pke),
+        maps.readout(torch.from_numpy(directions).to(maps.head_map_pke)),
+        maps.gram_npp,
+    )

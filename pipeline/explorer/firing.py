@@ -1,37 +1,31 @@
-"""Which neurons fire on a picture, and the concepts that they add up to.
+"""Which neurons fire on a picture, and the concepts that they add up to, layer by layer.
 
-A neuron fires where its mean-removed second-order effect is longer than on 98 of 100 images. Its
-effect has a sign along the neuron's direction, and the direction a code of texts: a concept's score
-is the sum, over the neurons that fire, of the effect's signed projection times the text's
-coefficient (Gandelsman 2025, section 4.2, which takes lengths for projections).
+What firing is, and what concepts are, say ``pipeline.concepts``: here is what of it a page shows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.concepts.codes import Coded, Codes, read_codes
+from pipeline.concepts.long import Long, long_effects
 from pipeline.explorer.library import Library, Opened
 from pipeline.explorer.subject import Subject, pixels_of
-from pipeline.subsets import spread
 from storage import neurons, urls
-from storage.errors import FacetError
-from storage.results import Result
-from storage.store import Store
+from storage.results import Result, finished_results
 
 if TYPE_CHECKING:
+    from pipeline.concepts.by_neurons import LayerEffects
     from pipeline.explorer.model import Loaded
     from pipeline.neurons.answers import CodeText
-    from pipeline.neurons.maps import SecondOrderMaps
 
 JOB = "second_order"
-# Of 100 images, on so many a neuron that fires writes less.
-PERCENT = 98
-# What is long is told from about so many images.
-SAMPLE = 4096
 # Neurons and concepts that are shown.
 SHOWN, CONCEPTS = 12, 12
 
@@ -131,72 +125,35 @@ def firing(library: Library, here: Opened, subject: Subject, signed: bool) -> li
     NotYet
         If the model is being loaded.
     """
-    return [
-        _of_layer(library, here, subject, layer, result, signed)
-        for layer, result in effects_by_layer(here).items()
-    ]
+    results = effects_by_layer(here)
+    kept = effects(library, here, subject, results, signed)
+    return [_of_layer(here, layer, result, kept[layer]) for layer, result in results.items()]
 
 
-def _of_layer(
-    library: Library, here: Opened, subject: Subject, layer: int, result: Result, signed: bool
-) -> FiringLayer:
-    from pipeline.neurons.answers import codes_of, terms
-
-    kept = None if signed or subject.index is None else stored_effects(here, layer, subject.index)
-    if kept is None:
-        picture = subject.index if subject.data is None else subject.data
-        kept = here.cached(
-            ("effects", layer, subject.key),
-            lambda: library.model.ask(here, effects_of, layer, result.name, picture),
-        )
-    table = here.cached(
-        ("neurons", result.url, layer),
-        lambda: _rows(result, "neurons", layer).set_index("neuron").sort_index(),
-    )
-    threshold_n, long = long_effects(here, layer, table)
-    fires_n = (kept.norms_n > threshold_n) & (table["norm_max"].to_numpy() > 0)
-    order = [int(n) for n in np.argsort(-kept.norms_n, kind="stable") if fires_n[n]]
-    codes = here.cached(("codes", result.url, layer), lambda: codes_of(here.store, result, layer))
-    code = None
-    if codes is not None:
-        code = here.cached(("codes", codes.url, layer), lambda: _rows(codes, "codes", layer))
-    scores_n = kept.scores_n
-    shown = tuple(
-        Firing(
-            neuron,
-            float(kept.norms_n[neuron]),
-            float(table["norm_mean"][neuron]),
-            None if scores_n is None else float(scores_n[neuron]),
-            () if code is None else terms(code, layer, neuron),
-        )
-        for neuron in order[:SHOWN]
-    )
-    concepts = () if code is None or scores_n is None else concepts_of(code, scores_n, order)
-    return FiringLayer(layer, len(order), len(fires_n), long, shown, concepts, scores_n is not None)
-
-
-def _rows(result: Result, name: str, layer: int) -> Any:
-    table = result.table(name).to_pandas()
-    return table[table["layer"] == layer]
-
-
-def concepts_of(code: Any, scores_n: NDArray[np.float64], firing: list[int]) -> tuple[Concept, ...]:
-    """Texts by Σ coefficient · projection over the neurons that fire.
+def effects(
+    library: Library, here: Opened, subject: Subject, results: Mapping[int, Result], signed: bool
+) -> dict[int, Effects]:
+    """Effects of layers on a picture: lengths that the store keeps, or one pass for all others.
 
     Parameters
     ----------
-    code : DataFrame
-        The layer's rows of the table of codes.
-    scores_n : (N,)
-    firing : list of int
+    results : mapping of int to Result
+        The second-order effects whose directions are meant, by MLP layer.
+    signed : bool
+        See `firing`.
     """
-    rows = code[code["neuron"].isin(firing)]
-    rows = rows.assign(score=rows["coefficient"] * scores_n[rows["neuron"].to_numpy(int)])
-    found = rows.groupby("text")["score"].agg(["sum", "size"])
-    found = found.iloc[np.argsort(-found["sum"].abs().to_numpy(), kind="stable")][:CONCEPTS]
-    return tuple(
-        Concept(str(text), float(row["sum"]), int(row["size"])) for text, row in found.iterrows()
-    )
+    found = {}
+    if not signed and subject.index is not None:
+        of_image = {layer: stored_effects(here, layer, subject.index) for layer in results}
+        found = {layer: kept for layer, kept in of_image.items() if kept is not None}
+    lacking = tuple((layer, of.name) for layer, of in results.items() if layer not in found)
+    if lacking:
+        picture = subject.index if subject.data is None else subject.data
+        found |= here.cached(
+            ("effects", lacking, subject.key),
+            lambda: library.model.ask(here, effects_of, lacking, picture),
+        )
+    return found
 
 
 def stored_effects(here: Opened, layer: int, image: int) -> Effects | None:
@@ -208,84 +165,114 @@ def stored_effects(here: Opened, layer: int, image: int) -> Effects | None:
     return Effects(np.asarray(group["norms"][image], np.float64), None)
 
 
-def long_effects(here: Opened, layer: int, table: Any) -> tuple[NDArray[np.float64], str]:
-    """From which length on each neuron's effect is a long one, (N,), and what that is, in words."""
+def long_of(here: Opened, layer: int, result: Result) -> Long:
+    """When neurons of a layer fire; read once."""
+    return here.cached(
+        ("long effects", result.url, layer), lambda: long_effects(here.store, result, layer)
+    )
 
-    def sample() -> tuple[NDArray[np.float64], int] | None:
-        store = here.store
-        kept = sorted(store.done_shards() & neurons.done(store.url, layer, "norms"))
-        if not kept:
-            return None
-        group: Any = urls.open_group(neurons.group_url(store.url, layer), mode="r")
-        shards = spread(kept, max(1, SAMPLE // store.meta.shard_size))
-        each, rows = -(-SAMPLE // len(shards)), []
-        for shard in shards:
-            start, stop = store.meta.rows(shard)
-            rows.append(np.asarray(group["norms"][start : min(stop, start + each)], np.float32))
-        norms_bn = np.concatenate(rows)
-        norms_bn = norms_bn[np.isfinite(norms_bn).all(1)]
-        return np.percentile(norms_bn, PERCENT, axis=0), len(norms_bn)
 
-    known = here.cached(("long effects", layer), sample)
-    if known is None:
-        return table["norm_large"].to_numpy(), "longer than on the last of its top images"
-    return known[0], f"longer than on {PERCENT}% of {known[1]:,} images"
+def _of_layer(here: Opened, layer: int, result: Result, kept: Effects) -> FiringLayer:
+    from pipeline.neurons.answers import codes_of, terms
+
+    long = long_of(here, layer, result)
+    fires_n = kept.norms_n > long.lengths_n
+    order = [int(n) for n in np.argsort(-kept.norms_n, kind="stable") if fires_n[n]]
+    usual_n = here.cached(("usual effects", result.url, layer), lambda: _usual(result, layer))
+    coded = here.cached(("codes", result.url, layer), lambda: codes_of(here.store, result, layer))
+    rows, scores_n = None, kept.scores_n
+    concepts: tuple[Concept, ...] = ()
+    if coded is not None:
+        of = Coded(layer, coded, result)
+        rows = here.cached(("codes", coded.url, layer), lambda: _rows(coded, "codes", layer))
+        if scores_n is not None:
+            codes = here.cached(("codes", coded.url, (layer,)), lambda: read_codes([of]))
+            concepts = concepts_of(codes, {layer: np.where(fires_n, scores_n, 0.0)})
+    shown = tuple(
+        Firing(
+            neuron,
+            float(kept.norms_n[neuron]),
+            float(usual_n[neuron]),
+            None if scores_n is None else float(scores_n[neuron]),
+            () if rows is None else terms(rows, layer, neuron),
+        )
+        for neuron in order[:SHOWN]
+    )
+    return FiringLayer(
+        layer, len(order), len(fires_n), long.words, shown, concepts, scores_n is not None
+    )
+
+
+def _usual(result: Result, layer: int) -> NDArray[np.float64]:
+    """Mean length of each neuron's effects, (N,)."""
+    return _rows(result, "neurons", layer).sort_values("neuron")["norm_mean"].to_numpy()
+
+
+def _rows(result: Result, name: str, layer: int) -> Any:
+    table = result.table(name).to_pandas()
+    return table[table["layer"] == layer]
+
+
+def concepts_of(
+    codes: Codes, weights: Mapping[int, NDArray[np.float64]], most: int = CONCEPTS
+) -> tuple[Concept, ...]:
+    """Texts by what neurons that fire say of them, the largest size first.
+
+    Parameters
+    ----------
+    codes : Codes
+    weights : mapping of int to (N,)
+        By MLP layer, 0 for a neuron that does not fire.
+    most : int
+    """
+    scores_m = codes.add({layer: weights_n[None] for layer, weights_n in weights.items()})[0]
+    order = [int(m) for m in np.argsort(-np.abs(scores_m), kind="stable") if scores_m[m]]
+    return tuple(
+        Concept(text, float(scores_m[m]), len(codes.said(weights, text)))
+        for m in order[:most]
+        for text in (codes.texts[m],)
+    )
 
 
 # -- in the model's process ----------------------------------------------------------------
 
-_maps: dict[tuple[str, int], tuple[SecondOrderMaps, Any, Any]] = {}
 
-
-def effects_of(loaded: Loaded, layer: int, result: str, picture: int | bytes) -> Effects:
-    """Effects of a layer's neurons on a picture, from one pass of the model.
+def effects_of(
+    loaded: Loaded, layers: Sequence[tuple[int, str]], picture: int | bytes
+) -> dict[int, Effects]:
+    """Effects of layers' neurons on a picture, from one pass of the model.
 
     Parameters
     ----------
     loaded : Loaded
-    layer : int
-    result : str
-        Of the second-order effects whose directions are meant.
+    layers : sequence of (int, str)
+        MLP layers, each with the name of the second-order effects whose directions are meant.
     picture : int or bytes
     """
     import torch
 
     from pipeline.neurons.forward import NeuronPass
-    from pipeline.neurons.maps import published_scale
+    from pipeline.neurons.rows import OkImages, passed_rows
 
-    maps, mean_pn, readout_pn = _known(loaded, layer, result)
+    run = NeuronPass(loaded.model, [layer for layer, _ in layers], ("coefficients", "peaks"))
+    images_b = torch.tensor([picture if isinstance(picture, int) else 0])
     with torch.inference_mode():
-        found = NeuronPass(loaded.model, [layer])(pixels_of(loaded, picture))
-        published_bpn = published_scale(
-            found.coefficients[layer], found.ln_std_b, found.embedding_be
-        )
-        beyond_bpn = published_bpn - mean_pn
-        scores_bn = (beyond_bpn * readout_pn).sum(1)
-        norms_bn = maps.norms(beyond_bpn)
-    return Effects(norms_bn[0].double().cpu().numpy(), scores_bn[0].double().cpu().numpy())
+        rows = {
+            of.mlp_layer: of
+            for of in passed_rows(run, OkImages(loaded.model, images_b, pixels_of(loaded, picture)))
+        }
+        known = {layer: layer_effects_of(loaded, layer, name) for layer, name in layers}
+        return {
+            layer: Effects(of.lengths(rows[layer])[0], of.projections(rows[layer])[0])
+            for layer, of in known.items()
+        }
 
 
-def _known(loaded: Loaded, layer: int, result: str) -> tuple[SecondOrderMaps, Any, Any]:
-    """A layer's maps, the mean of its coefficients, and what its directions make of them."""
-    import torch
+@lru_cache(maxsize=8)
+def layer_effects_of(loaded: Loaded, layer: int, name: str) -> LayerEffects:
+    """What lengths and projections of a layer take; made once."""
+    from pipeline.concepts.by_neurons import effects_of_layer
 
-    from pipeline.neurons.maps import second_order_maps
-    from pipeline.neurons.phases import kept_moments
-    from storage.results import finished_results
-
-    store: Store = loaded.store
-    key = f"{store.url} {result}", layer
-    if key not in _maps:
-        moments = kept_moments(store, layer)
-        of = next((r for r in finished_results(store.url, JOB) if r.name == result), None)
-        if moments is None or of is None:
-            raise FacetError(
-                f"the mean effects of MLP layer {layer} are not kept, or of other images than "
-                "there are now"
-            )
-        maps = second_order_maps(loaded.model, layer)
-        directions = of.arrays("components")["direction"].sel(layer=layer).values
-        readout_pn = maps.readout(torch.from_numpy(directions).to(maps.head_map_pke))
-        mean_pn = torch.from_numpy(moments.mean.T.copy()).to(maps.head_map_pke)
-        _maps[key] = maps, mean_pn, readout_pn
-    return _maps[key]
+    store = loaded.store
+    (result,) = (of for of in finished_results(store.url, JOB) if of.name == name)
+    return effects_of_layer(store, loaded.model, layer, result)

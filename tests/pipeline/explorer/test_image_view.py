@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jobs import omp, reduce, second_order
+from pipeline.concepts.codes import Codes
 from pipeline.explorer import firing, image_heads, subject
 from pipeline.explorer.firing import effects_of
 from pipeline.explorer.image import alike_view, image_view
@@ -184,7 +185,7 @@ def test_a_pass_gives_the_effects_that_the_store_keeps_and_their_signs(known):
     (result,) = known.here.results("second_order")
     top = result.table("top_images").to_pandas()
     kept = firing.stored_effects(known.here, LAYER, IMAGE)
-    found = effects_of(known.loaded, LAYER, result.name, IMAGE)
+    found = effects_of(known.loaded, [(LAYER, result.name)], IMAGE)[LAYER]
     np.testing.assert_allclose(found.norms_n, kept.norms_n, atol=1e-5)
     of_image = top[top["image"] == IMAGE]
     assert len(of_image)
@@ -203,14 +204,11 @@ def test_neurons_fire_where_they_write_more_than_on_almost_all_images(known):
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_concepts_are_signed_sums_over_codes():
-    import pandas as pd
+def test_concepts_are_signed_sums_over_neurons_that_fire():
+    from scipy.sparse import csr_array
 
-    code = pd.DataFrame(
-        [(0, "snow", 0.5), (0, "night", -1.0), (1, "snow", 2.0), (2, "snow", 9.0)],
-        columns=["neuron", "text", "coefficient"],
-    )
-    found = firing.concepts_of(code, np.array([0.1, -0.2, 5.0]), [0, 1])
+    codes = Codes(("snow", "night"), {2: csr_array([[0.5, -1.0], [2.0, 0.0], [9.0, 0.0]])})
+    found = firing.concepts_of(codes, {2: np.array([0.1, -0.2, 0.0])})
     assert [(c.text, c.neurons) for c in found] == [("snow", 2), ("night", 1)]
     assert [c.score for c in found] == pytest.approx([0.05 - 0.4, -0.1])
 
