@@ -47,11 +47,6 @@ class Side:
     scores: Moments
     first_m: NDArray[np.int64]
 
-    def variance(self) -> Floats:
-        """Of each text's score, (M,), divided by n - 1."""
-        spread: Floats = self.scores.m2 / (self.scores.n - 1)
-        return spread
-
 
 @dataclass(frozen=True, eq=False)
 class Sides:
@@ -121,10 +116,12 @@ def over_table(found: Sides, texts: Sequence[str], method: str) -> pd.DataFrame:
 
     The difference of the mean scores has the interval of Welch (1947), as the sides have spreads
     of their own: Student's, of ν = (a + b)² / (a²/(n_a - 1) + b²/(n_b - 1)) degrees of freedom with
-    a = s_a²/n_a. ``low`` and ``high`` hold for their text alone, ``low_all`` and ``high_all`` for
-    all M texts at once (Bonferroni, 1 - ``LEVEL``/M each), as the highest of many differences is
-    high by chance. Texts stand by ``low_all`` where that is above 0, then by ``low``. Texts that no
-    image has any score of are left out.
+    a = s_a²/n_a. Many texts are said of few images, and a side on which by chance one never was
+    has no spread of its own: s_a² is at least that of all images. ``low`` and ``high`` hold for
+    their text alone, ``low_all`` and ``high_all`` for all M texts at once (Bonferroni, 1 -
+    ``LEVEL``/M each), as the highest of many differences is high by chance. Texts stand by
+    ``low_all`` where that is above 0, then by ``low``. Texts that no image has any score of are
+    left out.
 
     Parameters
     ----------
@@ -174,13 +171,21 @@ def _welch(found: Sides, level: float) -> tuple[Floats, Floats]:
     from scipy.special import stdtrit  # long to import, and only now needed
 
     n, m = found.inside.scores.n, found.outside.scores.n
-    a, b = found.inside.variance() / n, found.outside.variance() / m
+    whole_m = _variance(combine([found.inside.scores, found.outside.scores]))
+    a = np.maximum(_variance(found.inside.scores), whole_m) / n
+    b = np.maximum(_variance(found.outside.scores), whole_m) / m
     squared = a + b
     # A text that is the same on all images differs by exactly what it differs by.
     degrees = squared**2 / np.maximum(a**2 / (n - 1) + b**2 / (m - 1), np.finfo(float).tiny)
     half = stdtrit(np.maximum(degrees, 1.0), 1 - level / 2) * np.sqrt(squared)
     difference = found.inside.scores.mean - found.outside.scores.mean
     return difference - half, difference + half
+
+
+def _variance(scores: Moments) -> Floats:
+    """Of each text's score, (M,), divided by n - 1."""
+    spread: Floats = scores.m2 / (scores.n - 1)
+    return spread
 
 
 def by_chance(texts: int) -> float:

@@ -9,7 +9,7 @@ known, the same scan holds the concepts to it, beside four baselines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -136,6 +136,41 @@ def merge(counts: Sequence[Counts]) -> Counts:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images of a shard that are ok, B of them in order, as the methods take them.
+
+    Attributes
+    ----------
+    images_b : (B,) int64
+        Their numbers.
+    parts : StoredParts
+        Without heads, unless they are asked.
+    rows : dict of int to Rows
+        By MLP layer; empty where coefficients of neurons are not known.
+    lengths : dict of int to (B, N)
+        In their place, where the published method is the only one of neurons.
+    """
+
+    images_b: NDArray[np.int64]
+    parts: StoredParts
+    rows: Mapping[int, Rows] = field(default_factory=dict)
+    lengths: Mapping[int, Array] = field(default_factory=dict)
+
+
+def scores_of(methods: Mapping[str, By], batch: Batch) -> dict[str, Array]:
+    """Scores of texts, (B, M), by method."""
+    found: dict[str, Array] = {}
+    for name, by in methods.items():
+        if not isinstance(by, ByNeurons):
+            found[name] = by.scores(batch.parts)
+        elif batch.rows:
+            found[name] = by.scores(batch.rows)
+        else:
+            found[name] = by.codes.add(by.weights_of_lengths(batch.lengths))
+    return found
+
+
 class Counter:
     """Takes a shard's images batch by batch, and counts them.
 
@@ -147,79 +182,33 @@ class Counter:
     """
 
     def __init__(self, question: Question, store: Store, shard: int) -> None:
-        self._question, self._shard = question, shard
+        self._truth, self._methods = question.truth, question.methods
         self._start, _ = store.meta.rows(shard)
         self._inside = shard_rows(store, shard, question.where)[1]
-        self._data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
         self._found: list[Counts] = []
         self._rng = np.random.default_rng([0, shard])
-        self._methods = question.methods
         if question.truth is not None:
             self._ok, of = shard_rows(store, shard)
             self._place = np.cumsum(of) - 1
-            self._named = {
-                name: precision.named_values(texts)
-                for name, texts in {
-                    **{name: by.texts for name, by in self._methods.items()},
-                    NEAREST: question.truth.texts,
-                }.items()
-            }
+            texts = {name: by.texts for name, by in self._methods.items()}
+            texts[NEAREST] = question.truth.texts
+            self._named = {name: precision.named_values(of) for name, of in texts.items()}
 
-    def add(
-        self,
-        images_b: NDArray[np.int64],
-        rows: Mapping[int, Rows] | None = None,
-        lengths: Mapping[int, Array] | None = None,
-    ) -> None:
-        """Count images of the shard that are ok, in order.
-
-        Parameters
-        ----------
-        images_b : (B,)
-        rows : mapping of int to Rows, optional
-            Of these images, by MLP layer.
-        lengths : mapping of int to (B, N), optional
-            In their place, where the published method is the only one of neurons.
-        """
-        if rows is not None:
-            device = next(iter(rows.values())).coefficients_bpn.device
+    def add(self, batch: Batch) -> None:
+        """Count images of the shard."""
+        if batch.rows:
+            device = next(iter(batch.rows.values())).coefficients_bpn.device
             self._methods = {name: placed(by, device) for name, by in self._methods.items()}
-        parts = self._parts(images_b)
-        scores: dict[str, Array] = {}
-        for name, by in self._methods.items():
-            if not isinstance(by, ByNeurons):
-                scores[name] = by.scores(parts)
-            elif rows is not None:
-                scores[name] = by.scores(rows)
-            else:
-                assert lengths is not None  # as the source says
-                scores[name] = by.codes.add(by.weights_of_lengths(lengths))
-        inside_b = self._inside[images_b - self._start]
+        scores = scores_of(self._methods, batch)
+        inside_b = self._inside[batch.images_b - self._start]
         found = {name: over.count(scores_bm, inside_b) for name, scores_bm in scores.items()}
-        self._found.append(Counts(found, self._precision(images_b, scores, parts, rows)))
+        self._found.append(Counts(found, self._precision(batch, scores)))
 
-    def _parts(self, images_b: NDArray[np.int64]) -> StoredParts:
-        """What the store holds of them beside neurons; of heads only where they are asked."""
-        first, last = int(images_b[0]), int(images_b[-1]) + 1
-        names = ["embedding", "ln_std"]
-        if any(isinstance(by, ByHeads) for by in self._methods.values()):
-            names.append("heads")
-        read = {n: np.asarray(self._data[n][first:last])[images_b - first] for n in names}
-        nothing = np.zeros((len(images_b), 0, 0), np.float32)
-        heads = read.get("heads", nothing[..., None])
-        return StoredParts(heads, nothing, read["embedding"], read["ln_std"])
-
-    def _precision(
-        self,
-        images_b: NDArray[np.int64],
-        scores: dict[str, Array],
-        parts: StoredParts,
-        rows: Mapping[int, Rows] | None,
-    ) -> Precision | None:
-        truth = self._question.truth
+    def _precision(self, batch: Batch, scores: dict[str, Array]) -> Precision | None:
+        truth = self._truth
         if truth is None:
             return None
-        table = self._ok.take(pa.array(self._place[images_b - self._start]))
+        table = self._ok.take(pa.array(self._place[batch.images_b - self._start]))
         true_bv = precision.true_values(table)
 
         def of(scores_bm: NDArray[np.floating], texts: str) -> Told:
@@ -227,22 +216,20 @@ class Counter:
 
         found: dict[str, Sequence[Told]] = {name: [of(scores[name], name)] for name in scores}
         found[NEAREST], found[NEAREST_RAW] = (
-            [of(cosines, NEAREST)] for cosines in nearest(truth, parts)
+            [of(cosines, NEAREST)] for cosines in nearest(truth, batch.parts)
         )
-        if rows is not None and (by := self._of_neurons()) is not None:
-            name, neurons_ = by
-            found[RANDOM] = [
-                of(neurons_.codes.add(drawn), name)
-                for drawn in random_sets(neurons_, rows, self._rng)
-            ]
-        shape = len(images_b), len(truth.texts)
+        if batch.rows:
+            name, by = self._of_neurons()
+            drawn = random_sets(by, batch.rows, self._rng)
+            found[RANDOM] = [of(by.codes.add(weights), name) for weights in drawn]
+        shape = len(batch.images_b), len(truth.texts)
         found[CHANCE] = [of(self._rng.random(shape), NEAREST) for _ in range(DRAWS)]
         return precision.measure(found)
 
-    def _of_neurons(self) -> tuple[str, ByNeurons] | None:
+    def _of_neurons(self) -> tuple[str, ByNeurons]:
         """The signed method where it is asked for, else the published one."""
-        asked = {name: by for name, by in self._methods.items() if isinstance(by, ByNeurons)}
-        return min(asked.items(), key=lambda one: one[1].published) if asked else None
+        asked = [(name, by) for name, by in self._methods.items() if isinstance(by, ByNeurons)]
+        return min(asked, key=lambda one: one[1].published)
 
     def close(self) -> Counts | None:
         """Of all images; None where none is ok."""
@@ -307,27 +294,49 @@ def count_shard(question: Question, shard: int) -> Counts | None:
     """Counts of one shard's images from what the store keeps; None where none is ok."""
     store = open_store(question.url)
     counter = Counter(question, store, shard)
-    step = step_of(question, store)
-    start, _ = store.meta.rows(shard)
-    ok = shard_rows(store, shard)[1]
+    for batch in stored(question, store, shard):
+        counter.add(batch)
+    return counter.close()
+
+
+def stored(question: Question, store: Store, shard: int) -> Iterator[Batch]:
+    """A shard's images from what the store keeps, a bounded number at a time."""
+    step, ok = step_of(question, store), shard_rows(store, shard)[1]
     if question.source == "coefficients":
         layers = [stored_rows(store, layer, shard, step) for layer in question.layers]
         for rows in zip(*layers, strict=True):
-            counter.add(rows[0].images_b.numpy(), {of.mlp_layer: of for of in rows})
+            images_b = rows[0].images_b.numpy()
+            parts = parts_of(question, store, images_b)
+            yield Batch(images_b, parts, {of.mlp_layer: of for of in rows})
     elif question.source == "norms":
+        start, _ = store.meta.rows(shard)
         groups: list[Any] = [
             urls.open_group(neurons.group_url(store.url, at), mode="r") for at in question.layers
         ]
-        for read in zip(
-            *(chosen_rows(group, ["norms"], start, ok, step) for group in groups), strict=True
-        ):
+        kept = [chosen_rows(group, ["norms"], start, ok, step) for group in groups]
+        for read in zip(*kept, strict=True):
             lengths = [of["norms"].astype(np.float64) for _, of in read]
-            counter.add(read[0][0], lengths=dict(zip(question.layers, lengths, strict=True)))
+            parts = parts_of(question, store, read[0][0])
+            by_layer = dict(zip(question.layers, lengths, strict=True))
+            yield Batch(read[0][0], parts, lengths=by_layer)
     else:
-        for first in range(0, len(ok), step):
-            if (keep := np.flatnonzero(ok[first : first + step])).size:
-                counter.add(start + first + keep)
-    return counter.close()
+        numbers = store.meta.rows(shard)[0] + np.flatnonzero(ok)
+        for first in range(0, len(numbers), step):
+            images_b = numbers[first : first + step]
+            yield Batch(images_b, parts_of(question, store, images_b))
+
+
+def parts_of(question: Question, store: Store, images_b: NDArray[np.int64]) -> StoredParts:
+    """What a store holds of neighbouring images beside neurons; of heads only where asked."""
+    data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
+    first, last = int(images_b[0]), int(images_b[-1]) + 1
+    names = ["embedding", "ln_std"]
+    if any(isinstance(by, ByHeads) for by in question.methods.values()):
+        names.append("heads")
+    read = {n: np.asarray(data[n][first:last])[images_b - first] for n in names}
+    nothing = np.zeros((len(images_b), 0, 0), np.float32)
+    heads = read.get("heads", nothing[..., None])
+    return StoredParts(heads, nothing, read["embedding"], read["ln_std"])
 
 
 def step_of(question: Question, store: Store) -> int:
@@ -353,8 +362,8 @@ class CountPasses:
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> _Sink:
         """A sink for one layer; those of a shard count together."""
         if mlp_layer == self.question.layers[0] or self._open is None:
-            self._open = _Layers(Counter(self.question, store, shard), self.question.layers)
-        return _Sink(self._open, mlp_layer)
+            self._open = _Layers(self.question, store, shard)
+        return _Sink(self._open, mlp_layer == self.question.layers[-1])
 
     def merge(self, a: Counts | None, b: Counts | None) -> Counts | None:
         """Of the images of both."""
@@ -365,21 +374,25 @@ class CountPasses:
 class _Layers:
     """Rows of a batch, until those of all layers are there."""
 
-    def __init__(self, counter: Counter, layers: Sequence[int]) -> None:
-        self.counter, self._layers, self._rows = counter, layers, dict[int, Rows]()
+    def __init__(self, question: Question, store: Store, shard: int) -> None:
+        self.counter = Counter(question, store, shard)
+        self._question, self._store, self._rows = question, store, dict[int, Rows]()
 
     def take(self, rows: Rows) -> None:
         self._rows[rows.mlp_layer] = rows
-        if len(self._rows) == len(self._layers):
-            given, self._rows = {at: self._rows[at] for at in self._layers}, {}
-            self.counter.add(rows.images_b.cpu().numpy(), given)
+        if len(self._rows) == len(self._question.layers):
+            given, self._rows = self._rows, {}
+            images_b = rows.images_b.cpu().numpy()
+            self.counter.add(
+                Batch(images_b, parts_of(self._question, self._store, images_b), given)
+            )
 
 
 class _Sink:
     """One layer of a shard; its last layer hands over the counts."""
 
-    def __init__(self, together: _Layers, layer: int) -> None:
-        self._together, self._last = together, layer == together._layers[-1]
+    def __init__(self, together: _Layers, last: bool) -> None:
+        self._together, self._last = together, last
 
     def add(self, rows: Rows) -> None:
         self._together.take(rows)
