@@ -21,14 +21,7 @@ from pipeline.adversarial.renderer import render
 from pipeline.adversarial.tables import PICTURES
 from storage.errors import FacetError
 from storage.results import as_table
-
-
-def described(*texts: str, source: str = "random", repeat: int = 0) -> pd.DataFrame:
-    rows = [
-        {"source": source, "repeat": repeat, "number": at, "text": text, "chosen": True}
-        for at, text in enumerate(texts)
-    ]
-    return pd.DataFrame(rows)
+from tests.pipeline.adversarial.described import described
 
 
 def pixels(path) -> np.ndarray:

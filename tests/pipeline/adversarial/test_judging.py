@@ -11,7 +11,7 @@ from pipeline.adversarial.judging import PARTS, judge, kept_files, margins, spea
 from pipeline.adversarial.renderer import render
 from pipeline.models import ModelSpec, load_model
 from storage.errors import FacetError
-from tests.pipeline.adversarial.test_drawing import described
+from tests.pipeline.adversarial.described import described
 from tests.tiny import FEW_WORDS, tiny, write_config
 
 
@@ -37,7 +37,7 @@ def drawn(tmp_path):
 
 
 def embedding(model, image: Image.Image) -> np.ndarray:
-    pixels = torch.from_numpy(model.preprocess.to_uint8(image))[None]
+    pixels = torch.from_numpy(model.preprocess.to_uint8(image).copy())[None]
     return model.module.encode_image(model.preprocess.to_tensor(pixels).double())[0].numpy()
 
 
