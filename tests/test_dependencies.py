@@ -16,7 +16,7 @@ OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
 EXTRAS = (
-    "s3", "gcs", "http", "words", "mat", "ann", "sentences", "llm", "explore", "cluster"
+    "s3", "gcs", "http", "words", "mat", "ann", "sentences", "draw", "llm", "explore", "cluster"
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_development_has_every_extra():
 def test_an_object_store_and_the_web_are_not_needed_where_nothing_is_read_from_them(tmp_path):
     """Taking a model apart over pictures of this disk, with nothing but what is always there."""
     absent = ["s3fs", "botocore", "gcsfs", "aiohttp", "wordfreq", "h5py", "faiss", "transformers"]
-    absent += ["sentence_transformers"]
+    absent += ["sentence_transformers", "diffusers"]
     code = (
         f"import sys; sys.modules |= dict.fromkeys({absent!r}); from jobs import cli; "
         "sys.argv[1:] = 'extract --images microworld:n=8,seed=1,split=test --model microworld"
@@ -85,6 +85,11 @@ def test_an_object_store_and_the_web_are_not_needed_where_nothing_is_read_from_t
             "h5py",
             "from pipeline.images.masks import parse_masks; parse_masks('gtsegs:x.mat')",
             "mat",
+        ),
+        (
+            "diffusers",
+            "from pipeline.adversarial.choices import parse_drawer as p; p('diffusers:x')",
+            "draw",
         ),
         ("faiss", "from pipeline.search.choices import faiss_or_refuse as f; f()", "ann"),
     ],

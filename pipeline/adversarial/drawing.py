@@ -46,6 +46,24 @@ class Picture:
 Draw = Callable[[str, int], Picture]
 
 
+Rows = list[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Pictures of one description: their numbers are 0, 1, …"""
+
+    source: str
+    repeat: int
+    description: int
+    text: str
+    seeds: tuple[int, ...]
+
+    def named(self, *more: int) -> str:
+        """What tells it from all others of a run."""
+        return ".".join([self.source, *map(str, (self.repeat, self.description, *more))])
+
+
 def by_renderer(drawn: str, target: str) -> Draw:
     """The embedded world's renderer, which knows whether the drawn class is there."""
 
@@ -81,25 +99,14 @@ def draw_all(
     at_once: int = 1,
     teller: Teller = SILENT,
 ) -> pd.DataFrame:
-    """Draw some pictures of every description that was chosen, in this process.
+    """Draw in this process: see ``pictures.draw_pictures``.
 
     Parameters
     ----------
-    descriptions : DataFrame
-        ``tables.DESCRIPTIONS["descriptions"]``.
     draw : callable
         Called from up to ``at_once`` threads.
-    each : int
-        Pictures of one description.
-    seed : int
-    place : str
-        Files go below ``FOLDER`` there, and are named by what decides them.
-    teller : Teller
-
-    Returns
-    -------
-    DataFrame
-        ``tables.PICTURES["pictures"]``; ``file`` is relative to the place.
+    at_once : int
+        Descriptions under way at a time.
     """
     todo = wanted(descriptions, each, seed)
     with (
@@ -115,24 +122,6 @@ def draw_all(
             threads.shutdown(wait=False, cancel_futures=True)
             raise
     return table(found)
-
-
-Rows = list[dict[str, object]]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Pictures of one description: their numbers are 0, 1, …"""
-
-    source: str
-    repeat: int
-    description: int
-    text: str
-    seeds: tuple[int, ...]
-
-    def named(self, *more: int) -> str:
-        """What tells it from all others of a run."""
-        return ".".join([self.source, *map(str, (self.repeat, self.description, *more))])
 
 
 def wanted(descriptions: pd.DataFrame, each: int, seed: int) -> list[Wanted]:

@@ -20,7 +20,8 @@ from .tables import JUDGED
 
 if TYPE_CHECKING:
     from pipeline.heatmaps.split import Split
-    from pipeline.models import VisionModel
+    from pipeline.models import ModelSpec, VisionModel
+    from pipeline.texts.classes import Classes
 
 # Pictures of one pass of the model; and where their margins stand until all are there.
 AT_ONCE, PARTS = 32, "margins"
@@ -126,6 +127,62 @@ def kept_files(text: str, files: Collection[str], name: str) -> set[str]:
             else f"`keep` {name}: there are no pictures that it could name"
         )
     return {known[line.rpartition("/")[2]] for line in asked}
+
+
+def parse_second(text: str) -> ModelSpec:
+    """A second model, ``MODEL`` or ``MODEL/WEIGHTS`` of open_clip.
+
+    Raises
+    ------
+    FacetError
+        If there is no such model, or it has weights of several names and none is said.
+    """
+    from pipeline.models.openclip_files import list_pretrained_tags_by_model
+    from pipeline.models.spec import ModelSpec, check_supported
+
+    name, _, weights = text.partition("/")
+    tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
+    if not weights and len(tags) != 1:
+        one = f", such as {name}/{tags[0]}" if tags else ""
+        raise FacetError(f"`judge` {text}: say by which weights, as MODEL/WEIGHTS{one}")
+    spec = ModelSpec(name, weights or tags[0])
+    check_supported(spec)
+    return spec
+
+
+def by_second(
+    spec: ModelSpec, pair: Classes, read: Read, teller: Teller = SILENT
+) -> Callable[[Sequence[str]], list[bool]]:
+    """Whether a second model, too, would not take pictures for the target.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    pair : Classes
+        The drawn class and the target, with their prompts.
+    read : callable
+        Takes a file, gives its bytes.
+
+    Returns
+    -------
+    callable
+        For `judge`.
+    """
+    import torch
+
+    from pipeline.models import load_model
+    from pipeline.texts.classes import class_means
+    from pipeline.texts.embedding import encode_texts
+    from pipeline.texts.encoding import tokenizer_of
+
+    with teller.wait("loading the second model"):
+        model = load_model(spec, "cuda" if torch.cuda.is_available() else "cpu")
+    means_2e = class_means(encode_texts(model.module, tokenizer_of(model), pair.flat), pair)
+
+    def there(files: Sequence[str]) -> list[bool]:
+        return (margins(model, means_2e, files, read, teller=teller) <= 0).tolist()
+
+    return there
 
 
 def judge(
