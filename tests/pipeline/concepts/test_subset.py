@@ -1,5 +1,7 @@
 """Counts over a store against effects written out; the same from lengths and by passes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from jobs import extract, omp, second_order
 from pipeline.cluster import machines
 from pipeline.cluster.work import Workers
-from pipeline.concepts import kept, over, precision
+from pipeline.concepts import kept, over, precision, scan
 from pipeline.concepts.by_codes import Dictionary, by_embedding, by_heads
 from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
 from pipeline.concepts.codes import chosen_layers, read_codes
@@ -30,6 +32,7 @@ from pipeline.neurons.rows import stored_rows
 from pipeline.stats.reductions import reduce_store
 from pipeline.texts.encoding import store_model
 from storage import neurons, open_store
+from storage.errors import FacetError
 from tests import tiny
 
 LAYERS, WHERE = (0, 2), "shape in ('star', 'heart', 'moon') and index < 50"
@@ -240,3 +243,53 @@ def test_counts_are_kept_and_read_back_to_the_bit(found, tmp_path, monkeypatch):
     assert ours.equals(theirs)
     monkeypatch.setattr(kept, "revision", lambda: "another")
     assert kept.read(str(tmp_path)) == (set(), None)
+
+
+def test_a_scan_that_was_stopped_goes_on_and_ends_in_the_same(
+    store, question, found, tmp_path, here, monkeypatch
+):
+    monkeypatch.setattr(scan, "SAVE_SECONDS", -1.0)
+    asked = []
+
+    def stopped(question, store, shards):
+        for one in counted(question, store, shards):
+            asked.append(one[0])
+            yield one
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(scan, "counted", stopped)
+    planned = scan.plan(question, store, None)
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(planned, str(tmp_path))
+    shards, _ = kept.read(str(tmp_path))
+    assert asked == [0]
+    assert shards == {0}
+    monkeypatch.setattr(scan, "counted", counted)
+    again = scan.scan(planned, str(tmp_path))
+    assert scan.scan(planned, str(tmp_path)).images == again.images  # nothing is left to count
+    for name in question.methods:
+        same(again.over[name], found.over[name], 1e-12)
+    tables = [precision.precision_table(of.precision) for of in (again, found)]
+    assert tables[0].equals(tables[1])
+
+
+def test_passes_are_planned_where_the_store_does_not_keep_what_neurons_do(
+    store, question, model, found, tmp_path, here
+):
+    by_model = replace(question, source="model")
+    planned = scan.plan(by_model, store, model)
+    inside, outside = scan.sizes(store, WHERE)
+    assert (inside, outside) == found.images
+    facts = planned.facts(inside, outside)
+    assert facts["images"] == f"{inside} inside, {outside} outside, in 2 shards"
+    assert "as the store does not keep" in facts["passes of the model"]
+    kept_plan = scan.plan(question, store, None).facts(inside, outside)
+    assert "passes of the model" not in kept_plan
+    assert kept_plan["will read"] != facts["will read"]
+    for name in question.methods:
+        same(scan.scan(planned, str(tmp_path)).over[name], found.over[name])
+
+
+def test_a_subset_of_all_images_is_refused(store, here):
+    with pytest.raises(FacetError, match="0 images outside of the subset"):
+        scan.sizes(store, "index >= 0")
