@@ -79,7 +79,7 @@ class Question:
 
     url: str
     where: str
-    methods: dict[str, By]
+    methods: Mapping[str, By]
     source: Source
     truth: Truth | None = None
 
