@@ -12,6 +12,7 @@ from pipeline.adversarial import descriptions
 from pipeline.adversarial.descriptions import AGAIN, ATTEMPTS, SETTINGS, Described, describe, given
 from pipeline.adversarial.grammar import sentences
 from pipeline.adversarial.prompts import question, read_list
+from pipeline.adversarial.renderer import read
 from pipeline.adversarial.rules import LONGEST, Rules
 from pipeline.adversarial.tables import DESCRIPTIONS
 from pipeline.language import servers
@@ -97,6 +98,9 @@ def plainly(rules: Rules, text: str, cues: list[str]) -> None:
         for where in range(2)
     )
     assert rules.why_not(text) == ""
+    drawn_too = read(text)  # refuses what it cannot draw
+    told = {**drawn_too.values, "count": str(drawn_too.counts[0])}
+    assert values.items() <= told.items()
 
 
 @pytest.mark.parametrize("seed", range(5))
