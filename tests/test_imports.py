@@ -100,6 +100,7 @@ REFUSED = {
     "ablate --store {tmp}/gone --classes microworld:shape": "no store at",
     "compare --store {tmp}/gone --a x==1 --b x==2": "no store at",
     "align --from {tmp}/gone --to {tmp}/gone": "no store at",
+    "concepts --store {tmp}/gone --image 0": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
     "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
     "search --store {tmp}/gone --image 0": "no store at",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -134,21 +135,21 @@ def concepts_found(result: Result) -> Concepts:
     files = {name: picture_file(number) for number, name in enumerate(shown)}
     return Concepts(
         **tables,
-        maps=_maps(result) if "maps.zarr" in kept else [],
-        fires=_fires(result) if "fires.zarr" in kept else [],
+        maps=maps_of(result.arrays("maps")) if "maps.zarr" in kept else [],
+        fires=fires_of(result.arrays("fires")) if "fires.zarr" in kept else [],
         where=result.config.get("where"),
         pixels={name: _read(result, file) for name, file in files.items() if file in kept},
     )
 
 
-def _maps(result: Result) -> list[ConceptMap]:
-    kept = result.arrays("maps")
+def maps_of(kept: xr.Dataset) -> list[ConceptMap]:
+    """Maps as a result keeps them."""
     names = (kept[name].values.tolist() for name in ("picture", "method", "text", "outside"))
     return [ConceptMap(*of) for of in zip(*names, kept["map"].values, strict=True)]
 
 
-def _fires(result: Result) -> list[Fires]:
-    kept = result.arrays("fires")
+def fires_of(kept: xr.Dataset) -> list[Fires]:
+    """Where neurons fire, as a result keeps it."""
     names = (kept[name].values.tolist() for name in ("picture", "layer", "part"))
     return [Fires(*of) for of in zip(*names, kept["map"].values, strict=True)]
 

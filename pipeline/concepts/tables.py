@@ -37,6 +37,16 @@ CONCEPTS = {
             "weight": pa.float64(),
         }
     ),
+    "left": pa.schema(
+        {
+            "picture": pa.string(),
+            "image": pa.int64(),
+            "method": pa.string(),
+            "part": pa.string(),
+            "share": pa.float64(),
+            "length": pa.float64(),
+        }
+    ),
 }
 OVER = {
     "over": pa.schema(

@@ -61,6 +61,25 @@ class NeuronParts:
     """What the last LayerNorm divided by: σ."""
 
 
+@dataclass(frozen=True, eq=False)
+class TokenReads:
+    """What later heads read of each token's neurons, for a few pictures; see `NeuronParts`.
+
+    By MLP layer, s = Σ_i weights · hidden: the part of every token is known.
+    """
+
+    hidden: dict[int, Tensor]
+    """p, activations, (batch, token, neuron)."""
+    weights: dict[int, Tensor]
+    """α_i/σ_i, (batch, path, token)."""
+    embedding_be: Tensor
+    ln_std_b: Tensor
+
+    def coefficients(self, mlp_layer: int) -> Tensor:
+        """s, (batch, path, neuron)."""
+        return self.weights[mlp_layer] @ self.hidden[mlp_layer]
+
+
 class NeuronPass:
     """Runs images through the image tower and takes down what neurons do.
 
@@ -141,6 +160,34 @@ class NeuronPass:
             mean_b=left.mean_b,
             ln_std_b=left.std_b,
         )
+
+    @torch.inference_mode()
+    def tokens(self, images_bchw: Tensor) -> TokenReads:
+        """Take down what is read of every token of the chosen layers' neurons, for pictures.
+
+        Parameters
+        ----------
+        images_bchw
+            From `Preprocess.to_tensor`; few, as all activations of the chosen layers are held.
+        """
+        tower, hidden = self._tower, dict[int, Tensor]()
+        weights: dict[int, list[Tensor]] = {layer: [] for layer in self.mlp_layers}
+        x_btd = tower.enter(images_bchw)
+        for layer, block in enumerate(tower.blocks):
+            attention = block.attention(x_btd)
+            if hidden:
+                alpha_bht = attention.pattern().to(x_btd.dtype)
+                read_bht = alpha_bht * block.inverse_std(x_btd)[:, None]
+                for at in hidden:
+                    weights[at].append(read_bht)
+            x_btd, _ = block.attend(x_btd, attention)
+            hidden_btn, written_btd = block.mlp(x_btd)
+            x_btd = x_btd.add_(written_btd)
+            if layer in self.mlp_layers:
+                hidden[layer] = hidden_btn.to(x_btd.dtype)
+        left = tower.leave(x_btd)
+        paths = {layer: torch.cat(rows, 1) for layer, rows in weights.items()}
+        return TokenReads(hidden, paths, left.embedding_be, left.std_b)
 
     @torch.inference_mode()
     def token_maps(self, images_bchw: Tensor, mlp_layer: int, neurons: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 
 from jobs import (
     ablate,
+    concepts,
     encode_texts,
     extract,
     heatmap,
@@ -74,13 +75,14 @@ def test_every_job_that_analyses_writes_to_out_alone(store, tmp_path, capsys):
         )
     )
     mapped = heatmap.main(heatmap.HeatmapConfig(**given, image="3", text=("a red star",)))
+    said = concepts.main(concepts.ConceptsConfig(**here, image=("3",)))
     nearest = search.main(search.SearchConfig(**here, image=("3",), heads=("2.1",)))
     held = segment.main(
         segment.SegmentConfig(
             **here, classes="microworld:shape", methods=("neurons",), mlp_layers=str(KEPT)
         )
     )
-    for run in (described, effects, found, classified, mapped, nearest, held):
+    for run in (described, effects, found, classified, mapped, said, nearest, held):
         assert run.result.url.startswith(f"{place}/results/")
 
     # From now on the place is all that has to be named.

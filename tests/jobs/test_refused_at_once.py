@@ -11,6 +11,7 @@ from jobs import (
     ablate,
     align,
     compare,
+    concepts,
     encode_texts,
     extract,
     heatmap,
@@ -73,6 +74,7 @@ WRITERS = {
     "align": lambda s: align.main(align.AlignConfig(s, s, layers="all")),
     "second-order": lambda s: second_order.main(second_order.SecondOrderConfig(s, **FIRST)),
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
+    "concepts": lambda s: concepts.main(concepts.ConceptsConfig(s, image=("0",))),
     "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),
     "repair": lambda s: repair.main(
         repair.RepairConfig(s, f"{s}.txt", "label", heads=("0.1",), workers="here")

@@ -120,6 +120,13 @@ SHOWN = {
         "approximate": JOBS + "search_job.py::test_a_search_of_a_part_tells_what_it_misses",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "concepts": {
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "image picture": JOBS + "concepts_job.py::test_a_file_gives_what_the_stores_image_gives",
+        "method": JOBS + "concepts_job.py::test_methods_say_what_they_are_made_of",
+        "mlp_layers pool layers terms top": JOBS + "concepts_job.py::test_settings_of_concepts",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "heatmap": {
         "image picture": JOBS + "heatmap_job.py::test_a_file_gives_what_the_stores_image_gives",
         "text layers heads convention": JOBS + "heatmap_job.py"

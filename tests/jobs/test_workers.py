@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, align, compare, extract, index, label, omp, reduce, repair, rosetta, search,
+    ablate, align, compare, concepts, extract, index, label, omp, reduce, repair, rosetta, search,
     second_order, segment, textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
@@ -36,6 +36,7 @@ second_order.main(second_order.SecondOrderConfig(mlp_layers="2", top_k=5, **kept
 search.main(search.SearchConfig(image=("3",), heads=("3.1",), **kept))
 omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape,
     label_column="shape", **kept))
+concepts.main(concepts.ConceptsConfig(image=("3",), method=("neurons", "heads"), **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
 label.main(label.LabelConfig(layers="last:1", **kept))
@@ -76,6 +77,7 @@ def test_every_job_works_here_without_ray(alone):
         "label",
         "second_order",
         "omp",
+        "concepts",
         "ablate",
         "compare",
         "repair",

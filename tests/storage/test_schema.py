@@ -11,6 +11,7 @@ import storage
 from pipeline.adversarial.tables import DESCRIPTIONS as DESCRIBED
 from pipeline.adversarial.tables import JUDGED, PICTURES
 from pipeline.between.tables import ALIGNED
+from pipeline.concepts.tables import CONCEPTS
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
@@ -126,6 +127,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "align": ALIGNED,
         "second_order": NEURONS,
         "omp": CODES,
+        "concepts": CONCEPTS,
         "heatmap": HEATMAPS,
         "search": SEARCH,
         "label": LABELS,
