@@ -55,6 +55,7 @@ JOBS = {
     "segment": Job(
         "heat maps of many methods, held to masks", ("extract", "encode-texts", "second-order")
     ),
+    "adversarial": Job("pictures that a model takes for another class, by what neurons confuse"),
     "repair": Job(
         "mend a spurious correlation by heads or by gains that are found, held out",
         ("extract", "reduce", "encode-texts", "label"),

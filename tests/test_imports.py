@@ -102,6 +102,7 @@ REFUSED = {
     "align --from {tmp}/gone --to {tmp}/gone": "no store at",
     "concepts --store {tmp}/gone --image 0": "no store at",
     "heatmap --store {tmp}/gone --image 0 --text star": "no store at",
+    "adversarial --store {tmp}/gone --drawn star --target heart": "no store at",
     "repair --store {tmp}/gone --classes microworld:shape --groups place --search": "no store at",
     "search --store {tmp}/gone --image 0": "no store at",
     "segment --store {tmp}/gone --classes microworld:shape": "no store at",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,6 +17,7 @@ from storage import urls
 from storage.results import Result, finished_results
 
 from .choices import Outcome
+from .tables import CUES, DESCRIPTIONS
 
 # The jobs of the stages before the last, by what they leave.
 STAGES = {
@@ -31,6 +34,8 @@ SOURCES = {
     "none": "no cues",
     "given": "given",
 }
+# Pictures of each source that are shown.
+PICTURES = 8
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -112,6 +117,14 @@ class SpeaksFor:
     pixels: NDArray[np.uint8] = field(metadata={"picture": True})
 
 
+def shown(judged: pd.DataFrame) -> pd.DataFrame:
+    """The pictures that pages show: of each source those that fooled the model, then others, the
+    clearest first."""
+    rows = judged[judged["file"] != ""].assign(fooled=judged["outcome"] == "fooled")
+    rows = rows.sort_values(["fooled", "margin"], ascending=False, kind="stable")
+    return rows.groupby("source", sort=False).head(PICTURES)
+
+
 def said(source: str) -> str:
     """A source of cues in words."""
     return SOURCES.get(source, source)
@@ -122,7 +135,7 @@ def adversarial(result: Result) -> Adversarial:
 
     The names of their results stand under ``stages`` in the provenance.
     """
-    stages = {name: stage(result, name) for name in STAGES}
+    stages = {name: stage(result, name) for name in result.provenance["stages"]}
     maps = []
     if "maps" in result.provenance:
         kept = result.arrays("maps")
@@ -132,14 +145,21 @@ def adversarial(result: Result) -> Adversarial:
                 kept["file"].values, kept["map"].values, kept["pixels"].values, strict=True
             )
         ]
+
+    def table(name: str, kept: str, schemas: Mapping[str, pa.Schema]) -> pd.DataFrame:
+        """A table of a stage; empty where a file stood in place of it or of a later one."""
+        if name in stages:
+            return stages[name].table(kept).to_pandas()
+        return schemas[kept].empty_table().to_pandas()
+
     pictures = stages["pictures"].table("pictures").to_pandas()
     looked = result.config.get("keep") or result.config.get("judge")
     return Adversarial(
         result.config["drawn"],
         result.config["target"],
-        stages["cues"].table("cues").to_pandas(),
-        stages["cues"].table("neurons").to_pandas(),
-        stages["descriptions"].table("descriptions").to_pandas(),
+        table("cues", "cues", CUES),
+        table("cues", "neurons", CUES),
+        table("descriptions", "descriptions", DESCRIPTIONS),
         pictures,
         result.table("judged").to_pandas(),
         result.table("rates").to_pandas(),

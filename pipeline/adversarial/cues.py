@@ -168,15 +168,17 @@ def of_source(
 
 
 def used_cues(
-    cues: pd.DataFrame, sources: Iterable[Source], repeats: int
-) -> dict[tuple[Source, int], list[str]]:
+    cues: pd.DataFrame, sources: Iterable[str], repeats: int
+) -> dict[tuple[str, int], list[str]]:
     """The cues of every source and repeat, as descriptions are written from them."""
     rows = cues[cues["used"]].sort_values("rank")
     by: dict[object, list[str]] = {
         key: of["text"].tolist() for key, of in rows.groupby(["source", "repeat"])
     }
+    # Also of a file's table, if it has further repeats.
+    anew = {*DRAWN_ANEW, *cues.loc[cues["repeat"] > 0, "source"]}
     return {
-        (source, repeat): by.get((source, repeat if source in DRAWN_ANEW else 0), [])
+        (source, repeat): by.get((source, repeat if source in anew else 0), [])
         for source in sources
         for repeat in range(repeats)
     }

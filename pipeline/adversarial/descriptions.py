@@ -25,8 +25,6 @@ from .rules import Rules
 from .tables import DESCRIPTIONS
 from .words import names
 
-# What writes descriptions, by kind, and what stands behind its colon.
-WRITERS = {"grammar": "", "openai": "MODEL", "transformers": "PATH"}
 # How answers are made, by kind of model: words are drawn by chance, or all repeats would be one.
 SETTINGS: dict[str, dict[str, Any]] = {
     "openai": {"temperature": 1, "max_tokens": 4096},

@@ -46,13 +46,17 @@ class Rules:
         wanted = self.values(name).items()
         return wanted <= values_of(text) if wanted else names(text, name)
 
+    def forbidden(self, text: str) -> str | None:
+        """The name of the target that a text has; None where it has none."""
+        if self.named(text, self.target):
+            return self.target
+        return next((name for name in self.synonyms if names(text, name)), None)
+
     def why_not(self, text: str) -> str:
         """Why a description cannot be used; empty where it can."""
         if len(text) > LONGEST:
             return f"has more than {LONGEST} characters"
-        if self.named(text, self.target):
-            return f"names {self.target}"
-        if met := next((name for name in self.synonyms if names(text, name)), None):
+        if met := self.forbidden(text):
             return f"names {met}"
         return "" if self.named(text, self.drawn) else f"does not name {self.drawn}"
 

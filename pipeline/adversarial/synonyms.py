@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.images.lines import decode_text, lines
 from storage.errors import FacetError
 
-from .words import names
+from .rules import Rules
 
 # Gives the similarity of texts with the target, (len(texts),).
 Similarity = Callable[[Sequence[str]], NDArray[np.float64]]
@@ -26,16 +26,14 @@ class Synonyms:
 
     Attributes
     ----------
-    target : str
-    listed : tuple of str
-        Further names of it, from a person.
+    rules : Rules
+        Which know the target's names.
     similarity : callable
     alike : float
         From which similarity on a text counts as a synonym.
     """
 
-    target: str
-    listed: tuple[str, ...]
+    rules: Rules
     similarity: Similarity
     alike: float
 
@@ -45,9 +43,7 @@ class Synonyms:
         return alike, [self._why(t, float(s)) for t, s in zip(texts, alike, strict=True)]
 
     def _why(self, text: str, similarity: float) -> str:
-        if names(text, self.target):
-            return f"names {self.target}"
-        if met := next((name for name in self.listed if names(text, name)), None):
+        if met := self.rules.forbidden(text):
             return f"names {met}"
         return f"alike: {similarity:.2f}" if similarity >= self.alike else ""
 

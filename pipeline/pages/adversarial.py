@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from rich.console import Group
 from rich.table import Table
 
-from pipeline.adversarial.answers import SOURCES, Adversarial, SpeaksFor, said
+from pipeline.adversarial.answers import SOURCES, Adversarial, SpeaksFor, said, shown
 from pipeline.telling import several
 from storage.metadata import Metadata
 
@@ -25,8 +25,8 @@ from .html import Made, Section, page, section
 from .pictures import data_url, heat, small
 from .tables import keep_whole, titled
 
-# Cues, and pictures of each source, that are shown.
-CUES, PICTURES = 12, 8
+# Cues of each source that are shown.
+CUES = 12
 # Letters of a word that is printed in bold where the whole cue does not stand in a description.
 LETTERS = 4
 Row = Mapping[Any, Any]
@@ -208,9 +208,7 @@ def pictures_section(found: Adversarial, name: str) -> Section:
 
 
 def _first(found: Adversarial, source: str) -> Sequence[Row]:
-    rows = found.judged[(found.judged["source"] == source) & (found.judged["file"] != "")]
-    rows = rows.assign(fooled=rows["outcome"] == "fooled")
-    rows = rows.sort_values(["fooled", "margin"], ascending=False, kind="stable")[:PICTURES]
+    rows = shown(found.judged[found.judged["source"] == source])
     return records(rows.merge(found.pictures[["source", "file", "text"]], on=["source", "file"]))
 
 

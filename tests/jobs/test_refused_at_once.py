@@ -9,6 +9,7 @@ import pytest
 
 from jobs import (
     ablate,
+    adversarial,
     align,
     compare,
     concepts,
@@ -76,6 +77,9 @@ WRITERS = {
     "omp": lambda s: omp.main(omp.OmpConfig(s, "0", "microworld", terms=4)),
     "concepts": lambda s: concepts.main(concepts.ConceptsConfig(s, image=("0",))),
     "heatmap": lambda s: heatmap.main(heatmap.HeatmapConfig(s, image="0", text=("a star",))),
+    "adversarial": lambda s: adversarial.main(
+        adversarial.AdversarialConfig(s, "class-0", "class-1", f"{s}.txt", pictures_from=f"{s}.txt")
+    ),
     "repair": lambda s: repair.main(
         repair.RepairConfig(s, f"{s}.txt", "label", heads=("0.1",), workers="here")
     ),

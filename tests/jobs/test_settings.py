@@ -144,6 +144,21 @@ SHOWN = {
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
     },
+    "adversarial": {
+        "drawn target": JOBS + "adversarial_job.py::test_every_stage_is_kept_and_found_again",
+        "classes mlp_layers pool neurons cues synonyms sentences alike repeats seed": JOBS
+        + "adversarial_job.py::test_settings_of_cues",
+        "sources": JOBS + "adversarial_job.py::test_other_sources",
+        "ask descriptions pictures": JOBS
+        + "adversarial_job.py::test_settings_of_descriptions_and_pictures",
+        "describe_with draw_with": JOBS
+        + "adversarial_job.py::test_what_cannot_work_is_refused",
+        "cues_from descriptions_from": JOBS + "adversarial_job.py::test_files_in_place_of_stages",
+        "pictures_from keep judge": JOBS
+        + "adversarial_job.py::test_pictures_of_ones_own_and_a_persons_list",
+        "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
+        "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
+    },
     "repair": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "classes groups heads property search label_column where means_from": JOBS

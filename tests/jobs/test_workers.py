@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from jobs import (
-    ablate, align, compare, concepts, extract, index, label, omp, reduce, repair, rosetta, search,
-    second_order, segment, textspan,
+    ablate, adversarial, align, compare, concepts, extract, index, label, omp, reduce, repair,
+    rosetta, search, second_order, segment, textspan,
 )
 folder, world, shape = sys.argv[1], "microworld:n=24,seed=3,split=test", "microworld:shape"
 kept = {"store": f"{folder}/store"}
@@ -39,6 +39,8 @@ omp.main(omp.OmpConfig(mlp_layers="2", pool="microworld", terms=2, classes=shape
 concepts.main(concepts.ConceptsConfig(image=("3",), method=("neurons", "heads"), **kept))
 ablate.main(ablate.AblateConfig(classes=shape, label_column="shape",
     study=("mlps", "neurons"), mlp_layers="2", **kept))
+adversarial.main(adversarial.AdversarialConfig(drawn="star", target="heart", cues=2, ask=4,
+    repeats=1, descriptions=2, pictures=1, sources=("second-order",), **kept))
 label.main(label.LabelConfig(layers="last:1", **kept))
 compare.main(compare.CompareConfig(a="shape == 'star'", b="shape != 'star'", **kept))
 repair.main(repair.RepairConfig(classes=shape, groups="background", heads=("3.0",), **kept))
@@ -81,6 +83,7 @@ def test_every_job_works_here_without_ray(alone):
         "ablate",
         "compare",
         "repair",
+        "adversarial",
         "align",
         "segment",
     }
