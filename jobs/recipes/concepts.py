@@ -240,7 +240,8 @@ def wrote_of(store: Store, encoder: TextEncoder, methods: dict[Method, By], pict
                 ),
             )  # fmt: skip
         assert picture.image is not None  # files can be read
-        return replace(found, rows=stored_rows(store, picture.image, layers))
+        device = encoder.model("asks its neurons", TELLER).device
+        return replace(found, rows=stored_rows(store, picture.image, layers, device))
     model = encoder.model("sees the pictures", TELLER)
     pixels = torch.from_numpy(np.array(picture.pixels))[None].to(model.device)
     passed = seen(model, model.preprocess.to_tensor(pixels), layers, parts and found.parts is None)

@@ -13,7 +13,7 @@ from pipeline.extraction.decompose import Decomposer
 from pipeline.heads.ablation import StoredParts
 from pipeline.models import VisionModel
 from pipeline.neurons.forward import NeuronPass, TokenReads
-from pipeline.neurons.rows import Rows
+from pipeline.neurons.rows import Rows, tensor
 from storage import neurons, urls
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store
@@ -88,18 +88,19 @@ def stored_parts(store: Store, image: int) -> StoredParts:
     return StoredParts(*(np.asarray(group[name][image : image + 1]) for name in names))
 
 
-def stored_rows(store: Store, image: int, mlp_layers: Sequence[int]) -> dict[int, Rows]:
-    """What a store keeps of an image's neurons, by MLP layer; see `keeps_neurons`."""
+def stored_rows(
+    store: Store, image: int, mlp_layers: Sequence[int], device: torch.device
+) -> dict[int, Rows]:
+    """What a store keeps of an image's neurons, by MLP layer, on a device; see `keeps_neurons`."""
     data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     at, found = slice(image, image + 1), {}
-    embedding_be = torch.from_numpy(np.asarray(data["embedding"][at], np.float32))
-    ln_std_b = torch.from_numpy(np.asarray(data["ln_std"][at], np.float32))
+    embedding_be = tensor(data["embedding"][at], device)
+    ln_std_b = tensor(data["ln_std"][at], device)
     norm_b = embedding_be.norm(dim=1)
     for layer in mlp_layers:
         group: Any = urls.open_group(neurons.group_url(store.url, layer), mode="r")
         coefficients_bpn, peaks_bn = (
-            torch.from_numpy(np.asarray(group[name][at], np.float32))
-            for name in ("coefficients", "peaks")
+            tensor(group[name][at], device) for name in ("coefficients", "peaks")
         )
         found[layer] = Rows(
             layer,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jobs import concepts, omp, second_order
@@ -63,7 +64,7 @@ def test_methods_say_what_they_are_made_of(store, found):
     layers = chosen_layers(store, [KEPT])
     effects = layer_effects(store, store_model(store), layers)
     by = ByNeurons(read_codes(layers), long_of(store, layers), effects)
-    rows = stored_rows(store, 7, [KEPT])
+    rows = stored_rows(store, 7, [KEPT], torch.device("cpu"))
     table = kept(found)
     for method in ("neurons", "published"):
         scores = replace(by, published=method == "published").scores(rows)[0]
@@ -95,6 +96,22 @@ def test_methods_say_what_they_are_made_of(store, found):
     )
     page = Path(found.result.url, recipe.PAGE).read_text()
     assert table["text"].iloc[0] in page
+
+
+def test_neurons_are_active_where_they_write_more_than_on_almost_all_images(store, found):
+    (of,) = chosen_layers(store, [KEPT])
+    norms = store.neurons(KEPT)["norms"].values
+    bars = np.percentile(norms, 98, axis=0)
+    long = long_of(store, [of])[KEPT]
+    np.testing.assert_allclose(long.lengths_n, bars, rtol=1e-6)
+    assert long.words == "longer than on 98% of 60 images"
+    active = kept(found, "pictures").set_index("method")["active"]
+    assert active["neurons"] == active["published"] == (norms[7] > bars).sum() > 0
+    # Where no lengths are kept, the last of the top images says what is long.
+    (other,) = chosen_layers(store, [OTHER])
+    table = other.effects.table("neurons").to_pandas()
+    of_layer = table[table["layer"] == OTHER].sort_values("neuron")["norm_large"]
+    np.testing.assert_allclose(long_of(store, [other])[OTHER].lengths_n, of_layer)
 
 
 def test_a_file_gives_what_the_stores_image_gives(store, plain, found, tmp_path):
