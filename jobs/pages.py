@@ -38,8 +38,9 @@ def as_typed(job: str, config: Mapping[str, Any]) -> str:
     given = {}
     for f in fields(cli.config_of(job)):
         default = f.default_factory() if f.default_factory is not MISSING else f.default
+        default = list(default) if isinstance(default, tuple) else default
         value = config.get(f.name, default)
-        if value != (list(default) if isinstance(default, tuple) else default):
+        if value != default:
             given[f.name] = value
     return command(job, **given)
 

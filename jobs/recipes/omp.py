@@ -28,6 +28,7 @@ from pipeline.identity import over, settings
 from pipeline.neurons import code_accuracy, coding
 from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.neurons.codes import code_table, fit_table, task_bytes
+from pipeline.neurons.found_directions import read_directions
 from pipeline.neurons.results import second_order_result
 from pipeline.neurons.tables import CODES
 from pipeline.neurons.truth import truth_facts
@@ -88,7 +89,7 @@ def find(
 ) -> Result:
     """Code the neurons of a second-order result, and keep what is found."""
     layers = identity["settings"]["mlp_layers"]
-    directions = coding.read_directions(effects, layers)
+    directions = read_directions(effects, layers)
     encoder = TextEncoder(store, config.pretrained)
     encoded = embedded(encoder, pool.source, pool.texts)
     coding.refuse_texts(encoded)

@@ -33,7 +33,7 @@ from pipeline.images.bad import BadImages
 from pipeline.images.masks import MaskSource
 from pipeline.models.arithmetic import TF32
 from pipeline.neurons.choices import parse_mlp_layers
-from pipeline.neurons.coding import read_directions
+from pipeline.neurons.found_directions import read_directions
 from pipeline.neurons.results import second_order_result
 from pipeline.neurons.setup import cpu_model
 from pipeline.pages import tables

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.neurons.answers import described
 from pipeline.neurons.choices import parse_mlp_layers
-from pipeline.neurons.coding import read_directions
+from pipeline.neurons.found_directions import read_directions
 from pipeline.texts import Pool
 from pipeline.texts.classes import texts_digest
 from storage.errors import FacetError, Remedy, StoreError

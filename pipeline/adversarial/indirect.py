@@ -30,9 +30,10 @@ from pipeline.models import VisionModel
 from pipeline.models.arithmetic import placed
 from pipeline.neurons.choices import Method
 from pipeline.neurons.codes import code_table
-from pipeline.neurons.coding import FoundDirections, code
+from pipeline.neurons.coding import code
 from pipeline.neurons.directions import first_directions
 from pipeline.neurons.effects import IndirectEffects
+from pipeline.neurons.found_directions import FoundDirections
 from pipeline.neurons.tables import CODES
 from pipeline.telling import SILENT, Teller, several
 from storage import ledger, urls

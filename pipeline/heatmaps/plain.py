@@ -43,7 +43,7 @@ class PlainMaps:
         One row for each choice of heads: ``all`` is the row ``tokens all``.
     directions : mapping of int to (neuron, embed) array
         The neurons' directions, of each MLP layer that is chosen, as
-        `pipeline.neurons.coding.read_directions` gives them.
+        `pipeline.neurons.found_directions.read_directions` gives them.
     convention : {"centred", "equal-share"}
         Of ``tokens``; the published protocol has ``equal-share``.
 

@@ -25,32 +25,10 @@ from storage.store import Store
 from . import code_accuracy, truth
 from .choices import Method
 from .codes import Neuron, NeuronCodes, code_neurons, sizes_up_to
+from .found_directions import FoundDirections
 from .maps import SecondOrderMaps, second_order_maps
 from .omp import build_dictionary
 from .rows import pack
-
-
-@dataclass(frozen=True, eq=False)
-class FoundDirections:
-    """Directions of second-order effects, as a run found them.
-
-    Attributes
-    ----------
-    by_layer : dict of int to (neuron, embed) float32
-        Unit vectors; zero for a neuron without effect.
-    """
-
-    by_layer: dict[int, NDArray[np.float32]]
-
-    @property
-    def alive(self) -> list[Neuron]:
-        """Neurons that have an effect: those that are coded."""
-        return [(i, int(n)) for i, r in self.by_layer.items() for n in np.flatnonzero(r.any(1))]
-
-    @property
-    def dead(self) -> list[Neuron]:
-        """Neurons without any effect."""
-        return [(i, int(n)) for i, r in self.by_layer.items() for n in np.flatnonzero(~r.any(1))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,30 +70,6 @@ def read_codes(result: Result) -> FoundCodes:
     codes, fits = (result.table(name).to_pandas() for name in ("codes", "fits"))
     dead = [(int(layer), int(neuron)) for layer, neuron in known["dead"]]
     return FoundCodes(result, codes, fits, dead, accuracy, truths)
-
-
-def read_directions(effects: Result, mlp_layers: Sequence[int]) -> FoundDirections:
-    """Directions of every neuron of some layers.
-
-    Raises
-    ------
-    FacetError
-        If any holds NaN, or no neuron has an effect.
-    """
-    data = effects.arrays("components")["direction"]
-    found = FoundDirections({i: data.sel(layer=i).values.astype(np.float32) for i in mlp_layers})
-    for layer, rows in found.by_layer.items():
-        if bad := int((~np.isfinite(rows).all(1)).sum()):
-            raise FacetError(
-                f"the directions of {bad} neurons of MLP layer {layer} in {effects.url} hold NaN "
-                "or infinite values: find their second-order effects again"
-            )
-    if not found.alive:
-        layers = ",".join(map(str, mlp_layers))
-        raise FacetError(
-            f"none of the {len(found.dead)} neurons of MLP layers {layers} has any effect"
-        )
-    return found
 
 
 def refuse_texts(encoded: Encoded) -> None:

@@ -238,13 +238,26 @@ def outcome(row: Row) -> str:
     )
 
 
-def in_bold(text: str, cues: Sequence[str]) -> Markup:
-    """A description with its cues in bold; of a cue that does not stand there, its words."""
+# Words of cues that say nothing.
+PLAIN = frozenset(("image", "photo", "picture", "some", "thing", "things", "with"))
+
+
+def in_bold(text: str, cues: Sequence[str], drawn: str = "") -> Markup:
+    """A description with its cues in bold; of a cue that does not stand there, its words.
+
+    Parameters
+    ----------
+    text : str
+    cues : sequence of str
+    drawn : str
+        The drawn class, which is never in bold.
+    """
     wanted: set[str] = set()
     for cue in cues:
         found = re.search(rf"\b{re.escape(cue)}\b", text, re.IGNORECASE)
-        words = [w for w in re.findall(r"\w+", cue) if len(w) >= LETTERS]
-        wanted |= {cue} if found else set(words)
+        words = [w.lower() for w in re.findall(r"\w+", cue) if len(w) >= LETTERS]
+        wanted |= {cue.lower()} if found else set(words) - PLAIN
+    wanted -= {word for name in drawn.lower().split() for word in (name, f"{name}s")}
     if not wanted:
         return escape(text)
     longest = "|".join(re.escape(w) for w in sorted(wanted, key=len, reverse=True))

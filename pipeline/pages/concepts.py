@@ -26,8 +26,12 @@ from .html import Made, Section, page, section
 from .pictures import data_url, heat, small
 from .tables import keep_whole, titled
 
-# Concepts of a method, those that are listed of a subset, and parts that are named for each.
-TOP, LISTED, NAMED = 10, 20, 3
+# Concepts of a method, for and against; those that are listed of a subset; parts that are named.
+TOP, AGAINST, LISTED, NAMED = 10, 3, 20, 3
+# Concepts that are shown on the picture; of each method those of which it is told who said them.
+MAPS, TOLD = 5, 5
+# Below that, numbers have a digit more.
+SMALL = 0.1
 Row = Mapping[Any, Any]
 
 
@@ -67,7 +71,7 @@ def picture_section(found: Concepts, picture: str, name: str, made: Made | None)
     """The picture, its concepts by each method, where they come from, and who said them."""
     rows = []
     for of in found.methods(picture):
-        for concept in found.of(picture, of["method"])[:TOP]:
+        for concept in first(found.of(picture, of["method"]), TOLD):
             who = found.who_said(picture, of["method"], concept["text"])
             if who:
                 rows.append((concept["text"], said(of["method"]), named(who, of["method"])))
@@ -77,7 +81,7 @@ def picture_section(found: Concepts, picture: str, name: str, made: Made | None)
         name=name,
         found=sentence(found, picture),
         plot=[_figure(found, picture)],
-        header=("concept", "by", "who said it: coefficient × weight"),
+        header=("concept", "by", "who said it: coefficient (× a neuron's weight)"),
         rows=rows,
         made=made,
     )
@@ -94,21 +98,22 @@ def sentence(found: Concepts, picture: str) -> str:
     """The first concepts that each method names."""
     told = []
     for of in found.methods(picture):
-        names = [f"“{c['text']}”" for c in found.of(picture, of["method"])[:NAMED]]
-        told.append(f"{said(of['method'])} say {', '.join(names) or 'nothing'}")
-    return f"Of {picture}, {'; '.join(told)}."
+        rows = [c for c in found.of(picture, of["method"]) if c["score"] > 0]
+        names = ", ".join(f"“{c['text']}”" for c in rows[:NAMED])
+        told.append(f"by {said(of['method'])}: {names or 'nothing'}")
+    return f"First of all in {picture}, {'; '.join(told)}."
 
 
 def _figure(found: Concepts, picture: str) -> Markup:
     pixels = found.pixels.get(picture)
-    maps = [of for of in found.maps if of.picture == picture]
+    maps = [of for of in found.maps if of.picture == picture][:MAPS]
     fires = [of for of in found.fires if of.picture == picture]
     top = max((float(np.abs(of.map_rc).max()) for of in maps), default=0.0) or 1.0
     cards = [
         (
             said(of["method"]),
-            _about(of),
-            bars([_bar(c) for c in found.of(picture, of["method"])[:TOP]]),
+            about(of),
+            bars([_bar(c) for c in first(found.of(picture, of["method"]))]),
         )
         for of in found.methods(picture)
     ]
@@ -123,8 +128,8 @@ def _figure(found: Concepts, picture: str) -> Markup:
             (
                 data_url(heat(pixels, of.map_rc / top)),
                 of.text,
-                f"{said(of.method)}: map {_signed(float(of.map_rc.sum()))}, left out "
-                f"{_signed(of.outside)}",
+                f"{said(of.method)}: map {signed(float(of.map_rc.sum()))}, left out "
+                f"{signed(of.outside)}",
             )
             for of in maps
         ],
@@ -140,7 +145,13 @@ def _figure(found: Concepts, picture: str) -> Markup:
     )  # fmt: skip
 
 
-def _about(row: Row) -> str:
+def first(concepts: Sequence[Row], top: int = TOP) -> list[Row]:
+    """The first that are spoken for, and the first that are spoken against."""
+    speak = [of for of in concepts if of["score"] > 0]
+    return [*speak[:top], *[of for of in concepts if of["score"] < 0][:AGAINST]]
+
+
+def about(row: Row) -> str:
     """How many spoke, and what the codes leave."""
     if row["method"] in OF_NEURONS:
         return f"{row['active']:,} of {several(row['parts'], 'neuron')} fire"
@@ -150,23 +161,26 @@ def _about(row: Row) -> str:
 
 
 def _bar(concept: Row) -> Bar:
-    return Bar(concept["text"], _signed(concept["score"]), concept["score"])
+    return Bar(concept["text"], signed(concept["score"]), concept["score"])
 
 
 def named(who: Sequence[Row], method: str) -> str:
-    """``layer 2, neuron 17 (+0.50 × +0.12), … and 4 others``."""
-    name = neuron_name if method in OF_NEURONS else head_name
-    told = [
-        f"{name(r['layer'], r['part'])} ({_signed(r['coefficient'])} × {_signed(r['weight'])})"
-        for r in who[:NAMED]
-    ]
+    """``MLP layer 2, neuron 17 (+0.500 × +0.120), and 4 others``."""
+    told = []
+    for row in who[:NAMED]:
+        at, given = (row["layer"], row["part"]), signed(row["coefficient"])
+        if method in OF_NEURONS:
+            told.append(f"{neuron_name(*at)} ({given} × {signed(row['weight'])})")
+        else:
+            told.append(f"{head_name(*at)} ({given})")
     if more := len(who) - NAMED:
         told += [f"and {several(more, 'other')}"] if more > 0 else []
     return ", ".join(told)
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def signed(value: float) -> str:
+    """``+0.426``, ``−0.0123``."""
+    return f"{value:+.{3 if abs(value) >= SMALL else 4}f}".replace("-", "−")
 
 
 # -- a subset ------------------------------------------------------------------------------
@@ -179,7 +193,7 @@ def over_section(
     assert found.over is not None
     rows = [
         (
-            said(row["method"]), row["text"], _signed(row["inside"]), _signed(row["outside"]),
+            said(row["method"]), row["text"], signed(row["inside"]), signed(row["outside"]),
             _interval(row), f"{100 * row['share_inside']:.1f}", f"{100 * row['share_outside']:.1f}",
         )
         for row in _listed(found.over)
@@ -208,8 +222,8 @@ def _listed(over: pd.DataFrame) -> Sequence[Row]:
 
 
 def _interval(row: Row) -> str:
-    ends = f"{_signed(row['low_all'])} to {_signed(row['high_all'])}"
-    return f"{_signed(row['difference'])} ({ends})"
+    ends = f"{signed(row['low_all'])} to {signed(row['high_all'])}"
+    return f"{signed(row['difference'])} ({ends})"
 
 
 def over_sentence(over: pd.DataFrame) -> str:
@@ -279,10 +293,10 @@ def _picture_table(found: Concepts, picture: str, top: int) -> Table:
     table = titled(f"Concepts of {picture}", "by", "concept", "score", "who said it")
     keep_whole(table, "score")
     for of in found.methods(picture):
-        by = f"{said(of['method'])} ({_about(of)})"
-        for concept in found.of(picture, of["method"])[:top]:
+        by = f"{said(of['method'])} ({about(of)})"
+        for concept in first(found.of(picture, of["method"]), top):
             who = found.who_said(picture, of["method"], concept["text"])
-            table.add_row(by, concept["text"], _signed(concept["score"]), named(who, of["method"]))
+            table.add_row(by, concept["text"], signed(concept["score"]), named(who, of["method"]))
             by = ""
     return table
 

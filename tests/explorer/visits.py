@@ -27,9 +27,15 @@ VISITS: dict[str, tuple[str, ...]] = {
         "/s/folder/image/1/maps?text=a+red+star",
     ),
     "/s/{}/image/{}/alike": ("/s/world/image/7/alike", "/s/world/image/7/alike?in=head:3.0"),
+    "/s/{}/image/{}/concepts": (
+        "/s/world/image/7/concepts",
+        "/s/world/image/7/concepts?method=heads&mlp_layers=2",
+        "/s/folder/image/1/concepts",
+    ),
     "/s/{}/picture/{}": (f"/s/world/picture/{UPLOAD}",),
     "/s/{}/picture/{}/maps": (f"/s/world/picture/{UPLOAD}/maps?text=a+red+star&against=snow",),
     "/s/{}/picture/{}/alike": (f"/s/world/picture/{UPLOAD}/alike?in=property:background",),
+    "/s/{}/picture/{}/concepts": (f"/s/world/picture/{UPLOAD}/concepts",),
     "/s/{}/head/{}": ("/s/world/head/3.0", "/s/folder/head/1.3"),
     "/s/{}/head/{}/map": ("/s/world/head/3.0/map", "/s/world/head/3.0/map?x0=0&x1=9&y0=-9&y1=9"),
     "/s/{}/text": ("/s/world/text", "/s/world/text?text=snow", "/s/folder/text"),
@@ -40,6 +46,12 @@ VISITS: dict[str, tuple[str, ...]] = {
     "/r/{}": ("/r/shared",),
     "/r/{}/concept/{}": ("/r/shared/concept/1", "/r/shared/concept/1?maps=true"),
     "/s/{}/classes": ("/s/world/classes", "/s/world/classes?classes=microworld:shape"),
+    "/s/{}/adversarial": (
+        "/s/world/adversarial",
+        "/s/world/adversarial?drawn=star&target=heart",
+        "/s/world/adversarial?drawn=ring&target=moon",
+        "/s/folder/adversarial",
+    ),
     "/s/{}/what-if": ("/s/world/what-if?classes=microworld:shape&groups=background",),
     "/s/{}/compare": (
         "/s/world/compare",

@@ -15,8 +15,10 @@ from PIL import Image
 
 from jobs import (
     ablate,
+    adversarial,
     align,
     compare,
+    concepts,
     extract,
     heatmap,
     index,
@@ -107,6 +109,15 @@ def find(store: str, other: str) -> None:
         segment.SegmentConfig(
             store, classes, methods=("tokens", "random"), where="index < 12", class_="label",
             workers="here",
+        )
+    )  # fmt: skip
+    concepts.main(
+        concepts.ConceptsConfig(store, ("7",), method=("neurons", "heads"), workers="here")
+    )
+    adversarial.main(
+        adversarial.AdversarialConfig(
+            store, "star", "heart", sources=("second-order", "random"), neurons=20, repeats=1,
+            ask=8, descriptions=2, pictures=2, workers="here",
         )
     )  # fmt: skip
     align.main(align.AlignConfig(other, store, "microworld", layers="last:2", workers="here"))

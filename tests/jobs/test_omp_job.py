@@ -17,7 +17,8 @@ from pipeline.microworld.words import microworld_values
 from pipeline.neurons.answers import STRONGEST
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS, CodeStudy, layer_means
 from pipeline.neurons.codes import code_block
-from pipeline.neurons.coding import FoundCodes, read_directions
+from pipeline.neurons.coding import FoundCodes
+from pipeline.neurons.found_directions import read_directions
 from pipeline.neurons.maps import second_order_maps
 from pipeline.neurons.omp import build_dictionary
 from pipeline.neurons.omp import omp as pursue

@@ -33,7 +33,7 @@ from pipeline.images import micro
 from pipeline.images.decode import read_bytes, to_image
 from pipeline.microworld.draw import picture
 from pipeline.microworld.world import SHAPES
-from pipeline.neurons.coding import read_directions
+from pipeline.neurons.found_directions import read_directions
 from pipeline.neurons.setup import cpu_model
 from pipeline.texts import load_classes
 from pipeline.texts.classes import class_means

@@ -151,14 +151,15 @@ def test_concepts_of_pictures(tmp_path, capsys, monkeypatch):
     store = stores.new_store(str(tmp_path / "store"))
     save_pictures(store.url)
     found = told(ShowConfig("concepts", store.url, format="json"), capsys, monkeypatch)["found"]
-    assert found["concepts"][1]["text"] == "snow & ice"
+    assert found["concepts"][2]["text"] == "snow & ice"
     assert found["maps"][0]["map_rc"] == [[0.05] * 4] * 4
     assert found["over"] is None
     assert "pixels" not in found
     show.main(ShowConfig("concepts", store.url, top=1))
     said = capsys.readouterr().out
     assert "a red star" in said
-    assert "snow & ice" not in said
+    assert "snow & ice" in said  # what is spoken against
+    assert "two moons" not in said
     save_subset(store.url)
     show.main(ShowConfig("concepts", store.url, format="csv"))
     assert pd.read_csv(io.StringIO(capsys.readouterr().out))["text"].tolist() == ["snow", "sand"]
@@ -170,10 +171,8 @@ def test_adversarial_images(tmp_path, capsys, monkeypatch):
     found = told(ShowConfig("adversarial", store.url, format="json"), capsys, monkeypatch)["found"]
     assert [row["source"] for row in found["table"]] == ["second-order", "random", "none"]
     assert found["descriptions"][0]["cues"] == ["snow", "<b> & night"]
-    assert found["judged"][2] == {
-        "source": "random", "repeat": 0, "description": 0, "file": "", "outcome": "refused",
-        "margin": None,
-    }  # fmt: skip
+    gone = {"source": "random", "file": "", "outcome": "refused", "margin": None}
+    assert gone.items() <= found["judged"][2].items()
     assert found["maps"][0]["file"] == found["judged"][0]["file"]
     show.main(ShowConfig("adversarial", store.url, format="csv"))
     flat = pd.read_csv(io.StringIO(capsys.readouterr().out))

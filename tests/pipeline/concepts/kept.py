@@ -35,7 +35,8 @@ def of_pictures() -> dict[str, pd.DataFrame]:
         neurons, heads = at | {"method": "neurons"}, at | {"method": "heads"}
         concepts += [
             neurons | {"text": "a red star", "score": 0.75, "parts": 4},
-            neurons | {"rank": 1, "text": "snow & ice", "score": -0.25, "parts": 1},
+            neurons | {"rank": 1, "text": "two moons", "score": 0.01, "parts": 1},
+            neurons | {"rank": 2, "text": "snow & ice", "score": -0.25, "parts": 1},
             heads | {"text": "night", "score": 0.5, "parts": 1},
         ]
         who = {"picture": picture, "method": "neurons", "text": "a red star", "layer": 2}

@@ -9,6 +9,7 @@ from pipeline.explorer.library import Library, Opened
 from pipeline.stats.reductions import reduce_store
 from storage.store import Store
 from tests import tiny
+from tests.pipeline.explorer.known import Known, known_store
 
 TINY = tiny.tiny({"layers": 4, "mlp_ratio": 1.0}, {"width": 32}, quick_gelu=True)
 
@@ -53,3 +54,9 @@ def library(modelled: Store) -> Iterator[Library]:
 @pytest.fixture(scope="session")
 def opened(library: Library) -> Opened:
     return library.stores["store"]
+
+
+@pytest.fixture(scope="session")
+def known(modelled: Store, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """See ``known_store``."""
+    return known_store(modelled, tmp_path_factory.mktemp("known"))

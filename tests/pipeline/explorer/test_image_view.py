@@ -1,58 +1,24 @@
 """A picture's page: shares held to a plain loop over contributions, and to a pass of the model."""
 
-import io
-import shutil
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs import omp, reduce, second_order
 from pipeline.concepts.codes import Codes
 from pipeline.explorer import firing, image_heads, subject
 from pipeline.explorer.firing import effects_of
 from pipeline.explorer.image import alike_view, image_view
-from pipeline.explorer.library import Library, NotHere
-from pipeline.explorer.model import Loaded
+from pipeline.explorer.library import NotHere
 from pipeline.explorer.subject import Subject, image_subject
 from pipeline.explorer.web.app import make_app
 from pipeline.explorer.words import directions
 from pipeline.explorer.written import token_shares, written
-from pipeline.images.again import load_again
 from pipeline.pages.plain import plain
-from pipeline.texts.encoding import store_model
-from storage import open_store
 from storage.errors import FacetError
+from tests.pipeline.explorer.known import LAYER, brought
 
 pytestmark = pytest.mark.usefixtures("here")
-IMAGE, LAYER = 5, 1
-
-
-@pytest.fixture(scope="module")
-def known(modelled, tmp_path_factory):
-    """A copy with moments of all parts and neurons in words, a library over it, its model here."""
-    url = str(tmp_path_factory.mktemp("known") / "store")
-    shutil.copytree(modelled.url, url)
-    reduce.main(reduce.ReduceConfig(url, workers="here"))
-    second_order.main(
-        second_order.SecondOrderConfig(url, mlp_layers=str(LAYER), top_k=10, workers="here")
-    )
-    omp.main(omp.OmpConfig(url, mlp_layers=str(LAYER), pool="microworld", terms=3, workers="here"))
-    library = Library([url], [], lambda store, typed: {})
-    loaded = Loaded(open_store(url), store_model(open_store(url)))
-    # Asked in this process: what is tested is what is asked.
-    library.model = SimpleNamespace(ask=lambda opened, f, *asked: f(loaded, *asked))
-    return SimpleNamespace(
-        library=library, here=library.stores["store"], loaded=loaded, store=loaded.store
-    )
-
-
-def brought(known, index):
-    """An image of the store, as a visitor would bring it."""
-    file = io.BytesIO()
-    load_again(known.store, index).save(file, format="PNG")
-    return Subject("/s/store/picture/x", "mine.png", None, {}, data=file.getvalue())
+IMAGE = 5
 
 
 def contributions(store, index):

@@ -103,6 +103,9 @@ def test_a_cue_that_is_not_there_as_it_is_has_its_words_in_bold():
         "Snowy <b>hills</b> &amp; a <b>Star</b>"
     )
     assert in_bold("a < b", []) == "a &lt; b"
+    # Neither what is drawn nor what says nothing.
+    shown = in_bold("an image of stars", ["an image of a star", "things and stars"], "star")
+    assert shown == "an image of stars"
 
 
 def test_the_page_of_a_store_has_the_last_of_each_pair(tmp_path):

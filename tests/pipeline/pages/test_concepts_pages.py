@@ -45,7 +45,8 @@ def test_a_picture_has_its_concepts_by_every_method_with_signs_and_who_said_them
     assert (first.name, second.name) == ("concepts", "concepts-1")
     assert first.title == "What is in image 7, test/7"
     assert first.found == (
-        "Of image 7, test/7, neurons that fire say “a red star”, “snow & ice”; heads say “night”."
+        "First of all in image 7, test/7, by neurons that fire: “a red star”, “two moons”; "
+        "by heads: “night”."
     )
     (figure,) = first.plots
     assert "12 of 512 neurons fire" in figure
@@ -53,13 +54,13 @@ def test_a_picture_has_its_concepts_by_every_method_with_signs_and_who_said_them
     assert figure.count('<li class="minus"') == 1
     assert "snow &amp; ice</span> <b>−0.250" in figure
     assert figure.count("<img ") == 3  # the picture, a map, a neuron
-    assert "neurons that fire: map +0.800, left out −0.050" in figure
+    assert "neurons that fire: map +0.800, left out −0.0500" in figure
     assert first.rows[0] == (
         "a red star", "neurons that fire",
         "MLP layer 2, neuron 17 (+0.500 × +1.700), MLP layer 2, neuron 5 (+0.500 × +0.500), "
         "MLP layer 2, neuron 4 (+0.500 × +0.400), and 1 other",
     )  # fmt: skip
-    assert first.rows[2] == ("night", "heads", "layer 3, head 1 (+0.500 × +1.000)")
+    assert first.rows[2] == ("night", "heads", "layer 3, head 1 (+0.500)")
     assert "a &lt;b&gt;.png" in second.plots[0]
 
 
