@@ -7,7 +7,7 @@
 Neurons say what they stand for by the sparse codes of facet omp: of each text the sum, over the
 neurons whose effect is longer than on 98 of 100 images, of the text's coefficient times how far the
 effect goes along the neuron's direction; and where in the picture that comes from. After
-"Interpreting the Second-Order Effects of Neurons in CLIP" (Gandelsman et al. 2025), section B.1.
+"Interpreting the Second-Order Effects of Neurons in CLIP" (Gandelsman et al. 2025).
 """
 
 from __future__ import annotations

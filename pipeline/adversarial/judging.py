@@ -230,9 +230,10 @@ def speaks_map(
     means_2e: NDArray[np.floating],
     layers: Sequence[int],
 ) -> Split:
-    """Where in a picture speaks for the target rather than the drawn class (Figure 3.6).
+    """Where in a picture speaks for the target rather than the drawn class.
 
-    Exact: map and terms that it leaves out sum to the picture's margin.
+    As in Figure 3.6 of Gandelsman 2025, and exact: map and terms that it leaves out sum to the
+    picture's margin.
 
     Parameters
     ----------
