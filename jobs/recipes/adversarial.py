@@ -118,6 +118,17 @@ class Chain:
         """Keep a stage."""
         return save(self.store.url, job, self.config, facts, identity=identity, **what)
 
+    def stage(
+        self, job: str, identity: dict[str, Any], make: Callable[[], Result], parts: str
+    ) -> Result:
+        """A stage's result, found or made, without the parts that it went on from.
+
+        A run that was killed as it was done has left them.
+        """
+        result = found_or_made(self.store.url, job, identity, make)
+        urls.remove(urls.join(result.url, parts))
+        return result
+
     # -- cues ------------------------------------------------------------------------------
 
     def cues(self) -> Result:
@@ -209,7 +220,7 @@ class Chain:
         def make() -> Result:
             return self._find_indirect(identity, results, how)
 
-        return found_or_made(self.store.url, indirect.JOB, identity, make)
+        return self.stage(indirect.JOB, identity, make, indirect.PARTS)
 
     def _find_indirect(
         self, identity: dict[str, Any], results: dict[int, Result], how: dict[int, Any]
@@ -241,7 +252,6 @@ class Chain:
             tables={"neurons": table, "codes": codes}, schemas=indirect.INDIRECT,
             arrays={"components": components},
         )  # fmt: skip
-        indirect.forget_parts(result.url)
         return result
 
     def _coded_indirect(self, result: Result, coded: CodedNeurons) -> CodedNeurons:
@@ -290,10 +300,9 @@ class Chain:
                 STAGES["descriptions"], identity, found.facts,
                 tables=found.tables, schemas=DESCRIPTIONS,
             )  # fmt: skip
-            urls.remove(urls.join(result.url, ANSWERS))
             return result
 
-        return found_or_made(self.store.url, STAGES["descriptions"], identity, make)
+        return self.stage(STAGES["descriptions"], identity, make, ANSWERS)
 
     def given_descriptions(self, file: str) -> Result:
         """Descriptions from a file."""
@@ -333,10 +342,9 @@ class Chain:
                 STAGES["pictures"], identity, {"drawer": drawer.name, **drawer_facts(drawer)},
                 tables={"pictures": found}, schemas=PICTURES,
             )  # fmt: skip
-            drawing.forget_parts(result.url)
             return result
 
-        return found_or_made(self.store.url, STAGES["pictures"], identity, make)
+        return self.stage(STAGES["pictures"], identity, make, drawing.PARTS)
 
     def given_pictures(self, file: str) -> Result:
         """Pictures from a list of files."""
@@ -366,7 +374,7 @@ class Chain:
         def make() -> Result:
             return self._judge(identity, stages)
 
-        return found_or_made(self.store.url, JOB, identity, make)
+        return self.stage(JOB, identity, make, judging.PARTS)
 
     def _looked(self, pictures: pd.DataFrame, read: judging.Read) -> Looked | None:
         """Who says whether the drawn class is there, of pictures whose drawer does not know."""
@@ -407,5 +415,4 @@ class Chain:
             schemas=JUDGED,
             arrays={} if maps is None else {"maps": maps},
         )  # fmt: skip
-        judging.forget_parts(result.url)
         return result
