@@ -10,6 +10,8 @@ import pandas as pd
 
 from jobs import (
     ablate,
+    adversarial,
+    concepts,
     extract,
     label,
     omp,
@@ -60,6 +62,17 @@ REPAIRED = repair.RepairConfig(
 SEARCHED = search.SearchConfig(
     store="", image=("0", "1", "2"), property="colour", top=8, random=True
 )
+# What neurons say of three pictures, beside the other ways; and stars that are taken for hearts.
+SAID = concepts.ConceptsConfig(
+    store="", image=("0", "1", "2"), method=("neurons", "published", "heads", "embedding")
+)
+FOOLED = adversarial.AdversarialConfig(
+    store="",
+    drawn="star",
+    target="heart",
+    sources=("second-order", "random", "similar", "none"),
+    pictures=5,
+)
 # What is shared between models is shown on fewer pictures, and stands in a folder of its own.
 SHARED_AT = "rosetta"
 SHARED = rosetta.RosettaConfig(
@@ -86,6 +99,8 @@ def run(config: DemoConfig) -> None:
     described = textspan.main(textspan.TextSpanConfig(store=url, pool="microworld"))
     second_order.main(second_order.SecondOrderConfig(store=url, mlp_layers=MLP_LAYER))
     omp.main(omp.OmpConfig(store=url, mlp_layers=MLP_LAYER, pool="microworld", terms=TERMS))
+    concepts.main(replace(SAID, store=url))
+    adversarial.main(replace(FOOLED, store=url))
     ablate.main(ablate.AblateConfig(store=url, classes="microworld:shape"))
     label.main(label.LabelConfig(store=url))
     repair.main(replace(REPAIRED, store=url))
@@ -125,12 +140,10 @@ def shared_units(out: Path) -> Section:
     found = find_dictionary(mined, concepts=8, images=100, draws=1)
     write_dictionary(found, urls.absolute(str(out / "dictionary")))
     pictures = link("the dictionary with pictures", "dictionary/dictionary.html")
-    concepts = f"Concepts: {found.facts.pop('concepts')}."
+    told = f"Concepts: {found.facts.pop('concepts')}."
     rows = list(found.facts.items())
     made = Made(as_typed("rosetta", asdict(asked)))
-    return section(
-        "Units that models share", found=concepts, rows=rows, links=[pictures], made=made
-    )
+    return section("Units that models share", found=told, rows=rows, links=[pictures], made=made)
 
 
 def own() -> list[str]:
