@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 import storage
+from pipeline.adversarial.indirect import INDIRECT
+from pipeline.adversarial.tables import CUES, JUDGED, PICTURES
 from pipeline.adversarial.tables import DESCRIPTIONS as DESCRIBED
-from pipeline.adversarial.tables import JUDGED, PICTURES
 from pipeline.between.tables import ALIGNED
 from pipeline.concepts.tables import CONCEPTS
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
@@ -136,6 +137,8 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "invert": INVERSIONS,
         "segment": SEGMENTATION,
         "repair": REPAIRS,
+        "adversarial_cues": CUES,
+        "indirect": INDIRECT,
         "adversarial_descriptions": DESCRIBED,
         "adversarial_pictures": PICTURES,
         "adversarial": JUDGED,
