@@ -22,7 +22,7 @@ from jobs.settings import command
 from jobs.steps import embedded, opened
 from pipeline.adversarial import cues, drawing, given, indirect, judging, rates
 from pipeline.adversarial.answers import STAGES, Adversarial, adversarial, shown
-from pipeline.adversarial.coded import CodedNeurons, coded_results, pool_of_codes, read_coded
+from pipeline.adversarial.coded import CodedNeurons, coded_pool, coded_results, read_coded
 from pipeline.adversarial.descriptions import PARTS as ANSWERS
 from pipeline.adversarial.descriptions import describe
 from pipeline.adversarial.maps import maps_of
@@ -155,7 +155,7 @@ class Chain:
     def _mine(self, identity: dict[str, Any], results: dict[int, Result]) -> Result:
         config, first = self.config, next(iter(results.values()))
         coded = read_coded(self.store, results)
-        texts_me = pool_of_codes(self.store, first).arrays("embeddings")["embedding"].values
+        texts_me = coded_pool(self.store, first).embeddings
         means_2e = self.means()
         v_e = cues.direction_of(means_2e, 0, 1)
         if config.sentences is None:
@@ -233,11 +233,11 @@ class Chain:
         directions, table = indirect.find_directions(
             self.store, model, list(results), sample, place, TELLER
         )
-        pool = pool_of_codes(self.store, next(iter(results.values())))
+        pool = coded_pool(self.store, next(iter(results.values())))
         codes = indirect.code_directions(
             directions,
-            pool.arrays("embeddings")["embedding"].values,
-            pool.table("texts")["text"].to_pylist(),
+            pool.embeddings,
+            pool.texts,
             how,
             TELLER,
         )

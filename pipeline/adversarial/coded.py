@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.concepts.pools import CodedPool, pool_of_codes
 from pipeline.neurons.answers import described
 from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.neurons.found_directions import read_directions
@@ -118,17 +119,21 @@ def coded_results(store: Store, mlp_layers: str | None, pool: Pool | None) -> di
     return {at: by_layer[at] for at in sorted(by_layer if wanted is None else wanted)}
 
 
-def pool_of_codes(store: Store, codes: Result) -> Result:
-    """The embeddings of the pool that a result's codes were picked from: table ``texts``, arrays
-    ``embeddings``."""
-    # By its last part: a store may have moved since.
-    name = codes.provenance["texts"].rstrip("/").rpartition("/")[2]
-    for result in finished_results(store.url, "encode_texts"):
-        if result.name == name:
-            return result
-    raise StoreError(
-        f"the embeddings of the texts that {codes.url} names are gone", Remedy.anew(JOB, store.url)
-    )
+def coded_pool(store: Store, codes: Result) -> CodedPool:
+    """The pool that a result's codes were picked from.
+
+    Raises
+    ------
+    StoreError
+        If its embeddings are gone.
+    """
+    found = pool_of_codes(store, codes)
+    if found is None:
+        raise StoreError(
+            f"the embeddings of the texts that {codes.url} names are gone",
+            Remedy.anew(JOB, store.url),
+        )
+    return found
 
 
 def read_coded(store: Store, results: dict[int, Result]) -> CodedNeurons:
@@ -146,7 +151,7 @@ def read_coded(store: Store, results: dict[int, Result]) -> CodedNeurons:
         table = result.table("codes").to_pandas()
         tables.append(table[table["layer"] == layer])
     first = next(iter(results.values()))
-    texts = pool_of_codes(store, first).table("texts")["text"].to_pylist()
+    texts = coded_pool(store, first).texts
     codes = pd.concat(tables, ignore_index=True)
     if unknown := set(codes["text"]) - set(texts):
         raise FacetError(f"{first.url} names texts that its pool lacks, such as {min(unknown)!r}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.adversarial import cues as mining
 from pipeline.adversarial.answers import Adversarial, adversarial, said, shown
-from pipeline.adversarial.coded import CodedNeurons, coded_results, pool_of_codes, read_coded
+from pipeline.adversarial.coded import CodedNeurons, coded_pool, coded_results, read_coded
 from pipeline.adversarial.rules import Rules
 from pipeline.adversarial.synonyms import Synonyms, by_tower
 from pipeline.explorer.errors import NotHere
@@ -288,11 +288,9 @@ def known_neurons(here: Opened) -> _Known:
 
     def read() -> _Known:
         results = coded_results(here.store, None, None)
-        pool = pool_of_codes(here.store, next(iter(results.values())))
-        rows = pool.arrays("embeddings")["embedding"].values
-        return _Known(
-            read_coded(here.store, results), results, str(pool.provenance["source"]), rows
-        )
+        pool = coded_pool(here.store, next(iter(results.values())))
+        coded = read_coded(here.store, results)
+        return _Known(coded, results, pool.source, pool.embeddings)
 
     return here.cached("coded neurons", read)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.adversarial import cues, synonyms
 from pipeline.adversarial.coded import CodedNeurons
+from pipeline.adversarial.rules import Rules
 from pipeline.adversarial.tables import CUES
 from storage.errors import FacetError
 
@@ -90,7 +91,7 @@ def test_other_random_neurons_every_repeat_and_the_same_of_a_seed():
 def test_synonyms_are_dropped_with_their_reason_and_others_take_their_place():
     alike = dict(zip(TEXTS, [0.9, 0.8, 0.21, 0.1, 0.65, 0.0], strict=True))
     judge = synonyms.Synonyms(
-        "heart", ("crosses",), lambda texts: np.array([alike[t] for t in texts]), 0.6
+        Rules("star", "heart", ("crosses",)), lambda texts: np.array([alike[t] for t in texts]), 0.6
     )
     found = cues.pick(TEXTS, np.array([6.0, 5, 4, 3, 2, 2.5]), judge, 2)
     assert found["text"].tolist() == ["a heart", "hearts on sand", "a thing on snow", "a circle"]
