@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.adversarial.answers import adversarial
+from pipeline.concepts.answers import concepts_found
 from pipeline.heads.shares import Shares
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
@@ -17,6 +19,8 @@ from pipeline.neurons.answers import CodeText
 from pipeline.neurons.code_accuracy import DIRECTION, MEANS
 from pipeline.neurons.lengths import Histogram
 from pipeline.neurons.truth import NeuronTruth
+from pipeline.pages.adversarial import adversarial_sections
+from pipeline.pages.concepts import concepts_sections
 from pipeline.pages.figures import (
     ablation_figures,
     residual_figure,
@@ -28,6 +32,8 @@ from pipeline.pages.heatmaps import heatmap_section
 from pipeline.pages.html import Made, Section, link, page, section
 from pipeline.pages.neuron_figure import codes_figure, neuron_figure, truth_figure
 from pipeline.pages.segmentation import segmentation_sections
+from tests.pipeline.adversarial.chain import save_chain
+from tests.pipeline.concepts.kept import save_pictures, save_subset
 from tests.pipeline.heatmaps.segmented import segmented
 
 RNG = np.random.default_rng(5)
@@ -121,6 +127,19 @@ def segmentation() -> list[Section]:
     return segmentation_sections(Segmented(**tables), sheet, "label", "microworld:shape", [], made)
 
 
+def at_work() -> list[Section]:
+    """Concepts of pictures and of a subset, and adversarial images."""
+    with tempfile.TemporaryDirectory() as folder:
+        of_pictures = concepts_found(save_pictures(folder))
+        of_subset = concepts_found(save_subset(folder))
+        made = Made("facet adversarial --store out")
+        return [
+            *concepts_sections(of_pictures, "concepts", made),
+            *concepts_sections(of_subset, "subset", made),
+            *adversarial_sections(adversarial(save_chain(folder, LONG, "heart")), made=made),
+        ]
+
+
 def sections() -> list[Section]:
     shares = Shares(RNG.normal(0.02, 0.02, (4, 12)), RNG.normal(0.05, 0.05, 5), 0.01, 900)
     attributes = ["shape", "colour", "texture", "size", "count", "place", "background"]
@@ -139,6 +158,7 @@ def sections() -> list[Section]:
         section("Codes", plot=[codes_figure(codes(), 2)], made=Made("facet omp " + "--x y " * 40)),
         *studies,
         *segmentation(),
+        *at_work(),
     ]
 
 
