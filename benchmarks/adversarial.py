@@ -1,7 +1,7 @@
 """Do cues of second-order effects make pictures that fool the model, more than other cues do?
 
 ``python -m benchmarks.adversarial`` takes the embedded world, where the renderer draws what a
-description names and so knows that the drawn class is there. By default it draws every shape and
+description names and so knows that the drawn class is there. By default it draws every shape,
 has it taken for the next one of the list, and the pair of the planted correlations the other way
 round, too: nothing is chosen by its outcome. Of each pair it prints, like Table 3.3 of Gandelsman
 2025, how many of 100 pictures fool the model by each source of cues (mean and standard deviation
@@ -12,6 +12,7 @@ first cues of each pair, and what a picture takes.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pipeline.adversarial.answers import Adversarial, said
 from pipeline.microworld.world import SHAPES
 
 NEXT = tuple(f"{a} {b}" for a, b in zip(SHAPES, SHAPES[1:] + SHAPES[:1], strict=True))
+EVERY = tuple(f"{a} {b}" for a, b in itertools.permutations(SHAPES, 2))
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Settings:
     """Pictures of the embedded world that are to fool its model."""
 
     pairs: tuple[str, ...] = (*NEXT, "heart star")
-    """Drawn class and target, with a blank between."""
+    """Drawn class and target, with a blank between; all: each with every other."""
     images: int = 4000
     """Pictures of the store whose neurons are coded."""
     terms: int = 8
@@ -106,7 +108,7 @@ def main(settings: Settings) -> None:
         coded_store(settings, place)
         found: dict[str, Adversarial] = {}
         took: list[float] = []
-        for pair in settings.pairs:
+        for pair in EVERY if settings.pairs == ("all",) else settings.pairs:
             drawn, target = pair.split()
             began = process_time()
             found[pair] = adversarial.main(

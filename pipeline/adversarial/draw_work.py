@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from pipeline.cluster import machines
 from pipeline.cluster.loop import over_shards
-from pipeline.cluster.work import Needs, Report, Work
+from pipeline.cluster.work import LIBRARIES, Needs, Report, Work
 from pipeline.telling import Teller, several
 
 from .drawing import Rows, Wanted, drawn
@@ -38,8 +39,10 @@ class DrawWork(Work[Wanted, Rows]):
 
     @property
     def needs(self) -> Needs:
-        """A CPU, and the GPU."""
-        return Needs(1, gpus=float(self.device == "cuda"))
+        """A CPU, the GPU, and memory for the libraries and a folder's weights, which pass it."""
+        files = [path for path in Path(self.model).rglob("*") if path.is_file()]
+        weights = sum(path.stat().st_size for path in files)
+        return Needs(1, float(self.device == "cuda"), LIBRARIES + weights)
 
     def start(self) -> _Artist:
         """Load the pipeline."""
@@ -85,6 +88,8 @@ def draw_by_pipeline(model: str, todo: Sequence[Wanted], place: str, teller: Tel
     own = "cuda" if machines.own_gpu() else "cpu"
     machines.settle(SECONDS[own] * pictures, several(pictures, "picture"), teller.say)
     gpus = int(machines.resources()["GPU"])
+    folder = Path(model)
+    model = str(folder.resolve()) if folder.is_dir() else model  # wherever a worker runs
     work = DrawWork(model, "cuda" if gpus else "cpu", place)
     with (
         teller.bar("pictures drawn", pictures, "pictures so far are kept") as move,
