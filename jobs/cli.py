@@ -49,7 +49,10 @@ JOBS = {
     "compare": Job("two sets of images in words", ("extract", "reduce", "encode-texts")),
     "second-order": Job("what neurons write through later attention heads", ("extract",)),
     "omp": Job("sparse text codes of neurons", ("extract", "encode-texts", "second-order")),
-    "concepts": Job("what is in pictures, in words, by neurons, heads or the embedding"),
+    "concepts": Job(
+        "what is in pictures, in words, by neurons, heads or the embedding",
+        ("extract", "reduce", "encode-texts", "second-order", "omp"),
+    ),
     "search": Job("which images are most alike in what heads write"),
     "heatmap": Job("where in a picture texts come from"),
     "segment": Job(

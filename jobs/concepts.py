@@ -3,11 +3,13 @@
     facet concepts --store out/ --image 7
     facet concepts --store out/ --image 7 12 --method neurons published heads embedding
     facet concepts --store out/ --picture dog.jpg --mlp-layers 8-10
+    facet concepts --store out/ --where "label == 'dog'"
 
 Neurons say what they stand for by the sparse codes of facet omp: of each text the sum, over the
 neurons whose effect is longer than on 98 of 100 images, of the text's coefficient times how far the
-effect goes along the neuron's direction; and where in the picture that comes from. After
-"Interpreting the Second-Order Effects of Neurons in CLIP" (Gandelsman et al. 2025).
+effect goes along the neuron's direction; and where in the picture that comes from. Of a subset it
+is told what its images have more of than all others. After "Interpreting the Second-Order Effects
+of Neurons in CLIP" (Gandelsman et al. 2025).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from jobs.checks import at_place, look
+from jobs.checks import at_place, look, refuse_conditions
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
@@ -30,6 +32,7 @@ from storage.errors import FacetError
 
 if TYPE_CHECKING:
     from jobs.recipes.concepts import ConceptsRun
+    from storage.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class ConceptsConfig:
     """Pictures: images of the store, by their keys or numbers."""
     picture: tuple[str, ...] = ()
     """In their place, picture files that the store need not hold."""
+    where: str | None = None
+    """In their place, a subset, by columns of the image table: which texts its images have more of
+    than all other images have, with intervals; and how true concepts are of images, where that is
+    known."""
     method: tuple[Method, ...] = ("neurons",)
     """Who says it: neurons that are active, by signed projections; published, by lengths in place
     of projections; heads, by sparse codes of what each wrote, which add up to a code of the image;
@@ -110,10 +117,13 @@ def main(config: ConceptsConfig) -> ConceptsRun:
     return run(config, asked)
 
 
-def check(config: ConceptsConfig) -> Asked:
+def check(config: ConceptsConfig, planned: Metadata | None = None) -> Asked:
     """Refuse what cannot work before any array is read."""
-    if bool(config.image) == bool(config.picture):
-        raise FacetError("give pictures: --image KEY or number, of the store, or --picture FILE")
+    if sum(map(bool, (config.image, config.picture, config.where))) != 1:
+        raise FacetError(
+            "give pictures, --image KEY or number, of the store, or --picture FILE; or a subset, "
+            "--where"
+        )
     refuse_bounds(config, top=1, **({} if config.terms is None else {"terms": 1}))
     methods = tuple(dict.fromkeys(config.method))
     if not methods:
@@ -123,13 +133,13 @@ def check(config: ConceptsConfig) -> Asked:
     if "heads" not in methods:
         refuse_unused(config, ["layers"], "--method heads")
     pool = None if config.pool is None else load_pool(config.pool)
-    tables, meta = look(config.store, None)
-    assert tables is not None  # of a store that is there
+    tables, meta = look(config.store, planned)
     mlp_layers = None
     if config.mlp_layers is not None:
         mlp_layers = parse_mlp_layers(config.mlp_layers, meta.layers)
     layers = parse_layers(config.layers or f"last:{min(4, meta.layers)}", meta.layers)
-    images = tuple(dict.fromkeys(find_images(tables, config.image)))
+    refuse_conditions(tables, where=config.where)
+    images = () if tables is None else tuple(dict.fromkeys(find_images(tables, config.image)))
     return Asked(images, _files(config.picture), methods, mlp_layers, layers, pool)
 
 

@@ -9,36 +9,47 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from jobs.concepts import Asked, ConceptsConfig
-from jobs.console import TELLER, console
+from jobs.console import TELLER, console, show_table
 from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import command
 from jobs.steps import embedded, opened, reduced
 from pipeline.concepts import found as kept
+from pipeline.concepts import kept as counted
 from pipeline.concepts.answers import Concepts, concepts_found, picture_file
 from pipeline.concepts.by_codes import Dictionary, Rest, by_embedding, by_heads, rest_of
 from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
 from pipeline.concepts.choices import EMBEDDING_TERMS, HEAD_TERMS, OF_NEURONS, Method
 from pipeline.concepts.codes import Coded, chosen_layers, read_codes
 from pipeline.concepts.found import OfPicture
+from pipeline.concepts.over import by_chance, over_table
 from pipeline.concepts.picture import By, concepts_of
 from pipeline.concepts.pools import pool_of_codes
-from pipeline.concepts.tables import CONCEPTS
+from pipeline.concepts.precision import precision_table
+from pipeline.concepts.scan import plan, scan, sizes
+from pipeline.concepts.subset import Counts, Question, Truth, placed, source_of
+from pipeline.concepts.tables import CONCEPTS, OVER
 from pipeline.concepts.wrote import Wrote, keeps_neurons, seen, stored_parts, stored_rows
+from pipeline.heads.roles import known_attributes
 from pipeline.heatmaps.seen import Seen, see_file, see_image
 from pipeline.identity import over
+from pipeline.models import VisionModel
+from pipeline.neurons.setup import cpu_model
 from pipeline.pages.concepts import concepts_page, concepts_tables
 from pipeline.pages.pictures import as_png
 from pipeline.stats.choices import refuse_components
+from pipeline.telling import several
 from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
 from storage.errors import FacetError, Remedy, StoreError
 from storage.reductions import Reductions
-from storage.results import Result
+from storage.results import Result, result_url
 from storage.store import Store
 
 JOB = "concepts"
@@ -57,6 +68,8 @@ class ConceptsRun:
 
 def run(config: ConceptsConfig, asked: Asked) -> ConceptsRun:
     """Say what is in the pictures, or find what was said before; print it."""
+    if config.where is not None:
+        return run_subset(config, asked, config.where)
     started = time.monotonic()
     store = opened(config.store)
     coded = coded_by(store, asked)
@@ -64,11 +77,7 @@ def run(config: ConceptsConfig, asked: Asked) -> ConceptsRun:
     texts = texts_of(store, asked, coded)
     identity = {
         "pictures": [[of.name, _digest(of)] for of in pictures],
-        "methods": list(asked.methods),
-        "codes": [[of.mlp_layer, of.codes.name] for of in coded],
-        "texts": None if texts is None else texts_digest(texts[1]),
-        "layers": list(asked.layers) if "heads" in asked.methods else [],
-        "terms": config.terms,
+        **asked_of(config, asked, coded, texts),
         "top": config.top,
         "over": over(store),
     }
@@ -96,6 +105,145 @@ def run(config: ConceptsConfig, asked: Asked) -> ConceptsRun:
         facts["an active neuron's effect"] = "; ".join(f"layer {i}: {of}" for i, of in long.items())
     show_done(facts, time.monotonic() - started, result, command("report", store=config.store))
     return ConceptsRun(result, found)
+
+
+def asked_of(
+    config: ConceptsConfig,
+    asked: Asked,
+    coded: Sequence[Coded],
+    texts: tuple[str, tuple[str, ...]] | None,
+) -> dict[str, Any]:
+    """What of the identity pictures and subsets have in common."""
+    return {
+        "methods": list(asked.methods),
+        "codes": [[of.mlp_layer, of.codes.name] for of in coded],
+        "texts": None if texts is None else texts_digest(texts[1]),
+        "layers": list(asked.layers) if "heads" in asked.methods else [],
+        "terms": config.terms,
+    }
+
+
+def run_subset(config: ConceptsConfig, asked: Asked, where: str) -> ConceptsRun:
+    """Say what a subset's images have more of, and how true concepts are where that is known."""
+    started = time.monotonic()
+    store = opened(config.store)
+    coded = coded_by(store, asked)
+    texts = texts_of(store, asked, coded)
+    identity = {
+        "where": where,
+        **asked_of(config, asked, coded, texts),
+        "source": source_of(store, asked.methods, [of.mlp_layer for of in coded]),
+        "known": bool(known_attributes(store)),
+        "over": over(store),
+    }
+
+    def find() -> Result:
+        urls.check_writable(store.url)
+        inside, outside = sizes(store, where)
+        question, model = question_of(config, asked, store, coded, texts, identity)
+        planned = plan(question, store, model, TELLER)
+        show_table("plan", planned.facts(inside, outside))
+        place = result_url(store.url, JOB, identity)
+        counts = scan(planned, place, TELLER)
+        result = keep_subset(config, store, question, counts, identity)
+        counted.remove(place)
+        return result
+
+    result = found_or_made(store.url, JOB, identity, find)
+    found = concepts_found(result)
+    console.print(concepts_tables(found, config.top))
+    known = result.provenance
+    show_done(
+        {
+            "images": f"{known['inside']:,} in the subset, {known['images'] - known['inside']:,} "
+            "others",
+            **{f"surely more by {name}": said for name, said in known["surely"].items()},
+            "page": urls.join(result.url, PAGE),
+        },
+        time.monotonic() - started,
+        result,
+        command("report", store=config.store),
+    )
+    return ConceptsRun(result, found)
+
+
+def question_of(
+    config: ConceptsConfig,
+    asked: Asked,
+    store: Store,
+    coded: Sequence[Coded],
+    texts: tuple[str, tuple[str, ...]] | None,
+    identity: dict[str, Any],
+) -> tuple[Question, VisionModel | None]:
+    """What is counted of every shard, and the model, on the CPU, if it has to pass the images."""
+    encoder, source = TextEncoder(store, config.pretrained), identity["source"]
+    # Lengths that are kept need no model.
+    ask = coded if source in ("coefficients", "model") else []
+    found, _ = methods_of(config, asked, store, encoder, ask, texts)
+    if source == "norms":
+        by = ByNeurons(read_codes(coded, config.terms), long_of(store, coded), {}, published=True)
+        found["published"] = by
+    cpu = torch.device("cpu")
+    methods: dict[str, By] = {name: placed(found[name], cpu) for name in asked.methods}
+    truth = None
+    if identity["known"] and (pool := _pool_of(store, encoder, coded, texts)) is not None:
+        mean_e = _moments(store, False).array("embedding_mean").values
+        truth = Truth(*pool, mean_e)
+    question = Question(store.url, identity["where"], methods, source, truth)
+    return question, cpu_model(store, config.pretrained) if source == "model" else None
+
+
+def _pool_of(
+    store: Store,
+    encoder: TextEncoder,
+    coded: Sequence[Coded],
+    texts: tuple[str, tuple[str, ...]] | None,
+) -> tuple[tuple[str, ...], NDArray[np.float32]] | None:
+    """All texts that might be said, with their embeddings; None where they are not known."""
+    if texts is not None:
+        return texts[1], embedded(encoder, *texts).embeddings
+    pools = [pool_of_codes(store, of.codes) for of in coded]
+    known = next((pool for pool in pools if pool is not None), None)
+    return None if known is None else (known.texts, known.embeddings)
+
+
+def keep_subset(
+    config: ConceptsConfig,
+    store: Store,
+    question: Question,
+    counts: Counts,
+    identity: dict[str, Any],
+) -> Result:
+    """Keep the tables and their page."""
+    inside, outside = counts.images
+    by_method = {
+        name: over_table(counts.over[name], by.texts, name) for name, by in question.methods.items()
+    }
+    tables = {"over": pd.concat(by_method.values(), ignore_index=True)}
+    if counts.precision is not None:
+        tables["precision"] = precision_table(counts.precision)
+    by = next((by for by in question.methods.values() if isinstance(by, ByNeurons)), None)
+    facts = {
+        "images": inside + outside,
+        "inside": inside,
+        "mlp_layers": list(question.layers),
+        "long": {} if by is None else {str(at): of.words for at, of in by.long.items()},
+        "surely": {
+            name: f"{(rows['low_all'] > 0).sum():,} of {several(len(rows), 'text')}; told one by "
+            f"one {(rows['low'] > 0).sum():,}, of which {by_chance(len(rows)):.0f} by chance"
+            for name, rows in by_method.items()
+        },
+    }
+    shown = Concepts(
+        None, None, None, tables["over"], tables.get("precision"), [], [], config.where, {}
+    )
+    return save(
+        store.url, JOB, config, facts,
+        identity=identity,
+        tables=tables,
+        schemas=OVER,
+        files={PAGE: concepts_page(shown, store.meta).encode()},
+    )  # fmt: skip
 
 
 def coded_by(store: Store, asked: Asked) -> list[Coded]:
@@ -168,7 +316,7 @@ def methods_of(
         if "embedding" in asked.methods:
             terms = config.terms or EMBEDDING_TERMS
             found["embedding"] = by_embedding(dictionary, moments, terms)
-    return {method: found[method] for method in asked.methods}, rest
+    return {method: found[method] for method in asked.methods if method in found}, rest
 
 
 def _moments(store: Store, heads: bool) -> Reductions:

@@ -180,7 +180,7 @@ def _not_there(*_: object) -> None:
 
 def test_what_cannot_be_told_is_refused(store, plain, tmp_path):
     for changes, words in (
-        ({"image": ()}, "give pictures: --image KEY or number, of the store, or --picture FILE"),
+        ({"image": ()}, "give pictures, --image KEY or number, of the store, or --picture FILE"),
         ({"picture": ("a.png",)}, "give pictures"),
         ({"image": ("60",)}, "by number, its images are 0-59"),
         ({"image": (), "picture": ("gone.png",)}, "--picture gone.png: there is no such file"),

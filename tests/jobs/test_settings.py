@@ -123,6 +123,7 @@ SHOWN = {
     "concepts": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
         "image picture": JOBS + "concepts_job.py::test_a_file_gives_what_the_stores_image_gives",
+        "where": JOBS + "concepts_where.py::test_a_subset_and_all_others_are_told_apart",
         "method": JOBS + "concepts_job.py::test_methods_say_what_they_are_made_of",
         "mlp_layers pool layers terms top": JOBS + "concepts_job.py::test_settings_of_concepts",
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",

@@ -12,7 +12,7 @@ from pipeline.adversarial.indirect import INDIRECT
 from pipeline.adversarial.tables import CUES, JUDGED, PICTURES
 from pipeline.adversarial.tables import DESCRIPTIONS as DESCRIBED
 from pipeline.between.tables import ALIGNED
-from pipeline.concepts.tables import CONCEPTS
+from pipeline.concepts.tables import CONCEPTS, OVER
 from pipeline.heads.tables import ABLATIONS, DESCRIPTIONS, TWO_SETS
 from pipeline.heatmaps.found import HEATMAPS
 from pipeline.heatmaps.tables import SEGMENTATION
@@ -128,7 +128,7 @@ RESULTS = {"index": INDEX_COLUMNS} | {
         "align": ALIGNED,
         "second_order": NEURONS,
         "omp": CODES,
-        "concepts": CONCEPTS,
+        "concepts": {**CONCEPTS, **OVER},
         "heatmap": HEATMAPS,
         "search": SEARCH,
         "label": LABELS,
