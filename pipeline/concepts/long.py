@@ -15,8 +15,8 @@ from storage.store import Store
 
 from .choices import PERCENT
 
-# What is long is told from about so many images.
-SAMPLE = 4096
+# What is long is told from about so many images, of at most so many shards.
+SAMPLE, SHARDS = 4096, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Long:
 def long_effects(store: Store, effects: Result, mlp_layer: int) -> Long:
     """Each neuron's own 98th percentile (Gandelsman 2025, section B.1).
 
-    Over up to `SAMPLE` images whose lengths are kept, spread over the store. Where none are, the
-    shortest effect on its top images stands in for it.
+    Over up to `SAMPLE` images whose lengths are kept, spread over the store: neighbours are often
+    of one class. Where none are, the shortest effect on its top images stands in for it.
 
     Parameters
     ----------
@@ -62,11 +62,12 @@ def _percentile(store: Store, mlp_layer: int) -> tuple[NDArray[np.float64], str]
     if not kept:
         return None
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
-    shards = spread(kept, max(1, SAMPLE // store.meta.shard_size))
+    shards = spread(kept, SHARDS)
     each, rows = -(-SAMPLE // len(shards)), []
     for shard in shards:
         start, stop = store.meta.rows(shard)
-        rows.append(np.asarray(group["norms"][start : min(stop, start + each)], np.float32))
+        step = -(-(stop - start) // each)
+        rows.append(np.asarray(group["norms"][start:stop:step], np.float32))
     norms_bn = np.concatenate(rows)
     norms_bn = norms_bn[np.isfinite(norms_bn).all(1)]
     words = f"longer than on {PERCENT}% of {len(norms_bn):,} images"

@@ -12,6 +12,7 @@ from PIL import Image
 from jobs import concepts, omp, second_order
 from jobs.concepts import ConceptsConfig
 from jobs.recipes import concepts as recipe
+from pipeline.concepts import long
 from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
 from pipeline.concepts.codes import chosen_layers, read_codes
 from pipeline.concepts.wrote import stored_rows
@@ -102,9 +103,9 @@ def test_neurons_are_active_where_they_write_more_than_on_almost_all_images(stor
     (of,) = chosen_layers(store, [KEPT])
     norms = store.neurons(KEPT)["norms"].values
     bars = np.percentile(norms, 98, axis=0)
-    long = long_of(store, [of])[KEPT]
-    np.testing.assert_allclose(long.lengths_n, bars, rtol=1e-6)
-    assert long.words == "longer than on 98% of 60 images"
+    known = long_of(store, [of])[KEPT]
+    np.testing.assert_allclose(known.lengths_n, bars, rtol=1e-6)
+    assert known.words == "longer than on 98% of 60 images"
     active = kept(found, "pictures").set_index("method")["active"]
     assert active["neurons"] == active["published"] == (norms[7] > bars).sum() > 0
     # Where no lengths are kept, the last of the top images says what is long.
@@ -112,6 +113,16 @@ def test_neurons_are_active_where_they_write_more_than_on_almost_all_images(stor
     table = other.effects.table("neurons").to_pandas()
     of_layer = table[table["layer"] == OTHER].sort_values("neuron")["norm_large"]
     np.testing.assert_allclose(long_of(store, [other])[OTHER].lengths_n, of_layer)
+
+
+def test_of_many_images_some_of_all_parts_of_the_store_say_what_is_long(store, monkeypatch):
+    """Of a folder of classes, the first so many would all be of the first ones."""
+    (of,) = chosen_layers(store, [KEPT])
+    monkeypatch.setattr(long, "SAMPLE", 20)
+    norms = store.neurons(KEPT)["norms"].values[[*range(0, 32, 4), *range(32, 60, 3)]]
+    found = long_of(store, [of])[KEPT]
+    np.testing.assert_allclose(found.lengths_n, np.percentile(norms, 98, axis=0), rtol=1e-6)
+    assert found.words == "longer than on 98% of 18 images"
 
 
 def test_a_file_gives_what_the_stores_image_gives(store, plain, found, tmp_path):
