@@ -23,6 +23,7 @@ from jobs.checks import at_place, look
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.adversarial.choices import WRITERS, parse_drawer
+from pipeline.adversarial.files import read_text
 from pipeline.adversarial.renderer import is_class
 from pipeline.adversarial.synonyms import read_synonyms, refuse_sentences
 from pipeline.cluster.machines import Where
@@ -186,6 +187,7 @@ def check(config: AdversarialConfig) -> Asked:
             refuse_unused(config, unused, f"a run without --{name}-from")
     if config.keep is not None:
         refuse_file("keep", config.keep)
+        read_text(config.keep, "keep")
         if config.judge is not None:
             raise FacetError("give one of --keep and --judge: either says what is really there")
     if config.sentences is not None:

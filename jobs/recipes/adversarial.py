@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from pipeline.adversarial.answers import STAGES, Adversarial, adversarial, shown
 from pipeline.adversarial.coded import CodedNeurons, coded_pool, coded_results, read_coded
 from pipeline.adversarial.descriptions import PARTS as ANSWERS
 from pipeline.adversarial.descriptions import describe
+from pipeline.adversarial.files import read_text
 from pipeline.adversarial.maps import maps_of
 from pipeline.adversarial.pictures import draw_pictures, drawer_facts, drawer_identity
 from pipeline.adversarial.rules import Rules
@@ -381,7 +381,7 @@ class Chain:
         config = self.config
         if config.keep is not None:
             files = [file for file in pictures["file"] if file]
-            kept = judging.kept_files(Path(config.keep).read_text(), files, config.keep)
+            kept = judging.kept_files(read_text(config.keep, "keep"), files, config.keep)
             return lambda files: [file in kept for file in files]
         if self.asked.second is not None:
             return judging.by_second(self.asked.second, self.asked.pair, read, TELLER)

@@ -156,7 +156,7 @@ def _kept(asked: Wanted, number: int, picture: Picture, place: str) -> dict[str,
     """The row of a picture, whose file is written."""
     image, became, why, file = picture.image, "refused", picture.why, ""
     if image is not None:
-        colour = _one_colour(image)
+        colour = one_colour(image)
         became = "blank" if colour else "drawn"
         why = ", ".join(filter(None, [colour, why]))
         file = f"{FOLDER}/{asked.named(number)}.png"
@@ -187,7 +187,7 @@ def forget_parts(place: str) -> None:
     urls.remove(urls.join(place, PARTS))
 
 
-def _one_colour(image: Image.Image) -> str:
+def one_colour(image: Image.Image) -> str:
     """Says so where a picture has but one colour, as safety checkers leave it; else nothing."""
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     if (pixels != pixels[0]).any():
