@@ -69,11 +69,11 @@ def by_renderer(drawn: str, target: str) -> Draw:
 
     def draw(text: str, seed: int) -> Picture:
         try:
-            pixels, scene = render(text, seed)
+            pixels, scenes = render(text, seed)
         except CannotDraw as error:
             return Picture(None, str(error))
         return Picture(
-            Image.fromarray(pixels), there=shows(scene, drawn) and not shows(scene, target)
+            Image.fromarray(pixels), there=shows(scenes, drawn) and not shows(scenes, target)
         )
 
     return draw

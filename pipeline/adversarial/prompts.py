@@ -59,7 +59,8 @@ def question(
     if rules.attribute is not None:
         values = [str(v) for name, of in ATTRIBUTES.items() if name != "count" for v in of]
         asked.append(
-            "Nothing but this can be drawn, one value of a kind in a picture: "
+            "Nothing but this can be drawn, one value of a kind in a picture, but that beside one "
+            "shape, after the word 'and', a second may stand, with its own colour and so on: "
             f"{', '.join([*values, *NUMBER.values()])}. Use small words beside it, no others."
         )
     if unusable:

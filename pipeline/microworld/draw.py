@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,24 @@ def draw_scene(
     mask : (64, 64) bool
         True where an object covers at least half of the pixel.
     """
-    picture = _background(scene.background, rng)
+    picture, (mask,) = draw_together([scene], rng)
+    return picture, mask
+
+
+def draw_together(
+    scenes: Sequence[Scene], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """Paint scenes into one picture, on the first one's background; a mask of each.
+
+    See `draw_scene`. A later one covers what it meets of those before it; masks know nothing of it.
+    """
+    picture = _background(scenes[0].background, rng)
+    masks = [_paint(picture, scene) for scene in scenes]
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8), masks
+
+
+def _paint(picture: NDArray[np.float64], scene: Scene) -> NDArray[np.bool_]:
+    """Paint a scene's objects into a picture; where they are."""
     colour = np.array(PALETTE[scene.colour], float)
     second = 0.28 * colour + 0.72 * 255
     mask = np.zeros((SIDE, SIDE), bool)
@@ -134,7 +151,7 @@ def draw_scene(
         window = (slice(y0, y1), slice(x0, x1))
         picture[window] = picture[window] * (1 - cover) + ink
         mask[window] |= cover[..., 0] >= 0.5
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8), mask
+    return mask
 
 
 def _pool(fine: NDArray[np.float64]) -> NDArray[np.float64]:

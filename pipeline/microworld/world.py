@@ -11,6 +11,7 @@ attribute is independent of every other, but for ``place``: groups fill the pict
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,14 +119,28 @@ def layout(
         jitter = rng.uniform(-2, 2, 2)
         centre = (SIDE / 2 + dx * shift + jitter[0], SIDE / 2 + dy * shift + jitter[1])
         return ((float(centre[0]), float(centre[1])),), (radius,)
-    # Groups stand in the four quarters of the picture, in random order.
-    quarters = [(17.0, 17.0), (47.0, 17.0), (17.0, 47.0), (47.0, 47.0)]
-    order = rng.permutation(4)[:count]
-    low, high = (12.0, 14.0) if large else (9.0, 10.5)
-    radii = tuple(float(r) for r in rng.uniform(low, high, count))
-    jitter = rng.uniform(-1.5, 1.5, (count, 2))
+    return quarters(rng, [size] * count, 1.5)
+
+
+def quarters(
+    rng: np.random.Generator, sizes: Sequence[str], jitter: float
+) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
+    """Centres and radii of objects in the four quarters of the picture, in random order.
+
+    Parameters
+    ----------
+    sizes : sequence of str
+        Of each object, at most four.
+    jitter : float
+        How far from a quarter's centre an object may be, in pixels along each side.
+    """
+    corners = [(17.0, 17.0), (47.0, 17.0), (17.0, 47.0), (47.0, 47.0)]
+    order = rng.permutation(4)[: len(sizes)]
+    ends = np.array([(12.0, 14.0) if size == "large" else (9.0, 10.5) for size in sizes])
+    radii = tuple(float(r) for r in rng.uniform(ends[:, 0], ends[:, 1]))
+    off = rng.uniform(-jitter, jitter, (len(sizes), 2))
     centres = tuple(
-        (quarters[q][0] + float(j[0]), quarters[q][1] + float(j[1]))
-        for q, j in zip(order, jitter, strict=True)
+        (corners[q][0] + float(j[0]), corners[q][1] + float(j[1]))
+        for q, j in zip(order, off, strict=True)
     )
     return centres, radii

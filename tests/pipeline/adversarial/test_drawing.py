@@ -98,6 +98,8 @@ def test_whether_the_drawn_class_is_there_also_where_it_is_no_shape(tmp_path):
     assert draw("a red star", 0).there
     assert not draw("a blue star", 0).there
     assert by_renderer("star/night", "star/snow")("a star at night", 0).there
+    assert by_renderer("star", "heart")("a star and a ring", 0).there
+    assert not by_renderer("star", "heart")("a star and a heart", 0).there
 
 
 def test_seeds_are_of_one_picture_and_of_no_other():
