@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from pipeline.adversarial.rates import Share, less, rates, share_of, summary
 
@@ -28,6 +28,7 @@ def judged(outcomes: dict[tuple[str, int], list[list[str]]]) -> tuple[pd.DataFra
     return pd.DataFrame(rows), texts
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=5), min_size=1))
 def test_counts_are_those_of_a_plain_loop(pictures):
     frame, texts = judged({("random", 0): pictures})

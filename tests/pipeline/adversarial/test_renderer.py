@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 
 from pipeline.adversarial.renderer import CannotDraw, is_class, read, render, scenes_of, shows
 from pipeline.microworld.captions import OPENING, caption, phrase
@@ -11,6 +11,7 @@ from pipeline.microworld.draw import draw_scene, draw_together
 from pipeline.microworld.world import ATTRIBUTES, sample_scene
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(0, 2**62))
 def test_every_caption_is_drawn_as_it_says(which, seed):
     rng = np.random.default_rng(which)
@@ -28,6 +29,7 @@ def test_every_caption_is_drawn_as_it_says(which, seed):
     render(caption(scene, rng), seed)
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(0, 2**62))
 def test_two_things_are_drawn_as_they_say_and_both_are_seen(which, seed):
     rng = np.random.default_rng(which)
@@ -75,6 +77,7 @@ def test_what_is_open_of_two_things_is_drawn_evenly():
     assert len(quarters) == 4
 
 
+@settings(max_examples=10)
 @given(st.integers(0, 2**62))
 def test_the_same_seed_draws_the_same_picture(seed):
     first, (scene,) = render("A red star, on snow.", seed)
