@@ -10,7 +10,11 @@ import re
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +91,21 @@ def written(log: Path) -> Counter[str]:
     return Counter(line for line in log.read_text().splitlines() if ONCE.search(line))
 
 
+@contextmanager
+def forks_with_libraries() -> Iterator[ForkServerContext]:
+    """Makes forks of a process that has the libraries, and no threads.
+
+    There is one such server in a process, and other tests want one without libraries: it ends.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jobs.recipes.adversarial", "open_clip", __name__])
+    forkserver._forkserver._stop()
+    try:
+        yield context
+    finally:
+        forkserver._forkserver._stop()
+
+
 def test_a_killed_chain_ends_in_the_same_result(tmp_path, monkeypatch):
     store = neuron_store(tmp_path)
     omp.main(omp.OmpConfig(store.url, str(KEPT), "microworld", terms=4, workers="here"))
@@ -96,17 +115,15 @@ def test_a_killed_chain_ends_in_the_same_result(tmp_path, monkeypatch):
         describe_with="openai:small", ask=8, descriptions=3, pictures=2, workers="here",
     )  # fmt: skip
     logs = tmp_path / "log", tmp_path / "plain.log"
-    # Each run is a fork of a process that has the libraries, and no threads.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["jobs.recipes.adversarial", "open_clip", __name__])
 
-    def ended(*told: object) -> int | None:
-        one = processes.Process(target=run, args=told)
-        one.start()
-        one.join(120)
-        return one.exitcode
+    with served(answer) as chat, forks_with_libraries() as processes:
 
-    with served(answer) as chat:
+        def ended(*told: object) -> int | None:
+            one = processes.Process(target=run, args=told)
+            one.start()
+            one.join(120)
+            return one.exitcode
+
         monkeypatch.setenv(BASE_URL, chat.url)
         assert ended(replace(config, store=str(plain)), logs[1]) == 0
         asked = len(chat.asked)
