@@ -65,7 +65,7 @@ class ConceptsConfig:
     last four."""
     terms: int | None = None
     """Texts of a code, at most: of each neuron's (by default all that it has), each head's (8),
-    the embedding's (16)."""
+    the embedding's (32; a lasso, so seldom so many)."""
     top: int = 10
     """Concepts of each picture that are kept: so many that are spoken for, and against."""
     pretrained: str | None = None

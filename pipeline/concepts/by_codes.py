@@ -3,9 +3,10 @@
 Both are of unit embeddings less their mean over the store's images, and the dictionary is the
 pool's embeddings less their mean, each of unit length. What heads wrote sums to the embedding, so
 their codes sum to a code of the image, and what they leave is known part by part. A code of the
-embedding itself, with coefficients that are never negative, is what SpLiCE does (Bhalla et al.
-2024); the pursuit that stops after so many texts (``nonneg_omp``) stands in for the lasso, whose
-penalty says neither how many texts a picture gets nor fits their coefficients without shrinking.
+embedding itself, with coefficients that are never negative, is what SpLiCE makes (Bhalla et al.
+2024): the lasso with non-negative coefficients, solved exactly by an active-set method. A pursuit
+without its penalty fits closer and names what is less true: of the values that ten
+texts name on the embedded world 39% are true, of the lasso's 83%.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pipeline.neurons.omp import SparseCodes, build_dictionary, omp
 from pipeline.neurons.omp_variants import nonneg_omp
 from storage.reductions import Reductions
 from storage.store import Store
+
+from .choices import PENALTY
 
 Array = NDArray[np.float64]
 # What codes of heads leave of an embedding, in this order.
@@ -89,12 +92,17 @@ class ByEmbedding:
         """M texts, in the order of scores."""
         return self.dictionary.texts
 
+    def targets(self, parts: StoredParts) -> Array:
+        """What is coded of B images, (B, E): unit rows."""
+        centred_be = _unit(parts) - self.mean_e
+        lengths_b1 = np.linalg.norm(centred_be, axis=1, keepdims=True)
+        found: Array = centred_be / np.maximum(lengths_b1, 1e-30)
+        return found
+
     def codes(self, parts: StoredParts) -> SparseCodes:
         """Codes of B images; their residuals are what is left of 1."""
-        centred_be = _unit(parts) - self.mean_e
-        centred_be /= np.maximum(np.linalg.norm(centred_be, axis=1, keepdims=True), 1e-30)
-        targets_be = self.dictionary.targets(centred_be)
-        return nonneg_omp(self.dictionary.atoms_me, targets_be, self.terms)
+        targets_be = self.dictionary.targets(self.targets(parts))
+        return nonneg_omp(self.dictionary.atoms_me, targets_be, self.terms, PENALTY)
 
     def scores(self, parts: StoredParts) -> Array:
         """Scores, (B, M); none is negative."""

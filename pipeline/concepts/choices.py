@@ -12,4 +12,6 @@ OF_NEURONS = frozenset({"neurons", "published"})
 # Of 100 images, on so many an active neuron writes less.
 PERCENT = 98
 # Texts of a head's code, and of the embedding's.
-HEAD_TERMS, EMBEDDING_TERMS = 8, 16
+HEAD_TERMS, EMBEDDING_TERMS = 8, 32
+# Of the lasso that codes the embedding: a text whose correlation is no larger is not in a code.
+PENALTY = 0.2

@@ -123,10 +123,11 @@ def concepts_of(
     if isinstance(by, ByHeads):
         return _by_heads(method, by, wrote, top, rest)
     codes = by.codes(wrote.parts)
-    scores = first_texts(by.texts, by.dictionary.scores(codes)[0], top)
-    left = float(codes.residual_norms[0, -1])
-    # The best fit on its texts: what is left is at right angles to it.
-    return Told(method, scores, {}, 1, 1, {"all": (left**2, left)}, [], [])
+    scores_m, target_e = by.dictionary.scores(codes)[0], by.targets(wrote.parts)[0]
+    scores = first_texts(by.texts, scores_m, top)
+    left_e = target_e - scores_m @ by.dictionary.atoms_me.double().cpu().numpy()
+    left = float(left_e @ target_e), float(np.linalg.norm(left_e))
+    return Told(method, scores, {}, 1, 1, {"all": left}, [], [])
 
 
 def _by_neurons(method: str, by: ByNeurons, wrote: Wrote, top: int, grid: Any) -> Told:

@@ -12,7 +12,9 @@ from torch import Tensor
 from .omp import ROUNDING, SparseCodes, blocks_of_targets, check_pursuit, largest
 
 
-def nonneg_omp(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseCodes:
+def nonneg_omp(
+    dictionary_me: Tensor, targets_ne: Tensor, terms: int, penalty: float = 0.0
+) -> SparseCodes:
     """Pursuit with coefficients that are never negative.
 
     The active-set method of Lawson & Hanson 1974, chapter 23,
@@ -24,6 +26,10 @@ def nonneg_omp(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseC
     dictionary_me : (M, E) float32 or float64
     targets_ne : (N, E)
     terms : int
+    penalty : float
+        λ: above 0, the codes are those of the lasso with non-negative coefficients, the least of
+        ‖y − Σ c·atom‖²/2 + λ Σ c, wherever it is reached before so many additions; nothing is
+        added whose correlation is no larger than λ.
 
     Returns
     -------
@@ -32,12 +38,14 @@ def nonneg_omp(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> SparseC
     """
     check_pursuit(dictionary_me, targets_ne, terms)
     blocks = blocks_of_targets(dictionary_me, targets_ne, terms)
-    parts = [_pursue(padded_me, block_ne, terms) for padded_me, block_ne in blocks]
+    parts = [_pursue(padded_me, block_ne, terms, penalty) for padded_me, block_ne in blocks]
     supports, coefficients, norms, held = map(torch.cat, zip(*parts, strict=True))
     return SparseCodes(supports, coefficients, norms, held, {})
 
 
-def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tensor, ...]:
+def _pursue(
+    dictionary_me: Tensor, targets_ne: Tensor, terms: int, penalty: float
+) -> tuple[Tensor, ...]:
     count, embed = targets_ne.shape
     atoms_nke = targets_ne.new_zeros(count, terms, embed)
     gram_nkk = torch.eye(terms).to(targets_ne).repeat(count, 1, 1)
@@ -54,11 +62,11 @@ def _pursue(dictionary_me: Tensor, targets_ne: Tensor, terms: int) -> tuple[Tens
         value_n = positive_nm.gather(1, pick_n[:, None]).squeeze(1)
         # A picked atom has no correlation left but rounding's: then nothing better is there.
         held_n = ((supports_nk == pick_n[:, None]) & active_nk).any(1)
-        adds_n = (value_n > floor_n) & ~held_n
+        adds_n = (value_n > floor_n + penalty) & ~held_n
         atoms_nke[:, k] = torch.where(adds_n[:, None], dictionary_me[pick_n], 0)
         row_nk = torch.bmm(atoms_nke[:, : k + 1], atoms_nke[:, k, :, None]).squeeze(2)
         gram_nkk[:, k, : k + 1] = gram_nkk[:, : k + 1, k] = row_nk
-        right_nk[:, k] = (atoms_nke[:, k] * targets_ne).sum(1)
+        right_nk[:, k] = (atoms_nke[:, k] * targets_ne).sum(1) - penalty
         supports_nk[:, k] = torch.where(adds_n, pick_n, -1)
         active_nk[:, k] = adds_n
         now = slice(k + 1)

@@ -151,6 +151,26 @@ def test_non_negative_pursuit_equals_lawson_and_hanson(seed, atoms, embed):
         assert codes.residual_norms[n, -1] == pytest.approx(left, abs=1e-8)
 
 
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 2**31),
+    atoms=st.integers(5, 300),
+    embed=st.integers(3, 20),
+    share=st.floats(0.05, 1.2),
+)
+def test_with_a_penalty_it_is_the_lasso_of_no_negative_coefficients(seed, atoms, embed, share):
+    """The conditions of Karush, Kuhn and Tucker, which no other code meets."""
+    dictionary, targets = problem(seed, atoms, embed, 6)
+    penalty = share * float((dictionary @ targets.T).amax(0).median())
+    codes = nonneg_omp(dictionary, targets, min(atoms, 60), penalty)
+    for code, target in zip(torch.from_numpy(dense(codes, atoms)), targets, strict=True):
+        correlation = dictionary @ (target - code @ dictionary)
+        assert (code >= 0).all()
+        assert (correlation <= penalty + 1e-7).all()
+        held = correlation[code > 0]
+        torch.testing.assert_close(held, torch.full_like(held, penalty), atol=1e-7, rtol=0)
+
+
 def test_lasso_follows_the_path_to_the_number_of_terms():
     dictionary, targets = problem(8, 80, 15, 4)
     codes = lasso(dictionary, targets, 5)
