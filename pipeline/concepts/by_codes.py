@@ -5,8 +5,7 @@ pool's embeddings less their mean, each of unit length. What heads wrote sums to
 their codes sum to a code of the image, and what they leave is known part by part. A code of the
 embedding itself, with coefficients that are never negative, is what SpLiCE makes (Bhalla et al.
 2024): the lasso with non-negative coefficients, solved exactly by an active-set method. A pursuit
-without its penalty fits closer and names what is less true: of the values that ten
-texts name on the embedded world 39% are true, of the lasso's 83%.
+without its penalty fits closer and names what is less often true (``benchmarks/README.md``).
 """
 
 from __future__ import annotations
