@@ -167,6 +167,8 @@ def check(config: AdversarialConfig) -> Asked:
     refuse_bounds(
         config, "alike", neurons=1, cues=1, repeats=1, seed=0, ask=1, descriptions=1, pictures=1
     )
+    if not config.sources or len(set(config.sources)) < len(config.sources):
+        raise FacetError("--sources: name at least one, and each once")
     if config.ask < config.descriptions:
         raise FacetError(
             f"--ask {config.ask}: of so many descriptions no --descriptions {config.descriptions} "

@@ -39,6 +39,20 @@ def parse_drawer(text: str) -> Chosen:
                 f"`draw_with` {text}: {folder} has no model_index.json; give a folder that holds a "
                 "text-to-image pipeline of diffusers, or the name of one"
             )
+        if part := _pickled(folder):
+            raise FacetError(
+                f"`draw_with` {text}: the weights of its {part} are a pickle, which may run "
+                "anything as it is read: save the pipeline with safetensors"
+            )
         if find_spec("diffusers") is None or find_spec("transformers") is None:
             raise FacetError(f"`draw_with` {text} needs pip install 'facet-interp[draw]'")
     return chosen
+
+
+def _pickled(folder: Path) -> str:
+    """The first part of a pipeline that has weights, but none as safetensors; empty: none has."""
+    for part in sorted(path for path in folder.glob("*") if path.is_dir()):
+        kinds = {file.suffix for file in part.iterdir()}
+        if kinds & {".bin", ".ckpt", ".pt", ".pth"} and ".safetensors" not in kinds:
+            return part.name
+    return ""

@@ -87,11 +87,13 @@ class PipelineDrawer:
             library.utils.logging.disable_progress_bar()
         self._name = f"diffusers:{model}"
         try:
+            # Weights of other kinds are pickles, which may run what they like as they are read.
             self._pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
-                model, local_files_only=Path(model).is_dir()
-            ).to(device)
-        except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
+                model, local_files_only=Path(model).is_dir(), use_safetensors=True
+            )
+        except Exception as error:  # of any library that it loads parts by
             raise FacetError(f"{self._name} is no pipeline: {_first_line(error)}") from error
+        self._pipe.to(device)
         if "prompt" not in inspect.signature(self._pipe.__call__).parameters:
             raise FacetError(
                 f"{self._name} takes no description ({type(self._pipe).__name__}): give a "
@@ -128,4 +130,4 @@ def pipeline_digest(model: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__

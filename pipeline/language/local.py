@@ -32,7 +32,10 @@ class LocalModel:
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
+            # Weights of other kinds are pickles, which may run what they like as they are read.
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, use_safetensors=True
+            )
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().partition("\n")[0]
             raise FacetError(

@@ -236,6 +236,8 @@ def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
     ("changes", "words"),
     [
         ({"target": "star"}, "--drawn and --target are both 'star'"),
+        ({"sources": ()}, "--sources: name at least one, and each once"),
+        ({"sources": ("none", "none")}, "--sources: name at least one, and each once"),
         ({"target": " "}, "--drawn and --target are names of classes, and one is empty"),
         ({"target": "hart"}, "--target 'hart' is no class of microworld:shape (did you mean"),
         ({"drawn": "dog"}, "--drawn 'dog' is no class of microworld:shape"),

@@ -3,10 +3,13 @@
 import base64
 import io
 import json
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.adversarial.choices import parse_drawer
@@ -17,6 +20,7 @@ from storage.errors import FacetError
 from tests.pipeline.adversarial.described import described
 from tests.pipeline.adversarial.tiny_pipeline import tiny_pipeline
 from tests.pipeline.language.chat_kit import served
+from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,40 @@ def test_a_picture_is_of_its_description_and_its_seed(drawer):
     assert np.array_equal(first, pixels(drawer("a red star", 3)))
     assert np.abs(first - pixels(drawer("a red star", 4))).max() > 20
     assert not np.array_equal(first, pixels(drawer("many words of a blue heart", 3)))
+
+
+class Runs:
+    """What a pickle may do as it is read: makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_pickle_is_never_read(folder, tmp_path, part):
+    (weights,) = shutil.copytree(folder, tmp_path / "p").glob(f"{part}/*.safetensors")
+    weights.unlink()
+    name = "pytorch_model" if part == "text_encoder" else weights.stem
+    for what in (Runs(tmp_path / "ran"), {}):
+        with (weights.parent / f"{name}.bin").open("wb") as file:
+            torch.save(what, file)
+        with refused(FacetError, f"the weights of its {part} are a pickle"):
+            parse_drawer(f"diffusers:{tmp_path / 'p'}")
+        with pytest.raises(FacetError, match="is no pipeline: .*safetensors"):
+            PipelineDrawer(str(tmp_path / "p"), "cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", "{", '{"_class_name": ["mine", "Mine"]}'])
+def test_a_folder_with_a_strange_index_is_no_pipeline(tmp_path, index):
+    (tmp_path / "model_index.json").write_text(index)
+    (tmp_path / "mine.py").write_text(f"import os; os.mkdir({str(tmp_path / 'ran')!r})")
+    with pytest.raises(FacetError, match="is no pipeline: ."):
+        PipelineDrawer(str(tmp_path), "cpu")
+    assert not (tmp_path / "ran").exists()  # nor is code that lies there run
 
 
 def test_pictures_of_a_pipeline_are_kept(here, folder, drawer, tmp_path):
