@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import process_time
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,8 @@ class Settings:
     """Texts of a neuron's code."""
     pool: str = "microworld"
     """Of the codes."""
+    sources: tuple[adversarial.Mined, ...] = get_args(adversarial.Mined)
+    """Where cues are from; indirect effects pass images through the model once a neuron."""
     repeats: int = 3
     """Experiments, of 100 pictures each."""
     seed: int = 5
@@ -113,7 +116,12 @@ def main(settings: Settings) -> None:
             began = process_time()
             found[pair] = adversarial.main(
                 adversarial.AdversarialConfig(
-                    place, drawn, target, repeats=settings.repeats, workers="here"
+                    place,
+                    drawn,
+                    target,
+                    sources=settings.sources,
+                    repeats=settings.repeats,
+                    workers="here",
                 )
             ).found
             took.append((process_time() - began) / max(1, len(found[pair].judged)))
