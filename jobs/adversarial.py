@@ -22,9 +22,10 @@ import tyro
 from jobs.checks import at_place, look
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
-from pipeline.adversarial.choices import WRITERS, parse_drawer
+from pipeline.adversarial.choices import ALIKE, CUES, NEURONS, WRITERS, parse_drawer
 from pipeline.adversarial.files import read_text
 from pipeline.adversarial.renderer import is_class
+from pipeline.adversarial.rules import attribute_of
 from pipeline.adversarial.synonyms import read_synonyms, refuse_sentences
 from pipeline.cluster.machines import Where
 from pipeline.language.choices import Chosen, parse_choice, refuse_no_server
@@ -65,9 +66,9 @@ class AdversarialConfig:
     """Where cues come from. second-order is the method; the others are what it is held against:
     random neurons, neurons by their indirect effects (images pass through the model once a neuron),
     texts most like the difference of the classes, no cues at all."""
-    neurons: int = 100
+    neurons: int = NEURONS
     """Neurons that speak loudest for the target, over all layers."""
-    cues: int = 25
+    cues: int = CUES
     """Texts of the neurons' codes that descriptions are made from."""
     synonyms: str | None = None
     """A text file of further names of the target, one a line: they are no cues, and no description
@@ -75,7 +76,7 @@ class AdversarialConfig:
     sentences: str | None = None
     """A sentence-transformers model, by its name or its folder, that says which texts are synonyms
     of the target; by default the model's own text tower."""
-    alike: float = 0.6
+    alike: float = ALIKE
     """Similarity with the target from which on a text is a synonym, and no cue."""
     repeats: int = 3
     """How often the experiment is done."""
@@ -119,8 +120,8 @@ class AdversarialConfig:
 
 # Settings of each stage, which a file in its place has no use for.
 OF_CUES = ("mlp_layers", "pool", "sources", "neurons", "cues", "sentences", "alike")
-OF_DESCRIPTIONS = ("describe_with", "ask", "descriptions")
-OF_PICTURES = ("draw_with", "pictures")
+OF_DESCRIPTIONS = ("describe_with", "ask", "descriptions", "repeats")
+OF_PICTURES = ("draw_with", "pictures", "seed", "synonyms")
 
 
 @dataclass(frozen=True)
@@ -253,9 +254,7 @@ def pair_of(config: AdversarialConfig, usual: str | None) -> tuple[Classes, str 
             )
         at.append(classes.names.index(name))
     prompts = tuple(classes.prompts[i] for i in at)
-    world, _, attribute = source.partition(":")
-    of_world = attribute.partition("=")[0] if world == "microworld" else None
-    return Classes((drawn, target), prompts, {drawn: 0, target: 1}), of_world
+    return Classes((drawn, target), prompts, {drawn: 0, target: 1}), attribute_of(source)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from storage import ledger
@@ -52,6 +53,23 @@ def over(store: Store, shards: Iterable[int] | None = None) -> dict[str, Any]:
         # A shard that was done again after a repair may have other images that are ok.
         "ledger": hashlib.sha256(facts.encode()).hexdigest(),
     }
+
+
+def held(place: str) -> str:
+    """What stands for a file or a folder of this machine in an identity: sha256 of what it holds.
+
+    Of a folder that is all files below it, with their names. What is neither is a name that others
+    know, and stands for itself.
+    """
+    path = Path(place).expanduser()
+    if not path.exists():
+        return place
+    found = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            name = file.relative_to(path).as_posix() if file != path else ""
+            found.update(name.encode() + hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()
 
 
 def found_before(url: str, job: str, identity: dict[str, Any]) -> Result | None:

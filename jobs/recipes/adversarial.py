@@ -32,6 +32,7 @@ from pipeline.adversarial.synonyms import Synonyms, by_sentences, by_tower
 from pipeline.adversarial.tables import CUES, DESCRIPTIONS, JUDGED, PICTURES
 from pipeline.extraction.plan import parse_layers
 from pipeline.heatmaps.choices import layers_of
+from pipeline.identity import held
 from pipeline.language.loading import choice_identity
 from pipeline.pages.adversarial import adversarial_page, adversarial_table
 from pipeline.texts.classes import class_means, classes_digest
@@ -142,7 +143,7 @@ class Chain:
             "sources": mined,
             "neurons": config.neurons,
             "cues": config.cues,
-            "sentences": config.sentences,
+            "sentences": None if config.sentences is None else held(config.sentences),
             "alike": config.alike,
         }
         if "random" in mined:
@@ -261,7 +262,7 @@ class Chain:
 
     def given_cues(self, file: str) -> Result:
         """Cues from a file."""
-        identity = {"given": given.file_digest(file)}
+        identity = {"given": given.file_identity(file)}
 
         def make() -> Result:
             none = pd.DataFrame(columns=CUES["neurons"].names)
@@ -306,7 +307,7 @@ class Chain:
 
     def given_descriptions(self, file: str) -> Result:
         """Descriptions from a file."""
-        identity = {**self.about, "given": given.file_digest(file)}
+        identity = {**self.about, "given": given.file_identity(file)}
 
         def make() -> Result:
             none = pd.DataFrame(columns=DESCRIPTIONS["answers"].names)
@@ -349,7 +350,7 @@ class Chain:
     def given_pictures(self, file: str) -> Result:
         """Pictures from a list of files."""
         table, files = given.read_pictures(file)
-        identity = {"given": given.file_digest(file), "files": given.bytes_digest(files)}
+        identity = {"given": given.file_identity(file), "files": given.bytes_digest(files)}
 
         def make() -> Result:
             return self.keep(
@@ -363,12 +364,12 @@ class Chain:
 
     def judged(self, stages: dict[str, Result]) -> Result:
         """Margins, outcomes and rates, and maps of what speaks for the target."""
-        config, drawn_at = self.config, stages["pictures"]
+        config, second, drawn_at = self.config, self.asked.second, stages["pictures"]
         identity = {
             **self.about,
             "pictures": drawn_at.name,
-            "keep": None if config.keep is None else given.file_digest(config.keep),
-            "judge": config.judge,
+            "keep": None if config.keep is None else held(config.keep),
+            "judge": None if second is None else [second.model, held(second.pretrained)],
         }
 
         def make() -> Result:

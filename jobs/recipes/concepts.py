@@ -27,6 +27,7 @@ from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
 from pipeline.concepts.choices import EMBEDDING_TERMS, HEAD_TERMS, OF_NEURONS, Method
 from pipeline.concepts.codes import Coded, chosen_layers, read_codes
 from pipeline.concepts.found import OfPicture
+from pipeline.concepts.long import with_lengths
 from pipeline.concepts.over import by_chance, over_table
 from pipeline.concepts.picture import By, concepts_of
 from pipeline.concepts.pools import pool_of_codes
@@ -48,7 +49,7 @@ from pipeline.texts.classes import texts_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
 from storage.errors import FacetError, Remedy, StoreError
-from storage.reductions import Reductions
+from storage.reductions import Reductions, as_spans
 from storage.results import Result, result_url
 from storage.store import Store
 
@@ -77,7 +78,7 @@ def run(config: ConceptsConfig, asked: Asked) -> ConceptsRun:
     texts = texts_of(store, asked, coded)
     identity = {
         "pictures": [[of.name, _digest(of)] for of in pictures],
-        **asked_of(config, asked, coded, texts),
+        **asked_of(store, config, asked, coded, texts),
         "top": config.top,
         "over": over(store),
     }
@@ -108,6 +109,7 @@ def run(config: ConceptsConfig, asked: Asked) -> ConceptsRun:
 
 
 def asked_of(
+    store: Store,
     config: ConceptsConfig,
     asked: Asked,
     coded: Sequence[Coded],
@@ -117,6 +119,7 @@ def asked_of(
     return {
         "methods": list(asked.methods),
         "codes": [[of.mlp_layer, of.codes.name] for of in coded],
+        "lengths": [as_spans(with_lengths(store, of.mlp_layer)) for of in coded],
         "texts": None if texts is None else texts_digest(texts[1]),
         "layers": list(asked.layers) if "heads" in asked.methods else [],
         "terms": config.terms,
@@ -131,7 +134,7 @@ def run_subset(config: ConceptsConfig, asked: Asked, where: str) -> ConceptsRun:
     texts = texts_of(store, asked, coded)
     identity = {
         "where": where,
-        **asked_of(config, asked, coded, texts),
+        **asked_of(store, config, asked, coded, texts),
         "source": source_of(store, asked.methods, [of.mlp_layer for of in coded]),
         "known": bool(known_attributes(store)),
         "over": over(store),
@@ -145,11 +148,10 @@ def run_subset(config: ConceptsConfig, asked: Asked, where: str) -> ConceptsRun:
         show_table("plan", planned.facts(inside, outside))
         place = result_url(store.url, JOB, identity)
         counts = scan(planned, place, TELLER)
-        result = keep_subset(config, store, question, counts, identity)
-        counted.remove(place)
-        return result
+        return keep_subset(config, store, question, counts, identity)
 
     result = found_or_made(store.url, JOB, identity, find)
+    counted.remove(result.url)  # a run that was killed as it was done has left them
     found = concepts_found(result)
     console.print(concepts_tables(found, config.top))
     known = result.provenance

@@ -17,6 +17,9 @@ Source = Literal["second-order", "random", "indirect", "similar", "none", "given
 # What comes of a picture: the model takes it for the target, or not; the drawn class is not there,
 # or the target is; the picture is all of one colour; whoever was to draw it refused.
 Outcome = Literal["fooled", "not fooled", "not there", "blank", "refused"]
+# Neurons that speak, cues of theirs, and the similarity from which on a text is a synonym; where
+# nobody says otherwise.
+NEURONS, CUES, ALIKE = 100, 25, 0.6
 # What writes descriptions.
 WRITERS = {"grammar": "", "openai": "MODEL", "transformers": "PATH"}
 # What draws pictures: the embedded world's renderer, a pipeline on this machine, a server.

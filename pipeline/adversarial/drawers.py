@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import inspect
 import io
 from pathlib import Path
@@ -89,7 +88,10 @@ class PipelineDrawer:
         try:
             # Weights of other kinds are pickles, which may run what they like as they are read.
             self._pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
-                model, local_files_only=Path(model).is_dir(), use_safetensors=True
+                model,
+                local_files_only=Path(model).is_dir(),
+                trust_remote_code=False,
+                use_safetensors=True,
             )
         except Exception as error:  # of any library that it loads parts by
             raise FacetError(f"{self._name} is no pipeline: {_first_line(error)}") from error
@@ -114,19 +116,6 @@ class PipelineDrawer:
         flagged = getattr(made, "nsfw_content_detected", None)
         why = "its safety checker found fault with it" if flagged and flagged[0] else ""
         return Picture(made.images[0], why)
-
-
-def pipeline_digest(model: str) -> str:
-    """sha256 of all files of a pipeline's folder, hex; of one that is no folder, its name."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    found = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as opened:
-            name = file.relative_to(folder).as_posix()
-            found.update(name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -182,11 +182,6 @@ def table(found: list[Rows]) -> pd.DataFrame:
     return frame.astype({"there": object})
 
 
-def forget_parts(place: str) -> None:
-    """Once the result is there."""
-    urls.remove(urls.join(place, PARTS))
-
-
 def one_colour(image: Image.Image) -> str:
     """Says so where a picture has but one colour, as safety checkers leave it; else nothing."""
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)

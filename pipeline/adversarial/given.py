@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from pipeline.identity import held
 from pipeline.images.decode import decode
 from pipeline.images.errors import BadImage
 from pipeline.images.lines import lines
@@ -28,9 +29,10 @@ from .tables import CUES, DESCRIPTIONS, PICTURES
 TABLES = (".parquet", ".pq", ".csv")
 
 
-def file_digest(file: str) -> str:
-    """sha256 of a file, hex."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+def file_identity(file: str) -> list[str]:
+    """What decides what is read of a file: which table it is, if it is one, and what it holds."""
+    ending = Path(file).suffix.lower()
+    return [ending if ending in TABLES else "", held(file)]
 
 
 def bytes_digest(files: Mapping[str, bytes]) -> str:

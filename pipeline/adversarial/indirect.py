@@ -255,8 +255,3 @@ def _part(place: str, layer: int, first: int, stop: int) -> str:
 def _unpacked(data: bytes) -> dict[str, NDArray[Any]]:
     with np.load(io.BytesIO(data)) as arrays:
         return dict(arrays)
-
-
-def forget_parts(place: str) -> None:
-    """Once the result is there."""
-    urls.remove(urls.join(place, PARTS))

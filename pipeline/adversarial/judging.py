@@ -93,11 +93,6 @@ def _of(
     return (rows_be @ direction_e / np.linalg.norm(rows_be, axis=1)).tolist()
 
 
-def forget_parts(place: str) -> None:
-    """Once the result is there."""
-    urls.remove(urls.join(place, PARTS))
-
-
 def kept_files(text: str, files: Collection[str], name: str) -> set[str]:
     """A person's list of the pictures that show the drawn class and not the target, one a line.
 

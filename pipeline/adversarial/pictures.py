@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.identity import held
 from pipeline.language.choices import Chosen, base_url
 from pipeline.telling import SILENT, Teller
 
@@ -75,8 +76,4 @@ def drawer_facts(drawer: Chosen) -> dict[str, Any]:
 
 def drawer_identity(drawer: Chosen) -> str:
     """What decides a drawer's pictures: its name, or what a pipeline's folder holds."""
-    if drawer.kind != "diffusers":
-        return drawer.name
-    from .drawers import pipeline_digest
-
-    return f"diffusers:{pipeline_digest(drawer.model)}"
+    return f"diffusers:{held(drawer.model)}" if drawer.kind == "diffusers" else drawer.name

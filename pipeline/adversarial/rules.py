@@ -61,6 +61,12 @@ class Rules:
         return "" if self.named(text, self.drawn) else f"does not name {self.drawn}"
 
 
+def attribute_of(classes: str) -> str | None:
+    """What classes are values of, by where they come from; None outside of the embedded world."""
+    world, _, attribute = classes.strip().partition(":")
+    return attribute.partition("=")[0] if world == "microworld" else None
+
+
 def values_of(text: str) -> frozenset[tuple[str, str]]:
     """The values of the embedded world that a text names, whatever stands between its words."""
     return microworld_values(" ".join(re.findall(r"\w+", text)))

@@ -117,7 +117,9 @@ def by_sentences(name: str, target: str) -> Similarity:
     import sentence_transformers
 
     try:
-        model: Any = sentence_transformers.SentenceTransformer(name, device="cpu")
+        model: Any = sentence_transformers.SentenceTransformer(
+            name, device="cpu", trust_remote_code=False, local_files_only=Path(name).is_dir()
+        )
     except Exception as error:  # of any library that it loads models by
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FacetError(f"`sentences` {name}: no model of sentences to be had: {line}") from error

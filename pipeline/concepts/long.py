@@ -57,8 +57,13 @@ def long_effects(store: Store, effects: Result, mlp_layer: int) -> Long:
     return Long(np.where(table["norm_max"].to_numpy() > 0, lengths_n, np.inf), words)
 
 
+def with_lengths(store: Store, mlp_layer: int) -> list[int]:
+    """Finished shards whose lengths are kept: what is long is told from these."""
+    return sorted(store.done_shards() & neurons.done(store.url, mlp_layer, "norms"))
+
+
 def _percentile(store: Store, mlp_layer: int) -> tuple[NDArray[np.float64], str] | None:
-    kept = sorted(store.done_shards() & neurons.done(store.url, mlp_layer, "norms"))
+    kept = with_lengths(store, mlp_layer)
     if not kept:
         return None
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")

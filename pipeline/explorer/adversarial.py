@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipeline.adversarial import cues as mining
 from pipeline.adversarial.answers import Adversarial, adversarial, said, shown
+from pipeline.adversarial.choices import ALIKE, CUES, NEURONS
 from pipeline.adversarial.coded import CodedNeurons, coded_pool, coded_results, read_coded
-from pipeline.adversarial.rules import Rules
+from pipeline.adversarial.rules import Rules, attribute_of
 from pipeline.adversarial.synonyms import Synonyms, by_tower
 from pipeline.explorer.errors import NotHere
 from pipeline.explorer.library import Library, Opened
@@ -28,8 +29,6 @@ from storage.errors import FacetError
 from storage.results import Result
 
 JOB = "adversarial"
-# As the job has them: neurons, cues, and the similarity from which on a text is a synonym.
-NEURONS, CUES, ALIKE = 100, 25, 0.6
 # Neurons that are shown, and texts of each.
 SHOWN, TEXTS = 12, 4
 
@@ -237,12 +236,6 @@ def usual_classes(here: Opened) -> str:
     if here.meta.source.startswith("microworld"):
         return "microworld:shape"
     return filled(here, Asked("", "label", "", "")).classes
-
-
-def attribute_of(classes: str) -> str | None:
-    """Of the embedded world: what classes are values of."""
-    world, _, attribute = classes.strip().partition(":")
-    return attribute.partition("=")[0] if world == "microworld" else None
 
 
 def pair_of(classes: Classes, drawn: str, target: str) -> Classes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.identity import held
 from pipeline.telling import SILENT, Teller
 
 from .choices import Chosen, Messages, base_url
@@ -66,6 +67,4 @@ def choice_identity(chosen: Chosen) -> str:
     """What decides a choice's answers: its name, or what a model's folder holds."""
     if chosen.kind != "transformers":
         return chosen.name
-    from .local import model_digest
-
-    return f"transformers:{model_digest(chosen.model)}"
+    return f"transformers:{held(chosen.model)}"

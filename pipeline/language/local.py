@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +29,10 @@ class LocalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(path, **only)
             # Weights of other kinds are pickles, which may run what they like as they are read.
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, local_files_only=True, use_safetensors=True
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **only)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().partition("\n")[0]
             raise FacetError(
@@ -76,12 +73,3 @@ class LocalModel:
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
             )
         return str(tokenizer.decode(out[0, length:], skip_special_tokens=True))
-
-
-def model_digest(path: str) -> str:
-    """sha256 of all files of a model's folder, hex."""
-    found = hashlib.sha256()
-    for file in sorted(p for p in Path(path).iterdir() if p.is_file()):
-        with file.open("rb") as opened:
-            found.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()

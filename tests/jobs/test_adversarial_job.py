@@ -192,7 +192,7 @@ def test_files_in_place_of_stages(plain, tmp_path):
         assert texts == told[told["source"].isin(wanted)]["text"].tolist()
 
     lines.write_text("a star on snow\na heart on snow\na red circle\n")
-    free = replace(bare, ask=AdversarialConfig.ask, descriptions=AdversarialConfig.descriptions)
+    free = AdversarialConfig(plain.store, "star", "heart", pictures=2, workers="here")
     said = adversarial.main(replace(free, descriptions_from=str(lines))).found
     assert said.descriptions["chosen"].tolist() == [True, False, False]
     assert said.descriptions["why"].tolist() == ["", "names heart", "does not name star"]
@@ -204,7 +204,7 @@ def test_files_in_place_of_stages(plain, tmp_path):
 
 
 def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
-    free = AdversarialConfig(plain.store, "star", "heart", repeats=2, workers="here")
+    free = AdversarialConfig(plain.store, "star", "heart", workers="here")
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(as_png(Image.fromarray(draw.picture(7, "test", i)[0])))
     lines = tmp_path / "pictures.txt"
@@ -219,6 +219,10 @@ def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
     assert kept.table["there"].tolist() == [2]
     assert not kept.unknown
     second = replace(free, pictures_from=str(lines), judge="microworld")
+    keep.write_text(Path(run.found.pictures["file"][0]).name)  # another list, of the same name
+    assert adversarial.main(replace(free, pictures_from=str(lines), keep=str(keep))).found.table[
+        "there"
+    ].tolist() == [1]
     held = adversarial.main(second).found  # by the model itself: what fools it is of the target
     fooled = run.found.judged["outcome"] == "fooled"
     assert (held.judged["outcome"] == "not there").tolist() == fooled.tolist()
@@ -265,6 +269,11 @@ def test_files_do_not_go_with_the_settings_of_their_stages(plain, tmp_path):
     file.write_text("a star\n")
     with refused(FacetError, "--sources, --cues belong to a run without --cues-from"):
         adversarial.main(replace(plain, cues_from=str(file)))
+    bare = AdversarialConfig(plain.store, "star", "heart", repeats=2, workers="here")
+    with refused(FacetError, "--repeats belongs to a run without --descriptions-from"):
+        adversarial.main(replace(bare, descriptions_from=str(file)))
+    with refused(FacetError, "--seed belongs to a run without --pictures-from"):
+        adversarial.main(replace(bare, repeats=3, seed=1, pictures_from=str(file)))
     with refused(FacetError, "give one file, of the last stage that is not to run"):
         adversarial.main(replace(plain, cues_from=str(file), pictures_from=str(file)))
 
@@ -276,3 +285,5 @@ def test_a_pool_without_the_target_and_classes_without_a_list_are_said(plain, tm
     found = mined(replace(plain, pool=str(pool), sources=("second-order",)))
     assert "no text of the pool names heart" in capsys.readouterr().out
     assert set(found["text"]) <= set(pool.read_text().splitlines())
+    # Without one, it is the pool of the codes that were asked for last.
+    pd.testing.assert_frame_equal(mined(replace(plain, sources=("second-order",))), found)

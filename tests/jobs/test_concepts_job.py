@@ -19,7 +19,7 @@ from pipeline.concepts.wrote import stored_rows
 from pipeline.images.again import load_again
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import store_model
-from storage import open_store
+from storage import neurons, open_store
 from storage.errors import FacetError, StoreError
 from storage.results import finished_results
 from storage.store import Store
@@ -181,6 +181,18 @@ def test_a_picture_that_is_gone_is_told_from_what_the_store_keeps(store, plain, 
     assert run.found.maps == []
     assert kept(run)["text"].tolist() == kept(found)["text"].tolist()
     np.testing.assert_allclose(kept(run)["score"], kept(found)["score"], rtol=1e-3, atol=1e-6)
+
+
+def test_which_lengths_are_kept_decides_what_is_found(plain, found, tmp_path):
+    place = str(tmp_path / "copy")
+    shutil.copytree(plain.store, place)
+    one = replace(plain, store=place, method=("neurons",))
+    first = concepts.main(one).result
+    assert concepts.main(one).result.name == first.name
+    neurons.forget(place, KEPT, "norms")
+    again = concepts.main(one).result
+    assert again.name != first.name
+    assert again.provenance["long"] != first.provenance["long"]
 
 
 def _not_there(*_: object) -> None:

@@ -8,7 +8,7 @@ from jobs.ablate import AblateConfig
 from jobs.omp import OmpConfig
 from jobs.second_order import SecondOrderConfig
 from jobs.textspan import TextSpanConfig
-from pipeline.identity import MEANS, found_before, over, settings
+from pipeline.identity import MEANS, found_before, held, over, settings
 from pipeline.provenance import revision
 from pipeline.texts.classes import Classes, classes_digest, texts_digest
 from storage import ledger, urls
@@ -59,6 +59,21 @@ def test_a_run_is_over_the_shards_that_are_finished_and_what_became_of_their_ima
     urls.remove(ledger.part_url(store.url, 0))
     ledger.write_part(store.url, 0, rows, {"bad": {"it was mended": 1}})
     assert over(store, [0]) != first
+
+
+def test_files_and_folders_stand_for_what_they_hold(tmp_path):
+    assert held("a-name/others-know") == "a-name/others-know"
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        (folder / "below").mkdir(parents=True)
+        (folder / "below" / "a").write_text("1")
+    assert held(str(one)) == held(str(other))
+    known = held(str(other / "below" / "a"))
+    (other / "below" / "a").rename(other / "below" / "b")
+    assert held(str(one)) != held(str(other))
+    assert held(str(other / "below" / "b")) == known
+    (other / "below" / "b").write_text("2")
+    assert held(str(other / "below" / "b")) != known
 
 
 def test_what_was_found_by_this_code_is_found_again_and_is_then_the_latest(tmp_path):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from pipeline.adversarial.choices import NEURONS
 from pipeline.explorer.adversarial import (
-    NEURONS,
     AdversarialView,
     adversarial_view,
     map_file,

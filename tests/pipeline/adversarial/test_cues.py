@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.adversarial import cues, synonyms
 from pipeline.adversarial.coded import CodedNeurons
+from pipeline.adversarial.given import file_identity
 from pipeline.adversarial.rules import Rules
 from pipeline.adversarial.tables import CUES
 from storage.errors import FacetError
@@ -158,6 +159,14 @@ def test_a_file_of_synonyms(tmp_path):
         synonyms.read_synonyms(str(file))
     with pytest.raises(FacetError, match="no such file"):
         synonyms.read_synonyms(str(tmp_path / "gone"))
+
+
+def test_lines_and_a_table_of_the_same_bytes_are_two_things(tmp_path):
+    for name in ("cues.txt", "other.txt", "cues.csv"):
+        (tmp_path / name).write_text("text\non snow\n")
+    names = ("cues.txt", "other.txt", "cues.csv")
+    lines, same, table = (file_identity(str(tmp_path / name)) for name in names)
+    assert lines == same != table
 
 
 def test_a_model_of_sentences_knows_synonyms_that_share_no_word():

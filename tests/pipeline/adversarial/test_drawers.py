@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.adversarial.choices import parse_drawer
-from pipeline.adversarial.drawers import PipelineDrawer, ServerDrawer, pipeline_digest
+from pipeline.adversarial.drawers import PipelineDrawer, ServerDrawer
 from pipeline.adversarial.drawing import png
 from pipeline.adversarial.pictures import draw_pictures, drawer_facts, drawer_identity
 from storage.errors import FacetError
@@ -109,13 +109,29 @@ def test_what_a_safety_checker_leaves_black_says_so(drawer, monkeypatch):
 
 def test_a_pipeline_is_known_by_what_its_files_hold(folder, tmp_path):
     chosen = parse_drawer(f"diffusers:{folder}")
-    assert drawer_identity(chosen) == f"diffusers:{pipeline_digest(str(folder))}"
     assert drawer_identity(parse_drawer("diffusers:some/name")) == "diffusers:some/name"
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "a").write_text("1")
-    before = pipeline_digest(str(tmp_path))
-    (tmp_path / "unet" / "a").write_text("2")
-    assert pipeline_digest(str(tmp_path)) != before
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    known = drawer_identity(chosen)
+    assert drawer_identity(parse_drawer(f"diffusers:{copy}")) == known
+    with next((copy / "unet").glob("*.safetensors")).open("ab") as weights:
+        weights.write(b"1")
+    assert drawer_identity(parse_drawer(f"diffusers:{copy}")) != known
+
+
+def test_code_that_a_folder_brings_is_not_run(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    index["_class_name"] = ["brought", "Brought"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    (copy / "brought.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
+        "from diffusers import StableDiffusionPipeline as Brought\n"
+    )
+    with refused(FacetError, "is no pipeline"):
+        PipelineDrawer(str(copy), "cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_no_text_to_image_pipeline_is_refused(tmp_path):

@@ -10,11 +10,9 @@ from PIL import Image
 from pipeline.adversarial.choices import parse_drawer
 from pipeline.adversarial.drawing import (
     FOLDER,
-    PARTS,
     Picture,
     by_renderer,
     draw_all,
-    forget_parts,
     picture_seed,
 )
 from pipeline.adversarial.renderer import render
@@ -65,8 +63,6 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, stopped):
     once = draw_all(asked, draw, 2, 7, str(tmp_path / "once"))
     pd.testing.assert_frame_equal(found, once)
     assert drawn + again == list(once["seed"])  # nothing twice
-    forget_parts(str(tmp_path / "twice"))
-    assert not (tmp_path / "twice" / PARTS).exists()
     for path in (tmp_path / "once" / FOLDER).iterdir():
         assert path.read_bytes() == (tmp_path / "twice" / FOLDER / path.name).read_bytes()
 

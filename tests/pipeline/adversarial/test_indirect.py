@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from pipeline.adversarial import indirect
+from pipeline.neurons.codes import code_table
+from pipeline.neurons.coding import code
 from pipeline.neurons.effects import IndirectEffects
+from pipeline.neurons.found_directions import FoundDirections
 from pipeline.telling import SILENT
 from storage.errors import FacetError
 from tests.jobs.neuron_store import TINY, neuron_store
@@ -93,3 +97,16 @@ def test_pictures_that_are_gone_are_left_out_and_said(store, monkeypatch):
     assert "1 image of 3 not to be had as they were" in said[0]
     with pytest.raises(FacetError, match="those of the store are not to be had: image 3"):
         indirect.load_sample(store, [3, 4])
+
+
+def test_every_layer_is_coded_as_its_second_order_effects_were(here):
+    rng = np.random.default_rng(0)
+    directions = FoundDirections({1: rng.normal(size=(3, 8)), 2: rng.normal(size=(3, 8))})
+    pool, texts = rng.normal(size=(9, 8)).astype(np.float32), [f"text {i}" for i in range(9)]
+    how = {1: ("omp", 2), 2: ("nonneg-omp", 4)}
+    codes = indirect.code_directions(directions, pool, texts, how)
+    for layer, (method, terms) in how.items():
+        one = FoundDirections({layer: directions.by_layer[layer]})
+        alone = code_table(code(one, pool, method, terms, written=False), one.alive, texts)
+        own = codes[codes["layer"] == layer].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, alone)

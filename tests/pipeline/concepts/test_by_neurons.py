@@ -139,3 +139,4 @@ def test_a_sign_is_that_of_projection_times_coefficient(along, gamma, speaks):
     np.testing.assert_allclose(codes.add(by.weights_of_lengths({3: lengths})), [[gamma]])
     quiet = {3: rows_of(3, 0.4 * s, torch.ones(1, dtype=torch.float64))}
     np.testing.assert_array_equal(by.scores(quiet), [[0]])
+    assert by.active(3, np.array([[0.0, 0.5], [0.1, 0.6]])).tolist() == [[False] * 2, [True] * 2]

@@ -111,7 +111,9 @@ def test_who_said_it_adds_up_and_the_strongest_show_where_they_fire(model, image
     weights = {at: of[0] for at, of in by.weights(wrote.rows).items()}
     told = concepts_of("neurons", by, wrote, 9, grid=GRID)
     for text, score in told.scores.items():
-        assert sum(one.share for one in told.said[text]) == pytest.approx(score)
+        shares = [one.share for one in told.said[text]]
+        assert sum(shares) == pytest.approx(score)
+        assert shares == sorted(shares, key=lambda share: -abs(share))
     assert told.active == sum(np.count_nonzero(of) for of in weights.values())
     assert told.parts == 2 * model.mlp_width
     assert len(told.fires) == FIRES
@@ -165,6 +167,7 @@ def test_three_ways_of_one_picture_as_tables(model, images, known):
     assert set(zip(said["layer"], said["part"], strict=True)) <= set(heads)
     embedding = kept["concepts"].query("method == 'embedding'")
     assert (embedding["score"] > 0).all()
+    assert (embedding["parts"] == 1).all()  # the embedding itself
     assert len(embedding) <= 4
     unit = whole / np.linalg.norm(whole)
     rows = [dictionary.texts.index(t) for t in embedding["text"]]
