@@ -90,7 +90,7 @@ def test_other_random_neurons_every_repeat_and_the_same_of_a_seed():
 
 
 def test_synonyms_are_dropped_with_their_reason_and_others_take_their_place():
-    alike = dict(zip(TEXTS, [0.9, 0.8, 0.21, 0.1, 0.65, 0.0], strict=True))
+    alike = dict(zip(TEXTS, [0.9, 0.8, 0.21, 0.1, 0.6, 0.0], strict=True))
     judge = synonyms.Synonyms(
         Rules("star", "heart", ("crosses",)), lambda texts: np.array([alike[t] for t in texts]), 0.6
     )
@@ -100,7 +100,7 @@ def test_synonyms_are_dropped_with_their_reason_and_others_take_their_place():
     assert found["used"].tolist() == [False, False, True, True]
     assert found["similarity"].tolist() == [0.9, 0.8, 0.21, 0.1]
     whole = cues.pick(TEXTS, np.array([6.0, 5, 4, 3, 2, 2.5]), judge, 9)
-    assert whole["why"].tolist()[4:] == ["names crosses", "alike: 0.65"]
+    assert whole["why"].tolist()[4:] == ["names crosses", "alike: 0.60"]
 
 
 def test_similarity_by_the_tower_is_without_the_pools_mean():

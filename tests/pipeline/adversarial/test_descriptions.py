@@ -238,7 +238,7 @@ def test_what_a_model_is_asked():
         ("Here you are:\n1. A cat.\n2) “Two cats”\n", ["A cat.", "Two cats"]),
         ("* **A cat** in snow\n- a cat\n• cats", ["A cat in snow", "a cat", "cats"]),
         ("<think>1. no\n2. no</think>\n(3) A  cat", ["A cat"]),
-        ("<think>1. a cat, and then", []),
+        ("<think>\n1. a cat, and then", []),
         ("A cat.\nAnother cat.", []),
         ("10.5 cats", []),
         ("1.\n-", []),

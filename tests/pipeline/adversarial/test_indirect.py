@@ -101,7 +101,9 @@ def test_pictures_that_are_gone_are_left_out_and_said(store, monkeypatch):
 
 def test_every_layer_is_coded_as_its_second_order_effects_were(here):
     rng = np.random.default_rng(0)
-    directions = FoundDirections({1: rng.normal(size=(3, 8)), 2: rng.normal(size=(3, 8))})
+    directions = FoundDirections(
+        {layer: rng.normal(size=(3, 8)).astype(np.float32) for layer in (1, 2)}
+    )
     pool, texts = rng.normal(size=(9, 8)).astype(np.float32), [f"text {i}" for i in range(9)]
     how = {1: ("omp", 2), 2: ("nonneg-omp", 4)}
     codes = indirect.code_directions(directions, pool, texts, how)
