@@ -21,7 +21,7 @@ import tyro
 
 from jobs.checks import at_place, look
 from jobs.console import run_job, say_loading
-from jobs.settings import choose_place, refuse_bounds, refuse_unused
+from jobs.settings import choose_place, command, refuse_bounds, refuse_unused
 from pipeline.adversarial.choices import ALIKE, CUES, NEURONS, WRITERS, parse_drawer
 from pipeline.adversarial.files import read_text
 from pipeline.adversarial.renderer import is_class
@@ -205,7 +205,11 @@ def check(config: AdversarialConfig) -> Asked:
     drawer = None
     if config.pictures_from is None:
         if config.draw_with is None and not world:
-            raise FacetError("say what draws: --draw-with diffusers:PATH-OR-NAME or openai:MODEL")
+            raise FacetError(
+                "say what draws: --draw-with diffusers:PATH-OR-NAME or openai:MODEL; or give "
+                "pictures that you have, a file a line, by --pictures-from. Cues are told without "
+                f"any by `{command('explore', store=config.store)}`"
+            )
         drawer = parse_drawer(config.draw_with or "microworld")
     pair, attribute = pair_of(config, "microworld:shape" if world else None)
     if drawer is not None and drawer.kind == "microworld":
@@ -229,7 +233,11 @@ def check(config: AdversarialConfig) -> Asked:
 
 
 def refuse_file(setting: str, file: str) -> None:
-    """Refuse a file that is not there."""
+    """Refuse a file that is not there, or is a folder."""
+    if Path(file).is_dir():
+        raise FacetError(
+            f"`{setting}` {file} is a folder: give a file, such as a list of what is in it"
+        )
     if not Path(file).is_file():
         raise FacetError(f"`{setting}` {file}: there is no such file")
 

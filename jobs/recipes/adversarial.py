@@ -78,8 +78,8 @@ def run(config: AdversarialConfig, asked: Asked) -> AdversarialRun:
     if not urls.exists(page):
         urls.put_bytes(page, adversarial_page(found, chain.store.meta).encode())
     console.print(adversarial_table(found))
-    facts = {"drawn": found.drawn, "target": found.target, "pictures": f"{len(found.judged):,}"}
-    facts |= {name: of.url for name, of in stages.items()} | {"page": page}
+    facts = {"drawn": found.drawn, "target": found.target, "judged": f"{len(found.judged):,}"}
+    facts |= {name: stages[name].url for name in STAGES if name in stages} | {"page": page}
     following = command("show", "adversarial", store=config.store)
     show_done(facts, time.monotonic() - started, result, following)
     return AdversarialRun(result, found)
@@ -100,6 +100,8 @@ class Chain:
         self.drawn, self.target = asked.pair.names
         self.rules = Rules(self.drawn, self.target, asked.synonyms, asked.attribute)
         self.encoder = TextEncoder(store, config.pretrained)
+        # What pictures that are given were called.
+        self.own: dict[str, str] = {}
         # What decides every stage.
         self.about = {
             "store": store.meta.digest(),
@@ -349,7 +351,7 @@ class Chain:
 
     def given_pictures(self, file: str) -> Result:
         """Pictures from a list of files."""
-        table, files = given.read_pictures(file)
+        table, files, self.own = given.read_pictures(file)
         identity = {"given": given.file_identity(file), "files": given.bytes_digest(files)}
 
         def make() -> Result:
@@ -381,7 +383,7 @@ class Chain:
         """Who says whether the drawn class is there, of pictures whose drawer does not know."""
         config = self.config
         if config.keep is not None:
-            files = [file for file in pictures["file"] if file]
+            files = {file: self.own.get(file, file) for file in pictures["file"] if file}
             kept = judging.kept_files(read_text(config.keep, "keep"), files, config.keep)
             return lambda files: [file in kept for file in files]
         if self.asked.second is not None:

@@ -77,8 +77,9 @@ def read_descriptions(file: str, rules: Rules) -> pd.DataFrame:
     return found
 
 
-def read_pictures(file: str) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Pictures from a list or a table of them, and their files, by the names that they get.
+def read_pictures(file: str) -> tuple[pd.DataFrame, dict[str, bytes], dict[str, str]]:
+    """Pictures from a list or a table of them; by the names that they get, their files and what
+    they were called.
 
     Places are relative to the file's folder. Where it is not said of which description they are,
     each is of its own; where it is not said what became of them, those of one colour are blank.
@@ -91,6 +92,7 @@ def read_pictures(file: str) -> tuple[pd.DataFrame, dict[str, bytes]]:
     found = _read(file, "pictures_from", PICTURES["pictures"], "file")
     found.loc[found["text"] == "", "text"] = found["file"]
     files: dict[str, bytes] = {}
+    own: dict[str, str] = {}
     for i, (place, became) in enumerate(zip(found["file"], found["became"], strict=True)):
         if (became == "refused") != (not place):
             raise FacetError(
@@ -108,13 +110,13 @@ def read_pictures(file: str) -> tuple[pd.DataFrame, dict[str, bytes]]:
         except BadImage as error:
             raise FacetError(f"`pictures_from` {file}: {path}: {error}") from error
         name = f"{FOLDER}/{i:05d}{path.suffix.lower()}"
-        files[name] = data
+        files[name], own[name] = data, place
         found.loc[i, "file"] = name
         if not became:
             colour = one_colour(image)
             found.loc[i, ["became", "why"]] = ["blank" if colour else "drawn", colour]
     found.loc[found["became"] != "drawn", "there"] = None
-    return found, files
+    return found, files, own
 
 
 # What a column that a file lacks stands for; of others there is nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,35 +93,49 @@ def _of(
     return (rows_be @ direction_e / np.linalg.norm(rows_be, axis=1)).tolist()
 
 
-def kept_files(text: str, files: Collection[str], name: str) -> set[str]:
+def kept_files(text: str, files: Mapping[str, str], name: str) -> set[str]:
     """A person's list of the pictures that show the drawn class and not the target, one a line.
 
     Parameters
     ----------
     text : str
-        The list; a file's name alone will do.
-    files : collection of str
-        All pictures.
+        The list; a file's name alone will do, where no two pictures have it.
+    files : mapping of str to str
+        All pictures, by where they are kept; each with the file that it was given as.
     name : str
         What the list is called, for messages.
 
     Raises
     ------
     FacetError
-        If it has a file that is no picture of these.
+        If it has a file that is no picture of these, or may be several.
     """
-    known = {file.rpartition("/")[2]: file for file in files}
+    if not files:
+        raise FacetError(f"`keep` {name}: there are no pictures that it could name")
+    known: dict[str, set[str]] = {}
+    for file, own in files.items():
+        for called in (own, _alone(own), file, _alone(file)):
+            known.setdefault(called, set()).add(file)
     lines = [line.strip() for line in text.splitlines()]
     asked = [line for line in lines if line and not line.startswith("#")]
-    unknown = [line for line in asked if line.rpartition("/")[2] not in known]
-    if unknown:
+    found = {line: known.get(line) or known.get(_alone(line)) or set() for line in asked}
+    such = f"give names of files, one a line, such as {_alone(next(iter(files.values())))}"
+    if unknown := [line for line in asked if not found[line]]:
         raise FacetError(
             f"`keep` {name}: {len(unknown)} of its {len(asked)} lines are no picture of these, "
-            f"such as {unknown[0]!r}: give names of files, one a line, such as {next(iter(known))}"
-            if known
-            else f"`keep` {name}: there are no pictures that it could name"
+            f"such as {unknown[0]!r}: {such}"
         )
-    return {known[line.rpartition("/")[2]] for line in asked}
+    if several := [line for line in asked if len(found[line]) > 1]:
+        raise FacetError(
+            f"`keep` {name}: {several[0]!r} may be any of {len(found[several[0]])} pictures: name "
+            "it with its folder, as it was given"
+        )
+    return set().union(*found.values())
+
+
+def _alone(file: str) -> str:
+    """A file's name, without its folder."""
+    return file.rpartition("/")[2]
 
 
 def parse_second(text: str) -> ModelSpec:

@@ -22,7 +22,7 @@ from pipeline.explorer.maps import SIDE
 from pipeline.explorer.model import NotYet
 from pipeline.explorer.scene import Asked, filled, read_classes, readout
 from pipeline.neurons.answers import CodeText
-from pipeline.pages.adversarial import outcome, rates_header, rates_row, sentence, warned
+from pipeline.pages.adversarial import outcome, rates_header, rates_rows, sentence, warned
 from pipeline.pages.pictures import as_png, overlay
 from pipeline.texts.classes import Classes, nearest
 from storage.errors import FacetError
@@ -380,13 +380,12 @@ def _chain(here: Opened, result: Result) -> Chain:
         )
         for number, row in enumerate(rows_shown(found))
     )
-    rows = found.table.to_dict("records")
     return Chain(
         result.name,
         sentence(found),
         tuple(warned(found)),
         ("cues from", *rates_header(found)),
-        tuple((said(row["source"]), *rates_row(row)) for row in rows),
+        tuple(rates_rows(found)),
         pictures,
         _scale(found),
     )

@@ -20,6 +20,7 @@ from pipeline.telling import several
 from storage.metadata import Metadata
 
 from . import notes, sentences
+from .concepts import signed
 from .fragments import Bar, bars, render
 from .html import Made, Section, page, section
 from .pictures import data_url, heat, small
@@ -58,7 +59,7 @@ def adversarial_sections(
             found=sentence(found),
             notes=warned(found),
             header=("cues from", *rates_header(found)),
-            rows=[(said(row["source"]), *rates_row(row)) for row in records(found.table)],
+            rows=rates_rows(found),
             made=made,
         ),
         pictures_section(found, f"{name}-pictures"),
@@ -71,7 +72,8 @@ HOW = (
     "Fooled: of 100 pictures of an experiment, how many the model takes for the target although "
     "the drawn class is there; mean and standard deviation over repeats. Share: of the pictures in "
     "which it is there, with the 95% interval, descriptions drawn anew as a whole, since pictures "
-    "share them. The last column is the share of second-order effects less the row's."
+    "share them. The last column is the share of second-order effects less the row's, in "
+    "percentage points."
 )
 
 
@@ -130,14 +132,20 @@ def warned(found: Adversarial) -> list[str]:
 
 
 def rates_header(found: Adversarial) -> list[str]:
+    """The last column is there where there is anything to hold it against."""
     repeats = int(found.table["repeats"].max()) if len(found.table) else 0
-    return [
-        f"fooled of 100 ({several(repeats, 'repeat')})", "share, % (95%)", "second-order less it"
-    ]  # fmt: skip
+    compared = ["points of second-order above it"] if found.table["less"].notna().any() else []
+    return [f"fooled of 100 ({several(repeats, 'repeat')})", "share, % (95%)", *compared]
 
 
-def rates_row(row: Row) -> list[str]:
-    """``41.3 ± 5.0``, ``52.1 (44.0 to 60.2)``, ``+30.1 (20.0 to 41.2)``."""
+def rates_rows(found: Adversarial) -> list[tuple[str, ...]]:
+    """``second-order effects``, ``41.3 ± 5.0``, ``52.1 (44.0 to 60.2)``, ``+30.1 (20.0 to 41.2)``;
+    a row a source, as `rates_header` has them."""
+    columns = len(rates_header(found))
+    return [(said(row["source"]), *_rates(row)[:columns]) for row in records(found.table)]
+
+
+def _rates(row: Row) -> list[str]:
     deviation = f" ± {row['deviation']:.1f}" if np.isfinite(row["deviation"]) else ""
     less = "–"
     if np.isfinite(row["less"]):
@@ -179,7 +187,7 @@ def cues_section(found: Adversarial, name: str) -> Section:
 
 def _bar(row: Row) -> Bar:
     known = np.isfinite(row["score"])
-    figure = f"{row['score']:+.3f}".replace("-", "−") if known else ""
+    figure = signed(row["score"]) if known else ""
     return Bar(row["text"], figure, row["score"] if known else 0.0)
 
 
@@ -225,7 +233,9 @@ def _tile(
     if (of := maps.get(row["file"])) is not None:
         shown, map_url = small(of.pixels), data_url(heat(of.pixels, of.map_rc / (top or 1.0)))
     described = in_bold(
-        row["text"], found.cues_in(row["source"], row["repeat"], row["description"])
+        row["text"],
+        found.cues_in(row["source"], row["repeat"], row["description"]),
+        found.drawn,
     )
     return data_url(shown), map_url, row["text"], described, outcome(row)
 
@@ -320,9 +330,21 @@ def adversarial_table(found: Adversarial) -> Group:
     """How often the model was taken in, by source of cues; and the first cues of each."""
     made = titled(f"{found.drawn}, taken for {found.target}", "cues from", *rates_header(found))
     keep_whole(made, *rates_header(found)[:2])
-    for row in records(found.table):
-        made.add_row(said(row["source"]), *rates_row(row))
-    return Group(made, cues_table(found.cues))
+    for row in rates_rows(found):
+        made.add_row(*row)
+    told = "; ".join(_counted(found, source) for source in found.sources)
+    lines: list[Table | str] = [made, f"Of all pictures, with cues of: {told}."]
+    if dropped := _dropped(found):
+        lines.append(f"Descriptions that were dropped: {dropped}.")
+    lines += warned(found)
+    if len(found.cues):
+        lines += ["", cues_table(found.cues)]
+    return Group(*lines)
+
+
+def _dropped(found: Adversarial) -> str:
+    whys = found.descriptions.loc[~found.descriptions["kept"].astype(bool), "why"].value_counts()
+    return ", ".join(f"{count:,} as “{why}”" for why, count in whys.items())
 
 
 def cues_table(cues: pd.DataFrame) -> Table:

@@ -5,6 +5,7 @@ Also the same as tables on a terminal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from pipeline.concepts.answers import Concepts, said
 from pipeline.concepts.choices import OF_NEURONS
+from pipeline.concepts.over import FIRST
 from pipeline.heads.names import head_name, neuron_name
 from pipeline.telling import several
 from storage.metadata import Metadata
@@ -30,8 +32,8 @@ from .tables import keep_whole, titled
 TOP, AGAINST, LISTED, NAMED = 10, 3, 20, 3
 # Concepts that are shown on the picture; of each method those of which it is told who said them.
 MAPS, TOLD = 5, 5
-# Below that, numbers have a digit more.
-SMALL = 0.1
+# Below that, numbers have a digit more; digits that they have at most.
+SMALL, DIGITS = 0.1, 6
 Row = Mapping[Any, Any]
 
 
@@ -179,8 +181,11 @@ def named(who: Sequence[Row], method: str) -> str:
 
 
 def signed(value: float) -> str:
-    """``+0.426``, ``−0.0123``."""
-    return f"{value:+.{3 if abs(value) >= SMALL else 4}f}".replace("-", "−")
+    """``+0.426``, ``−0.0123``, ``+0.00023``: two digits at least that are not 0 before them."""
+    digits = 3 if abs(value) >= SMALL else 4
+    if 0 < abs(value) < SMALL:
+        digits = min(max(digits, 1 - math.floor(math.log10(abs(value)))), DIGITS)
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 # -- a subset ------------------------------------------------------------------------------
@@ -202,17 +207,21 @@ def over_section(
         f"What images have more of where {found.where}",
         "Mean scores inside of the subset and outside, and their difference with the 95% interval "
         "that holds for all texts at once; shares of the images that have the text among their "
-        f"first. The first {LISTED} of each method, the surest first.",
+        f"first {FIRST}. The first {LISTED} of each method, the surest first.",
         name=name,
         found=over_sentence(found.over),
         notes=warned,
         header=(
             "by", "text", "inside", "outside", "difference (95%, all texts at once)",
-            "among the first inside, %", "outside, %",
+            *AMONG,
         ),
         rows=rows,
         made=made,
     )  # fmt: skip
+
+
+# Shares of the images that have a text among their first.
+AMONG = (f"% inside with it in the first {FIRST}", "% outside")
 
 
 def _listed(over: pd.DataFrame) -> Sequence[Row]:
@@ -241,6 +250,9 @@ def over_sentence(over: pd.DataFrame) -> str:
 
 # -- the truth -----------------------------------------------------------------------------
 
+# Told against those, on the same images.
+ABOVE = "points above nearest texts, mean-removed"
+
 
 def precision_section(precision: pd.DataFrame, name: str) -> Section:
     """How true concepts are of their images, where the truth is known."""
@@ -248,10 +260,10 @@ def precision_section(precision: pd.DataFrame, name: str) -> Section:
     return section(
         "How true they are",
         "Of the attribute values that an image's first concepts name, the share that is true of it;"
-        " mean over images, with the 95% interval. The last column: less what the nearest texts of "
-        "the whole embedding, its mean removed, have on the same images.",
+        " mean over images, with the 95% interval. The last column, in percentage points: less what"
+        " the nearest texts of the whole embedding, its mean removed, have on the same images.",
         name=name,
-        header=("by", "of the first", "images", "precision, % (95%)", "more than nearest texts"),
+        header=("by", "of the first", "images", "precision, % (95%)", ABOVE),
         rows=[
             (said(row["series"]), str(row["at"]), f"{row['images']:,}", *_precise(row))
             for row in whole.to_dict("records")
@@ -276,7 +288,9 @@ def _precise(row: Row) -> tuple[str, str]:
 
 def concepts_tables(found: Concepts, top: int = TOP) -> Group:
     """Concepts of each picture by method with who said them; a subset's; how true they are."""
-    made = [_picture_table(found, picture, top) for picture in found.names]
+    made: list[Table | str] = [_picture_table(found, picture, top) for picture in found.names]
+    if found.names:
+        made.append(READ)
     if found.over is not None:
         made.append(_over_table(found, top))
     if found.precision is not None:
@@ -287,6 +301,13 @@ def concepts_tables(found: Concepts, top: int = TOP) -> Group:
             table.add_row(*map(str, row))
         made.append(table)
     return Group(*made)
+
+
+READ = (
+    "Scores: of a neuron the text's coefficient in its code × how far its effect goes along its "
+    "direction, of a head the coefficient in its code; + is spoken for, − against; of each method "
+    "on its own scale. Left: of the embedding less its mean, what the codes do not hold.\n"
+)
 
 
 def _picture_table(found: Concepts, picture: str, top: int) -> Table:
@@ -303,8 +324,8 @@ def _picture_table(found: Concepts, picture: str, top: int) -> Table:
 
 def _over_table(found: Concepts, top: int) -> Table:
     assert found.over is not None
-    columns = ["by", "text", "difference (95%, all texts at once)", "inside, %", "outside, %"]
-    table = titled(f"More of where {found.where}", *columns)
+    columns = ["by", "text", "difference (95%, all texts at once)", *AMONG]
+    table = titled(f"What images have more of where {found.where}", *columns)
     keep_whole(table, *columns[3:])
     before = ""
     for row in _listed(found.over):

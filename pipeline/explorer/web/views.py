@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse
 from pipeline.explorer.colours import FAINT, tint
 from pipeline.explorer.library import Library, Opened, OpenedUnits
 from pipeline.pages.adversarial import in_bold
+from pipeline.pages.concepts import signed
 from pipeline.pages.plain import to_json
 
 TEMPLATES = jinja2.Environment(
@@ -38,7 +39,7 @@ def urlencode(value: str | Mapping[str, Any]) -> str:
     return "&".join(f"{_field(name)}={_field(str(given))}" for name, given in value.items())
 
 
-TEMPLATES.filters |= {"urlencode": urlencode, "in_bold": in_bold}
+TEMPLATES.filters |= {"urlencode": urlencode, "in_bold": in_bold, "signed": signed}
 
 Make = TypeVar("Make", bound=Callable[..., Any])
 

@@ -142,14 +142,24 @@ def test_a_tie_is_not_taken_for_the_target():
 
 
 def test_a_persons_list():
-    files = ["pictures/a.png", "pictures/b.png"]
+    files = {"pictures/a.png": "pictures/a.png", "pictures/b.png": "pictures/b.png"}
     listed = "# looked at by me\n\na.png\n./pictures/b.png\n"
     assert kept_files(listed, files, "mine") == set(files)
     assert kept_files("", files, "mine") == set()
     with pytest.raises(FacetError, match=r"`keep` mine: 1 of its 2 lines .* such as 'c\.png'"):
         kept_files("a.png\nc.png", files, "mine")
     with pytest.raises(FacetError, match="there are no pictures"):
-        kept_files("a.png", [], "mine")
+        kept_files("a.png", {}, "mine")
+
+
+def test_a_persons_list_has_their_own_names_of_files():
+    files = {"pictures/0.png": "one/dog.png", "pictures/1.png": "two/dog.png"}
+    files["pictures/2.jpg"] = "/home/me/cat.jpg"
+    listed = "two/dog.png\ncat.jpg\n"
+    assert kept_files(listed, files, "mine") == {"pictures/1.png", "pictures/2.jpg"}
+    assert kept_files("0.png", files, "mine") == {"pictures/0.png"}
+    with pytest.raises(FacetError, match="'dog.png' may be any of 2 pictures"):
+        kept_files("dog.png", files, "mine")
 
 
 def test_what_speaks_for_the_target_sums_to_the_margin(model, means, drawn):
