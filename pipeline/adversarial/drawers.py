@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import inspect
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
+from pipeline.images.decode import decode
+from pipeline.images.errors import BadImage
 from pipeline.language.servers import RefusedError, Server
 from storage.errors import FacetError
 
@@ -55,8 +54,8 @@ class ServerDrawer:
             return Picture(None, error.said)
         try:
             data = base64.b64decode(answer["data"][0]["b64_json"], validate=True)
-            return Picture(Image.open(io.BytesIO(data)).convert("RGB"))
-        except (LookupError, TypeError, binascii.Error, UnidentifiedImageError, OSError) as error:
+            return Picture(decode(data))
+        except (LookupError, TypeError, ValueError, BadImage) as error:
             raise self._server.strange(answer) from error
 
 

@@ -83,7 +83,8 @@ class Server:
             content = answer["choices"][0]["message"]["content"]
         except (LookupError, TypeError) as error:
             raise self.strange(answer) from error
-        return content if isinstance(content, str) else ""
+        # JSON may hold half a character, which no file does.
+        return content.encode(errors="replace").decode() if isinstance(content, str) else ""
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What is answered at a path, as JSON has it; a busy or failing server is asked again.

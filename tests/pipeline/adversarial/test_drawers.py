@@ -217,3 +217,12 @@ def test_pictures_by_a_server_are_any_kind_of_file():
     made = base64.b64encode(buffer.getvalue()).decode()
     with served(lambda _: (200, json.dumps({"data": [{"b64_json": made}]}))) as server:
         assert ServerDrawer(server.url, "dall-e")("a", 0).image.mode == "RGB"
+
+
+def test_a_picture_by_a_server_that_would_fill_the_memory_stops_it():
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, format="PNG")
+    made = json.dumps({"data": [{"b64_json": base64.b64encode(buffer.getvalue()).decode()}]})
+    strange = pytest.raises(FacetError, match="does not speak the OpenAI protocol")
+    with served(lambda _: (200, made)) as server, strange:
+        ServerDrawer(server.url, "dall-e")("a star", 0)

@@ -47,6 +47,12 @@ def test_a_server_that_gives_no_answer(reply, told, times, quick):
     assert "are kept" in str(caught.value)
 
 
+def test_half_a_character_is_none():
+    reply = json.dumps({"choices": [{"message": {"content": "a star \ud800"}}]})
+    with served(lambda body: (200, reply)) as chat:
+        assert Server(chat.url, "m", SETTINGS)(ASKED) == "a star ?"
+
+
 def test_a_server_that_sends_elsewhere_gets_no_key_taken_there(quick):
     with served(lambda body: (200, "")) as other, served(lambda body: (302, other.url)) as chat:
         with pytest.raises(FacetError, match=r"refused the question for model 'm' \(status 302\)"):
