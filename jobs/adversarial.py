@@ -27,6 +27,7 @@ from pipeline.adversarial.files import read_text
 from pipeline.adversarial.renderer import is_class
 from pipeline.adversarial.rules import attribute_of
 from pipeline.adversarial.synonyms import read_synonyms, refuse_sentences
+from pipeline.adversarial.words import names
 from pipeline.cluster.machines import Where
 from pipeline.language.choices import Chosen, parse_choice, refuse_no_server
 from pipeline.neurons.choices import parse_mlp_layers
@@ -249,6 +250,11 @@ def pair_of(config: AdversarialConfig, usual: str | None) -> tuple[Classes, str 
         raise FacetError("--drawn and --target are names of classes, and one is empty")
     if drawn.lower() == target.lower():
         raise FacetError(f"--drawn and --target are both {target!r}: nothing could be confused")
+    if names(drawn, target):
+        raise FacetError(
+            f"--drawn {drawn!r} names --target {target!r}, as any description of it would: take "
+            "classes that are told apart by their names"
+        )
     source = config.classes or usual
     if source is None:
         return listed_classes("--drawn and --target", [drawn, target]), None

@@ -240,6 +240,7 @@ def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
     ("changes", "words"),
     [
         ({"target": "star"}, "--drawn and --target are both 'star'"),
+        ({"drawn": "Hearts"}, "--drawn 'Hearts' names --target 'heart'"),
         ({"sources": ()}, "--sources: name at least one, and each once"),
         ({"sources": ("none", "none")}, "--sources: name at least one, and each once"),
         ({"target": " "}, "--drawn and --target are names of classes, and one is empty"),
