@@ -6,8 +6,8 @@ has it taken for the next one of the list, and the pair of the planted correlati
 round, too: nothing is chosen by its outcome. Of each pair it prints, like Table 3.3 of Gandelsman
 2025, how many of 100 pictures fool the model by each source of cues (mean and standard deviation
 over repeats); then the share over all repeats with its interval of 95%, and by how much that of
-second-order effects is above the others'; and over all pairs how often it surely is. Last, the
-first cues of each pair, and what a picture takes.
+second-order effects is above the others'; and over all pairs how often it surely is. Last, what a
+second thing beside the drawn one does, the first cues of each pair, and what a picture takes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import tyro
 from benchmarks.concepts import print_table
 from jobs import adversarial, omp, second_order
 from pipeline.adversarial.answers import Adversarial, said
+from pipeline.microworld.words import microworld_values
 from pipeline.microworld.world import SHAPES
 
 NEXT = tuple(f"{a} {b}" for a, b in zip(SHAPES, SHAPES[1:] + SHAPES[:1], strict=True))
@@ -83,6 +84,18 @@ def outcome(tables: pd.DataFrame) -> Iterator[Sequence[str]]:
         )  # fmt: skip
 
 
+def company(found: Sequence[Adversarial]) -> Iterator[Sequence[str]]:
+    """A row a source: how many of 100 pictures fool with a second thing, and without."""
+    judged = pd.concat([of.judged.merge(of.pictures[["file", "text"]], on="file") for of in found])
+    named = [len({v for a, v in microworld_values(t) if a == "shape"}) for t in judged["text"]]
+    judged = judged.assign(second=np.array(named) > 1, fooled=judged["outcome"] == "fooled")
+    for source, rows in judged.groupby("source", sort=False):
+        yield said(str(source)), *(
+            f"{100 * of['fooled'].mean():.1f} of {len(of):,}" if len(of) else "–"
+            for of in (rows[rows["second"]], rows[~rows["second"]])
+        )  # fmt: skip
+
+
 def first_cues(found: Adversarial, most: int = 6) -> str:
     """Of second-order effects."""
     rows = found.cues[(found.cues["source"] == "second-order") & found.cues["used"]]
@@ -132,6 +145,10 @@ def main(settings: Settings) -> None:
         print_table(
             ["cues from", "fooled of 100", "second-order surely above", "surely below"],
             outcome(tables),
+        )
+        print_table(
+            ["cues from", "fooled of 100, with a second thing", "without"],
+            company(list(found.values())),
         )
         print_table(
             ["drawn → target", "first cues of second-order effects"],
