@@ -93,8 +93,9 @@ class AdversarialConfig:
     """Those of them that are drawn."""
     draw_with: str | None = None
     """What draws: microworld, the embedded world's renderer; diffusers:PATH-OR-NAME, a
-    text-to-image pipeline; openai:MODEL, of the server as above. By default microworld for a store
-    of the embedded world."""
+    text-to-image pipeline; openai:MODEL, of the server as above; none, to end with the
+    descriptions, which others may draw. By default microworld for a store of the embedded
+    world."""
     pictures: int = 10
     """Pictures of each description."""
     keep: str | None = None
@@ -119,6 +120,8 @@ class AdversarialConfig:
     here where no cluster runs and one process is done in a minute, else on Ray."""
 
 
+# What draws where others are to.
+NOBODY = "none"
 # Settings of each stage, which a file in its place has no use for.
 OF_CUES = ("mlp_layers", "pool", "sources", "neurons", "cues", "sentences", "alike")
 OF_DESCRIPTIONS = ("describe_with", "ask", "descriptions", "repeats")
@@ -139,7 +142,7 @@ class Asked:
     pool : Pool or None
     writer : Chosen
     drawer : Chosen or None
-        None where pictures are given.
+        None where pictures are given, or none are to be drawn.
     second : ModelSpec or None
         A second model that judges.
     """
@@ -207,11 +210,15 @@ def check(config: AdversarialConfig) -> Asked:
     if config.pictures_from is None:
         if config.draw_with is None and not world:
             raise FacetError(
-                "say what draws: --draw-with diffusers:PATH-OR-NAME or openai:MODEL; or give "
-                "pictures that you have, a file a line, by --pictures-from. Cues are told without "
-                f"any by `{command('explore', store=config.store)}`"
+                "say what draws: --draw-with diffusers:PATH-OR-NAME or openai:MODEL, or none, to "
+                "end with the descriptions; or give pictures that you have, a file a line, by "
+                "--pictures-from. Cues are told without any by "
+                f"`{command('explore', store=config.store)}`"
             )
-        drawer = parse_drawer(config.draw_with or "microworld")
+        if config.draw_with == NOBODY:
+            refuse_unused(config, ("pictures", "keep", "judge"), "pictures, and none are drawn")
+        else:
+            drawer = parse_drawer(config.draw_with or "microworld")
     pair, attribute = pair_of(config, "microworld:shape" if world else None)
     if drawer is not None and drawer.kind == "microworld":
         for name in pair.names:

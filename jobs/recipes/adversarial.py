@@ -17,7 +17,7 @@ import xarray as xr
 from jobs.adversarial import AdversarialConfig, Asked
 from jobs.console import TELLER, console
 from jobs.scaffold import found_or_made, save, show_done
-from jobs.settings import command
+from jobs.settings import ELIDED, command
 from jobs.steps import embedded, opened
 from pipeline.adversarial import cues, drawing, given, indirect, judging, rates
 from pipeline.adversarial.answers import STAGES, Adversarial, adversarial, shown
@@ -34,7 +34,11 @@ from pipeline.extraction.plan import parse_layers
 from pipeline.heatmaps.choices import layers_of
 from pipeline.identity import held
 from pipeline.language.loading import choice_identity
-from pipeline.pages.adversarial import adversarial_page, adversarial_table
+from pipeline.pages.adversarial import (
+    adversarial_page,
+    adversarial_table,
+    descriptions_table,
+)
 from pipeline.texts.classes import class_means, classes_digest
 from pipeline.texts.encoding import TextEncoder
 from storage import urls
@@ -50,10 +54,18 @@ Looked = Callable[[Sequence[str]], Sequence[bool]]
 
 @dataclass(frozen=True, eq=False)
 class AdversarialRun:
-    """What was found."""
+    """What was found.
+
+    Attributes
+    ----------
+    result : Result
+        Of the last stage that ran.
+    found : Adversarial or None
+        None where nothing was to be drawn.
+    """
 
     result: Result
-    found: Adversarial
+    found: Adversarial | None
 
 
 def run(config: AdversarialConfig, asked: Asked) -> AdversarialRun:
@@ -71,6 +83,8 @@ def run(config: AdversarialConfig, asked: Asked) -> AdversarialRun:
                 chain.given_cues(config.cues_from) if config.cues_from else chain.cues()
             )
             stages["descriptions"] = chain.descriptions(stages["cues"])
+        if asked.drawer is None:
+            return described(config, stages, started)
         stages["pictures"] = chain.pictures(stages["descriptions"])
     result = chain.judged(stages)
     found = adversarial(result)
@@ -83,6 +97,30 @@ def run(config: AdversarialConfig, asked: Asked) -> AdversarialRun:
     following = command("show", "adversarial", store=config.store)
     show_done(facts, time.monotonic() - started, result, following)
     return AdversarialRun(result, found)
+
+
+def described(
+    config: AdversarialConfig, stages: dict[str, Result], started: float
+) -> AdversarialRun:
+    """Say which descriptions others are to draw, and what takes their pictures."""
+    result = stages["descriptions"]
+    rows = result.table("descriptions").to_pandas()
+    chosen = rows[rows["chosen"]]
+    console.print(descriptions_table(chosen))
+    facts = {
+        "descriptions": f"{len(chosen):,} of {len(rows):,}, to be drawn elsewhere",
+        "the list": urls.join(result.url, "descriptions.parquet"),
+    }
+    following = command(
+        "adversarial",
+        store=config.store,
+        drawn=config.drawn,
+        target=config.target,
+        classes=config.classes,
+        pictures_from=ELIDED,
+    )
+    show_done(facts, time.monotonic() - started, result, following)
+    return AdversarialRun(result, None)
 
 
 class Chain:

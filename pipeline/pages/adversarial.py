@@ -347,6 +347,14 @@ def _dropped(found: Adversarial) -> str:
     return ", ".join(f"{count:,} as “{why}”" for why, count in whys.items())
 
 
+def descriptions_table(chosen: pd.DataFrame) -> Table:
+    """Descriptions that are to be drawn, each once."""
+    made = titled("To be drawn", "description", "with cues from")
+    for text, of in chosen.groupby("text", sort=False):
+        made.add_row(str(text), ", ".join(said(str(source)) for source in of["source"].unique()))
+    return made
+
+
 def cues_table(cues: pd.DataFrame) -> Table:
     """The first cues of every source, of its first repeat."""
     made = titled("Cues", "from", "the first", "dropped")

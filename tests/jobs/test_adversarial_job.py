@@ -236,6 +236,25 @@ def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
         adversarial.main(replace(free, pictures_from=str(lines)))
 
 
+def test_descriptions_are_the_end_where_others_draw(plain, tmp_path, capsys):
+    config = replace(plain, draw_with="none", pictures=10, seed=9)
+    run = adversarial.main(config)
+    said = capsys.readouterr().out
+    rows = run.result.table("descriptions").to_pandas()
+    assert run.found is None
+    assert rows["chosen"].sum() == 3 * 2 * 3
+    assert all(text in said for text in rows.loc[rows["chosen"], "text"])
+    assert (
+        f"facet adversarial --store {plain.store} --drawn star --target heart --pictures-from"
+        in (" ".join(said.split()))
+    )
+    # A renderer that is there goes on from them.
+    drawn = adversarial.main(replace(config, draw_with="microworld", pictures=1)).found
+    pd.testing.assert_frame_equal(drawn.descriptions, rows)
+    with refused(FacetError, "--pictures belongs to pictures, and none are drawn"):
+        adversarial.main(replace(config, pictures=2))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
