@@ -24,10 +24,12 @@ from storage.store import Store, open_store
 from . import kept
 from .by_codes import ByHeads
 from .over import refuse_few
-from .subset import Counts, Question, counted, merge, passed
+from .subset import Counts, Question, counted, merge, passed, task_bytes
 
 # Counts are written after so much work at the least: what a kill can cost.
 SAVE_SECONDS = 60.0
+# What takes less memory.
+FEWER = "take fewer `mlp_layers` at a time"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Scan:
     workers : Workers or None
         What runs it.
     memory : int
-        Bytes that one of those needs.
+        Bytes that one of those needs, or one task.
     """
 
     question: Question
@@ -66,7 +68,9 @@ class Scan:
             ),
             "will read": naturalsize(images * bytes_per_image(self.question, self.store)),
         }
-        if self.workers is not None:
+        if self.workers is None:
+            facts["memory"] = f"{naturalsize(self.memory)} a task"
+        else:
             facts["passes of the model"] = (
                 f"1, as the store does not keep what neurons do: {self.workers.actors} × "
                 f"{self.workers.device}, batches of {self.workers.batch_size}, "
@@ -128,7 +132,9 @@ def plan(
     if question.source != "model":
         seconds = pace.of_shards(store.meta, len(shards))
         machines.settle(seconds, f"{several(len(shards), 'shard')} to read", teller.say)
-        return Scan(question, store, shards)
+        need = task_bytes(question)
+        refuse_memory(need, FEWER, what="a task")
+        return Scan(question, store, shards, memory=need)
     assert model is not None
     images = sum(stop - start for start, stop in map(store.meta.rows, shards))
     seconds = seconds_here(store.meta, model, images, "auto")
@@ -147,7 +153,7 @@ def plan(
         fit=lambda batch: machines.memory() // memory(batch),
     )  # fmt: skip
     need = memory(workers.batch_size)
-    refuse_memory(need, "take fewer `mlp_layers` at a time")
+    refuse_memory(need, FEWER)
     return Scan(question, store, shards, model, workers, need)
 
 

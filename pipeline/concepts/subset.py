@@ -2,8 +2,8 @@
 
 Scores come from what the store keeps: coefficients of neurons, or their lengths where the
 published method alone is asked for, heads, embeddings; where it keeps neither of neurons, by passes
-of the model. Memory is bounded by a shard's own reader, whatever the store. Where the truth is
-known, the same scan holds the concepts to it, beside four baselines.
+of the model. Memory is that of a few images and of the layers' maps, whatever the store. Where the
+truth is known, the same scan holds the concepts to it, beside four baselines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cluster.tasks import each
-from pipeline.cluster.work import Workers
+from pipeline.cluster.work import LIBRARIES, Needs, Workers
 from pipeline.heads.ablation import StoredParts
 from pipeline.models import VisionModel
 from pipeline.neurons.rows import ROW_BYTES, Rows, stored_rows
@@ -286,8 +286,24 @@ def counted(
     question: Question, store: Store, shards: Sequence[int]
 ) -> Iterator[tuple[int, Counts | None]]:
     """Counts of shards from what the store keeps, in their order, by tasks."""
-    found = each(count_shard, shards, question)
+    needs = Needs(1, memory=task_bytes(question))
+    found = each(count_shard, shards, question, needs=needs)
     yield from zip(shards, found, strict=True)
+
+
+def task_bytes(question: Question) -> int:
+    """Memory of one task: what lengths and projections of all layers take, and a few images.
+
+    The inner products of a layer's neurons are the most of it: a gigabyte of a large model's.
+    """
+    layers = {
+        id(of): of
+        for by in question.methods.values()
+        if isinstance(by, ByNeurons)
+        for of in by.effects.values()
+    }
+    held = sum(t.nbytes for of in layers.values() for t in vars(of).values())
+    return LIBRARIES + 4 * ROW_BYTES + held
 
 
 def count_shard(question: Question, shard: int) -> Counts | None:

@@ -26,6 +26,7 @@ from pipeline.concepts.subset import (
     passed,
     random_sets,
     source_of,
+    task_bytes,
 )
 from pipeline.neurons.maps import second_order_maps
 from pipeline.neurons.rows import stored_rows
@@ -288,6 +289,16 @@ def test_passes_are_planned_where_the_store_does_not_keep_what_neurons_do(
     assert kept_plan["will read"] != facts["will read"]
     for name in question.methods:
         same(scan.scan(planned, str(tmp_path)).over[name], found.over[name])
+
+
+def test_a_task_takes_the_maps_of_its_layers_once(question, store):
+    by = question.methods["neurons"]
+    paths = {at: len(neurons.paths_of(store.meta, at)) for at in LAYERS}
+    maps = sum(4 * store.meta.mlp_width * (2 * p + p**2) for p in paths.values())
+    none = task_bytes(replace(question, methods={"embedding": question.methods["embedding"]}))
+    alone = task_bytes(replace(question, methods={"neurons": by}))
+    assert alone - none == maps
+    assert task_bytes(question) == alone  # the published method reads the same maps
 
 
 def test_a_subset_of_all_images_is_refused(store, here):
