@@ -75,5 +75,7 @@ def _percentile(store: Store, mlp_layer: int) -> tuple[NDArray[np.float64], str]
         rows.append(np.asarray(group["norms"][start:stop:step], np.float32))
     norms_bn = np.concatenate(rows)
     norms_bn = norms_bn[np.isfinite(norms_bn).all(1)]
+    if not len(norms_bn):  # bad images alone
+        return None
     words = f"longer than on {PERCENT}% of {len(norms_bn):,} images"
     return np.percentile(norms_bn, PERCENT, axis=0).astype(np.float64), words

@@ -19,7 +19,7 @@ from pipeline.concepts.wrote import stored_rows
 from pipeline.images.again import load_again
 from pipeline.texts import load_pool
 from pipeline.texts.encoding import store_model
-from storage import neurons, open_store
+from storage import neurons, open_store, urls
 from storage.errors import FacetError, StoreError
 from storage.results import finished_results
 from storage.store import Store
@@ -113,6 +113,13 @@ def test_neurons_are_active_where_they_write_more_than_on_almost_all_images(stor
     table = other.effects.table("neurons").to_pandas()
     of_layer = table[table["layer"] == OTHER].sort_values("neuron")["norm_large"]
     np.testing.assert_allclose(long_of(store, [other])[OTHER].lengths_n, of_layer)
+
+
+def test_of_bad_images_alone_no_length_says_what_is_long(store, tmp_path):
+    other = open_store(str(shutil.copytree(store.url, tmp_path / "other")))
+    urls.open_group(neurons.group_url(other.url, KEPT), mode="r+")["norms"][:] = np.nan
+    (of,) = chosen_layers(other, [KEPT])
+    assert long_of(other, [of])[KEPT].words == "longer than on the last of its top images"
 
 
 def test_of_many_images_some_of_all_parts_of_the_store_say_what_is_long(store, monkeypatch):
