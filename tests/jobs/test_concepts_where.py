@@ -124,7 +124,7 @@ def test_with_lengths_alone_the_published_method_asks_no_model(
     )
     run = concepts.main(replace(config, store=place, method=("published",)))
     ours, theirs = (table(of).set_index(["method", "text"]) for of in (run, found))
-    same = ours.join(theirs, rsuffix="_before")
+    same = ours.join(theirs.add_suffix("_before"))
     np.testing.assert_allclose(
         same["inside"], same["inside_before"], rtol=1e-3, atol=1e-3 * same["inside"].abs().max()
     )

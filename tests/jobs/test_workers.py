@@ -153,5 +153,5 @@ def test_jobs_that_have_workers_say_where():
     }
     assert having == {
         "extract", "reduce", "index", "textspan", "label", "ablate", "compare", "second-order",
-        "omp", "repair", "rosetta", "search", "segment", "align",
+        "omp", "repair", "rosetta", "search", "segment", "align", "concepts", "adversarial",
     }  # fmt: skip
