@@ -6,7 +6,6 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from pipeline.language.choices import Chosen
 from pipeline.language.loading import Writer, load_writer
+from pipeline.language.threads import in_threads
 from pipeline.telling import SILENT, Teller, several
 from storage import urls
 from storage.errors import FacetError
@@ -229,17 +229,11 @@ def _asked(
         return of
 
     found: dict[Key, _Of] = {}
-    with (
-        teller.bar("descriptions asked for", len(cues_by), "answers so far are kept") as move,
-        ThreadPoolExecutor(model.at_once) as threads,
-    ):
-        try:
-            for key, of in zip(cues_by, threads.map(write, cues_by), strict=True):
-                found[key] = of
-                move(len(found))
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+    written = in_threads(write, cues_by, model.at_once)
+    with teller.bar("descriptions asked for", len(cues_by), "answers so far are kept") as move:
+        for key, of in zip(cues_by, written, strict=True):
+            found[key] = of
+            move(len(found))
     return found
 
 

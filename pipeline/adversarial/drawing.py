@@ -6,13 +6,13 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.language.threads import in_threads
 from pipeline.telling import SILENT, Teller
 from storage import urls
 
@@ -109,18 +109,11 @@ def draw_all(
         Descriptions under way at a time.
     """
     todo = wanted(descriptions, each, seed)
-    with (
-        teller.bar("pictures drawn", len(todo) * each, "pictures so far are kept") as move,
-        ThreadPoolExecutor(at_once) as threads,
-    ):
-        try:
-            found: list[Rows] = []
-            for rows in threads.map(lambda asked: drawn(asked, draw, place), todo):
-                found.append(rows)
-                move(len(found) * each)
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+    found: list[Rows] = []
+    with teller.bar("pictures drawn", len(todo) * each, "pictures so far are kept") as move:
+        for rows in in_threads(lambda asked: drawn(asked, draw, place), todo, at_once):
+            found.append(rows)
+            move(len(found) * each)
     return table(found)
 
 

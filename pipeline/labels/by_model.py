@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import pandas as pd
 
 from pipeline.heads.choices import Head
 from pipeline.language.choices import Messages
+from pipeline.language.threads import in_threads
 from pipeline.telling import SILENT, Teller
 from storage import urls
 
@@ -228,15 +228,8 @@ def judge_heads(
         return Judged(label, fits if isinstance(fits, tuple) else (), answers)
 
     found: dict[Head, Judged] = {}
-    with (
-        teller.bar("heads labelled", len(texts), "answers so far are kept") as move,
-        ThreadPoolExecutor(at_once) as threads,
-    ):
-        try:
-            for head, judged in zip(texts, threads.map(judge, texts), strict=True):
-                found[head] = judged
-                move(len(found))
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+    with teller.bar("heads labelled", len(texts), "answers so far are kept") as move:
+        for head, judged in zip(texts, in_threads(judge, texts, at_once), strict=True):
+            found[head] = judged
+            move(len(found))
     return found
