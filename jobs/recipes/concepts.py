@@ -20,7 +20,7 @@ from jobs.scaffold import found_or_made, save, show_done
 from jobs.settings import command
 from jobs.steps import embedded, opened, reduced
 from pipeline.concepts import found as kept
-from pipeline.concepts import kept as counted
+from pipeline.concepts import saved_counts
 from pipeline.concepts.answers import Concepts, concepts_found, picture_file
 from pipeline.concepts.by_codes import Dictionary, Rest, by_embedding, by_heads, rest_of
 from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
@@ -151,7 +151,7 @@ def run_subset(config: ConceptsConfig, asked: Asked, where: str) -> ConceptsRun:
         return keep_subset(config, store, question, counts, identity)
 
     result = found_or_made(store.url, JOB, identity, find)
-    counted.remove(result.url)  # a run that was killed as it was done has left them
+    saved_counts.remove(result.url)  # a run that was killed as it was done has left them
     found = concepts_found(result)
     console.print(concepts_tables(found, config.top))
     known = result.provenance

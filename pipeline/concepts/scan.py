@@ -21,7 +21,7 @@ from pipeline.telling import SILENT, Teller, several
 from storage import neurons
 from storage.store import Store, open_store
 
-from . import kept
+from . import saved_counts
 from .by_codes import ByHeads
 from .over import refuse_few
 from .subset import Counts, Question, counted, merge, passed, task_bytes
@@ -171,7 +171,7 @@ def scan(of: Scan, place: str, teller: Teller = SILENT) -> Counts:
     -------
     Counts
     """
-    done, counts = kept.read(place)
+    done, counts = saved_counts.read(place)
     left = [shard for shard in of.shards if shard not in done]
     saved = time.monotonic()
     for shard, found in _counts(of, left, teller):
@@ -179,7 +179,7 @@ def scan(of: Scan, place: str, teller: Teller = SILENT) -> Counts:
         if found is not None:
             counts = found if counts is None else merge([counts, found])
         if counts is not None and time.monotonic() - saved > SAVE_SECONDS:
-            kept.write(place, done, counts)
+            saved_counts.write(place, done, counts)
             saved = time.monotonic()
     assert counts is not None  # a store without an image that is ok has no subset
     return counts

@@ -9,7 +9,7 @@ import torch
 from jobs import extract, omp, second_order
 from pipeline.cluster import machines
 from pipeline.cluster.work import Workers
-from pipeline.concepts import kept, over, precision, scan
+from pipeline.concepts import over, precision, saved_counts, scan
 from pipeline.concepts.by_codes import Dictionary, by_embedding, by_heads
 from pipeline.concepts.by_neurons import ByNeurons, layer_effects, long_of
 from pipeline.concepts.codes import chosen_layers, read_codes
@@ -228,9 +228,9 @@ def test_random_sets_are_as_large_and_weigh_what_they_would(store, question):
 
 
 def test_counts_are_kept_and_read_back_to_the_bit(found, tmp_path, monkeypatch):
-    assert kept.read(str(tmp_path)) == (set(), None)
-    kept.write(str(tmp_path), {3, 1}, found)
-    shards, again = kept.read(str(tmp_path))
+    assert saved_counts.read(str(tmp_path)) == (set(), None)
+    saved_counts.write(str(tmp_path), {3, 1}, found)
+    shards, again = saved_counts.read(str(tmp_path))
     assert shards == {1, 3}
     for name, sides in found.over.items():
         for side in ("inside", "outside"):
@@ -242,8 +242,8 @@ def test_counts_are_kept_and_read_back_to_the_bit(found, tmp_path, monkeypatch):
     assert again.precision.images == 60
     ours, theirs = (precision.precision_table(of.precision) for of in (found, again))
     assert ours.equals(theirs)
-    monkeypatch.setattr(kept, "revision", lambda: "another")
-    assert kept.read(str(tmp_path)) == (set(), None)
+    monkeypatch.setattr(saved_counts, "revision", lambda: "another")
+    assert saved_counts.read(str(tmp_path)) == (set(), None)
 
 
 def test_a_scan_that_was_stopped_goes_on_and_ends_in_the_same(
@@ -262,7 +262,7 @@ def test_a_scan_that_was_stopped_goes_on_and_ends_in_the_same(
     planned = scan.plan(question, store, None)
     with pytest.raises(KeyboardInterrupt):
         scan.scan(planned, str(tmp_path))
-    shards, _ = kept.read(str(tmp_path))
+    shards, _ = saved_counts.read(str(tmp_path))
     assert asked == [0]
     assert shards == {0}
     monkeypatch.setattr(scan, "counted", counted)
