@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tail import TAIL
+from .tail import terms
 
 if TYPE_CHECKING:
     from .metadata import Metadata
@@ -81,6 +81,8 @@ def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
     if "heads" in meta.components:
         sizes: tuple[int, ...] = (meta.layers, meta.heads, meta.head_dim)
         rows.append(("heads", ("layer", "head", "head_dim"), sizes, (1, *sizes[1:]), part))
+    if meta.varying_bias:
+        rows.append(("bias_weights", ("layer",), (meta.layers,), (meta.layers,), "float32"))
     if "mlps" in meta.components:
         sizes = (meta.layers + 1, meta.width)
         rows.append(("mlps", ("block", "width"), sizes, (1, meta.width), part))
@@ -110,7 +112,7 @@ def model_arrays(meta: Metadata) -> list[ArraySpec]:
         "layer": meta.layers, "head": meta.heads, "head_dim": meta.head_dim, "width": meta.width,
     }  # fmt: skip
     specs = []
-    for term in TAIL:
+    for term in terms(meta.heads, meta.varying_bias):
         shape = (*(sizes[axis] for axis in term.axes), meta.embed)
         specs.append(ArraySpec(term.map, (*term.axes, "embed"), shape, "float32", shape))
     return specs

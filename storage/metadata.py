@@ -12,9 +12,11 @@ from .errors import StoreError, StoreMismatch
 from .layout import CONTRIBUTIONS
 from .records import of_json, refuse_fields
 
-SCHEMA_VERSION = 2
-# Version 1 kept no grid and no prefix: see `_of_version_1`. It is read, and gone on with as it is.
-_SINCE_2 = ("grid", "prefix")
+SCHEMA_VERSION = 3
+# What the versions before this one did not keep, by the version that began to. Stores of them are
+# read, and gone on with as they are.
+_SINCE = {2: ("grid", "prefix"), 3: ("reading", "varying_bias")}
+READINGS = ("class-token", "mean", "mean-of-normed", "attention-pool", "pixels")
 
 # What may differ between the run that made a store and one that opens or resumes it.
 PROVENANCE = ("versions", "revision", "source")
@@ -52,7 +54,12 @@ class Metadata:
     grid : pair of int
         Rows and columns of patches.
     prefix : int
-        Tokens before the patches: the class token, which is the first, and registers.
+        Tokens before the patches: the class token, which is the first, and registers; 0 where
+        there are none.
+    reading : str
+        What the tail reads of the stream: one of `READINGS`.
+    varying_bias : bool
+        Whether ``bias_weights`` are kept.
     source : str
         Where the images came from (provenance).
     versions : dict
@@ -83,6 +90,8 @@ class Metadata:
     tokens: int
     grid: tuple[int, int]
     prefix: int
+    reading: str = "class-token"
+    varying_bias: bool = False
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     revision: str = ""
@@ -90,6 +99,8 @@ class Metadata:
 
     def __post_init__(self) -> None:
         rows, columns = self.grid
+        if self.reading not in READINGS:
+            raise StoreError(f"reading {self.reading!r} is none of {', '.join(READINGS)}")
         if self.tokens != self.prefix + rows * columns:
             raise StoreError(
                 f"{self.tokens} tokens are not {self.prefix} before a grid of {rows} × {columns}"
@@ -106,7 +117,7 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         raw: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        absent = _SINCE_2 if self.schema_version == 1 else ()
+        absent = _absent(self.schema_version)
         return {name: value for name, value in raw.items() if name not in absent}
 
     def identity(self) -> dict[str, Any]:
@@ -129,15 +140,18 @@ def parse(raw: Any) -> Metadata:
     if not isinstance(raw, dict):
         raise StoreError("the store's metadata is missing: its creation was never finished")
     version = raw.get("schema_version")
-    if version not in (1, SCHEMA_VERSION):
+    if version not in range(1, SCHEMA_VERSION + 1):
         raise StoreError(
-            f"the store has schema version {version}; this Facet reads versions 1 and "
+            f"the store has schema version {version}; this Facet reads versions 1 to "
             f"{SCHEMA_VERSION}. Extract it again, or use the Facet that made it."
         )
     what = "the store's metadata"
-    if version == 1:
-        refuse_fields(raw, {f.name for f in fields(Metadata)} - {*_SINCE_2}, what)
-        raw = {**raw, **_of_version_1(raw)}
+    if absent := _absent(version):
+        refuse_fields(raw, {f.name for f in fields(Metadata)} - absent, what)
+        if version == 1:
+            raw = {**raw, **_of_version_1(raw)}
+        # Before version 3 all models were read at their class token, and nothing varied.
+        raw = {**raw, "reading": "class-token", "varying_bias": False}
     return of_json(Metadata, raw, what)
 
 
@@ -158,6 +172,11 @@ def own_metadata(url: str) -> Metadata | None:
     return None if raw is None else parse(raw)
 
 
+def _absent(version: Any) -> set[str]:
+    """Fields that a version did not keep."""
+    return {name for since, names in _SINCE.items() if version < since for name in names}
+
+
 def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:
     """Grid and prefix of a store of version 1, whose models had a class token and no registers."""
     patches = raw["tokens"] - 1
@@ -174,12 +193,12 @@ def _of_version_1(raw: dict[str, Any]) -> dict[str, Any]:
 def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     """Refuse a store made with another configuration, naming every field that differs.
 
-    A store of version 1 is gone on with as it is: what it does not keep must only be as it is
-    understood.
+    A store of an older version is gone on with as it is: what it does not keep must only be as it
+    is understood.
     """
     wanted = replace(wanted, schema_version=existing.schema_version)
     old, new = (
-        _flat({**m.identity(), "grid": list(m.grid), "prefix": m.prefix})
+        _flat({**m.identity(), **{name: _plain(m, name) for name in _absent(m.schema_version)}})
         for m in (existing, wanted)
     )
     differing = [n for n in {**old, **new} if n not in old or n not in new or old[n] != new[n]]
@@ -192,6 +211,11 @@ def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
         f"the store at {url} was made with another configuration ({said}): give the run another "
         "`store`, or the settings that the store was made with"
     )
+
+
+def _plain(meta: Metadata, name: str) -> Any:
+    value = getattr(meta, name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,24 @@ TAIL = (
     Term("heads", "head_map", ("layer", "head", "head_dim")),
     Term("mlps", "mlp_map", ("width",)),
     Term("", "attention_bias", ("layer",)),
+    Term("bias_weights", "bias_map", ("layer",)),
     Term("", "bias", (), ""),
 )
+
+
+def terms(heads: int, varying_bias: bool) -> tuple[Term, ...]:
+    """Those of `TAIL` that a model has.
+
+    Parameters
+    ----------
+    heads : int
+        Of a layer; 0 in a model without attention.
+    varying_bias : bool
+        Whether what the attention's biases write is another multiple for every image and layer.
+    """
+    absent = {"bias_weights"} if not varying_bias else set()
+    absent |= {"heads"} if not heads else set()
+    return tuple(term for term in TAIL if term.values not in absent)
 
 
 def scaled(sums: Any, ln_std_b: Any) -> Any:

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from pipeline.models import ModelMaps, VisionModel, model_maps
 from storage.layout import COMPONENTS
-from storage.tail import TAIL, scaled
+from storage.tail import scaled, terms
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """The parts of a batch, on the model's device; float32, or float64 if the model is.
 
-    embedding = [Σ u·head_map + Σ mlps·mlp_map + Σ attention_bias]/ln_std + bias.
+    embedding = [Σ u·head_map + Σ mlps·mlp_map + Σ attention_bias + Σ bias_weights·bias_map]/ln_std
+    + bias.
     """
 
     heads_blhk: Tensor | None
@@ -39,6 +40,8 @@ class Parts:
     """The same with heads and mlps, those that are returned, rounded to the dtype of the store."""
     tokens_bte: Tensor | None
     """Contributions of each image token, summed over the chosen layers and all heads."""
+    bias_weights_bl: Tensor | None = None
+    """What each layer's varying attention bias counts; None where all count once."""
 
 
 class Decomposer:
@@ -88,29 +91,53 @@ class Decomposer:
             From `Preprocess.to_tensor`.
         """
         model, tower = self.model, self._tower
-        x_btd = tower.enter(images_bchw)
+        # Tokens are told apart by what is read of attention, which is to be known before.
+        late = tower.late and not self.token_layers
+        x_btd = tower.start(images_bchw) if late else tower.enter(images_bchw)
         batch = len(x_btd)
         heads_bld = x_btd.new_empty(batch, model.layers, model.heads * model.head_dim)
         mlps_bsd = x_btd.new_empty(batch, model.layers + 1, model.width)
+        unread: list[tuple[Tensor, Tensor]] = []
         tokens_bte = (
             x_btd.new_zeros(batch, model.tokens, model.embed_dim) if self.token_layers else None
         )
-        mlps_bsd[:, 0] = tower.read(x_btd)
+        start_bd = tower.read(x_btd)
+        if late:
+            start_bd = start_bd.clone()
+        else:
+            mlps_bsd[:, 0] = start_bd
+        weights: list[Tensor] = []
         for layer, block in enumerate(tower.blocks):
             attention = block.attention(x_btd)
             if tokens_bte is not None and layer in self.token_layers:
                 tokens_bte += attention.weighted_values() @ self._maps.token_map(layer)
-            x_btd, u_bd, mlp_bd = block.rest(x_btd, attention)
-            heads_bld[:, layer], mlps_bsd[:, layer + 1] = u_bd, mlp_bd
+            x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
+            if late:
+                unread.append((u_bd, mlp_bd))
+            else:
+                heads_bld[:, layer], mlps_bsd[:, layer + 1] = u_bd, mlp_bd
+            if weight_b is not None:
+                weights.append(weight_b)
         left = tower.leave(x_btd)
+        if late:
+            mlps_bsd[:, 0] = tower.read(start_bd)
+            for layer, (u_btd, mlp_btd) in enumerate(unread):
+                heads_bld[:, layer] = tower.read(u_btd)
+                mlps_bsd[:, layer + 1] = tower.read(mlp_btd)
         embedding_be, ln_std_b = left.embedding_be, left.std_b
+        bias_weights_bl = torch.stack(weights, 1) if weights else None
+        if left.bias_weight_b is not None:
+            bias_weights_bl = left.bias_weight_b[:, None].expand(-1, model.layers)
         if tokens_bte is not None:
             tokens_bte /= ln_std_b[:, None, None]
         heads_blhk = heads_bld.view(batch, model.layers, model.heads, model.head_dim)
         norm_b = embedding_be.norm(dim=1)
 
         def distance(heads: Tensor, mlps: Tensor) -> Tensor:
-            total_be = self._maps.sum_of_contributions({"heads": heads, "mlps": mlps}, ln_std_b)
+            parts = {"heads": heads, "mlps": mlps}
+            if bias_weights_bl is not None:
+                parts["bias_weights"] = bias_weights_bl
+            total_be = self._maps.sum_of_contributions(parts, ln_std_b)
             return (total_be - embedding_be).norm(dim=1) / norm_b
 
         rounded = [
@@ -125,6 +152,7 @@ class Decomposer:
             residual_b=distance(heads_blhk, mlps_bsd),
             rounding_b=distance(rounded[0], rounded[1]),
             tokens_bte=tokens_bte,
+            bias_weights_bl=bias_weights_bl,
         )
 
 
@@ -133,7 +161,8 @@ class _TensorMaps:
 
     def __init__(self, maps: ModelMaps, model: VisionModel) -> None:
         self.maps: dict[str, Tensor] = {}
-        for term in TAIL:
+        self.terms = terms(model.heads, model.varying_bias)
+        for term in self.terms:
             array = getattr(maps, term.map)
             if not term.values:  # a constant: summed before it is rounded
                 array = array.sum(tuple(range(len(term.axes))))
@@ -147,7 +176,7 @@ class _TensorMaps:
     def sum_of_contributions(self, values: Mapping[str, Tensor], ln_std_b: Tensor) -> Tensor:
         """What the parts, by their arrays' names, add up to, (batch, embed)."""
         sums: dict[str, Tensor] = {}
-        for term in TAIL:
+        for term in self.terms:
             new = self.maps[term.map]
             if term.values:
                 rows = values[term.values]

@@ -114,6 +114,7 @@ class Extractor:
             "heads": parts.heads_blhk,
             "mlps": parts.mlps_bsd,
             "tokens": parts.tokens_bte,
+            "bias_weights": parts.bias_weights_bl,
             "embedding": parts.embedding_be,
             "ln_std": parts.ln_std_b,
             "residual": parts.residual_b,

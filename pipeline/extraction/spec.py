@@ -82,6 +82,8 @@ class StoreSpec:
             tokens=architecture.tokens,
             grid=architecture.grid,
             prefix=architecture.prefix,
+            reading=architecture.reading,
+            varying_bias=architecture.varying_bias,
             source=self.images,
             versions=versions(),
             revision=revision(),

@@ -21,7 +21,7 @@ from storage.images import ListDigest, write_images
 from storage.layout import bytes_per_image
 from storage.metadata import Metadata, require_same
 from storage.store import Store, create_store, open_store
-from storage.tail import TAIL
+from storage.tail import terms
 from storage.views import find_metadata
 from storage.weights import remember
 
@@ -71,7 +71,8 @@ def open_or_create(
     check_room(url, meta)
     from pipeline.models import model_maps  # brings torch, which a store that stands does without
 
-    maps = {name: getattr(model_maps(model), name) for name in (term.map for term in TAIL)}
+    whole = model_maps(model)
+    maps = {t.map: getattr(whole, t.map) for t in terms(meta.heads, meta.varying_bias)}
     store = create_store(url, meta, maps)
     _remember_weights(store, architecture)
     return store, report

@@ -127,12 +127,9 @@ def maps_of(store: Store) -> ModelMaps:
     from pipeline.models import ModelMaps  # brings torch, which workers that predict do without
 
     model = store.model()
-    return ModelMaps(
-        *(
-            model[name].values.astype(np.float64)
-            for name in ("head_map", "mlp_map", "attention_bias", "bias")
-        )
-    )
+    names = ("head_map", "mlp_map", "attention_bias", "bias", "bias_map")
+    maps = {name: model[name].values.astype(np.float64) for name in names if name in model}
+    return ModelMaps(**maps)
 
 
 def edit_steps(edits: Sequence[Edit]) -> list[NamedStep]:

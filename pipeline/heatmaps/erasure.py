@@ -119,7 +119,7 @@ class Erasure:
     def _probability(self, x_btd: Tensor, asked: Asked) -> Tensor:
         """The probability of the class that is asked for, (batch,). Overwrites `x_btd`."""
         for block in self._tower.blocks:
-            x_btd, _, _ = block.rest(x_btd, block.attention(x_btd))
+            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
         embedding_be = self._tower.leave(x_btd).embedding_be
         cosines_bc = embedding_be @ asked.texts_ce.T / embedding_be.norm(dim=1, keepdim=True)
         probabilities_bc = (self.model.module.logit_scale.exp() * cosines_bc).softmax(1)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models import Block, VisionModel
+from pipeline.models.errors import UnsupportedModel
 from pipeline.models.tower import Layers
 
 from . import rules
@@ -58,6 +59,8 @@ class RelevanceMaps:
     ------
     ValueError
         For another method.
+    UnsupportedModel
+        If the model is made otherwise than relevance is defined for.
     """
 
     def __init__(self, model: VisionModel, methods: Collection[Method] = RELEVANCE) -> None:
@@ -67,6 +70,13 @@ class RelevanceMaps:
         self.methods = tuple(name for name in RELEVANCE if name in methods)
         self._tower = _exact(model).tower()
         self._blocks = replace(model, dtype=model.wide["dtype"]).tower().blocks
+        if self._tower.read.queries != 1:
+            raise UnsupportedModel(
+                f"relevance is handed back to the class token, and {model.name} is not read at "
+                "one: choose other methods"
+            )
+        for block in self._blocks:
+            _ = block.layers  # refuses blocks that are made of more
         tail = self._tower.tail
         self._scale_d, self._shift_d, self._projection_ed = (
             torch.from_numpy(array).to(model.device)

@@ -186,7 +186,7 @@ class TokenMaps:
             gains_h1 = self._heads_lh[layer, :, None]
             if layer in self.layers:
                 maps.append(reader.read(attention, folded_bchk) * gains_h1)
-            x_btd, u_bd, mlp_bd = block.rest(x_btd, attention)
+            x_btd, u_bd, mlp_bd, _ = block.rest(x_btd, attention)
             u_bd = u_bd.to(x_btd.dtype)
             if layer not in self.layers:
                 others_bc += along((folded_bchk * gains_h1).flatten(2), u_bd)

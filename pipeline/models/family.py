@@ -19,9 +19,11 @@ class Sizes:
     grid: tuple[int, int]
     """Rows and columns of patches."""
     prefix: int
-    """Tokens before the patches: the class token, which is the first, and registers."""
+    """Tokens before the patches: the class token, which is the first, and registers; 0 where there
+    are none."""
     layers: int
     heads: int
+    """Of a layer; 0 where there is no attention."""
     head_dim: int
     width: int
     """Of the residual stream."""
@@ -29,7 +31,11 @@ class Sizes:
     """Neurons of a layer."""
     embed_dim: int
     activation: str
-    """In both towers, for example ``gelu`` or ``quickgelu``."""
+    """Of the image tower, for example ``gelu`` or ``quickgelu``."""
+    reading: str = "class-token"
+    """What the tail reads: one of `storage.metadata.READINGS`."""
+    varying_bias: bool = False
+    """Whether what the attention's biases write is another multiple for every image and layer."""
 
 
 class Family(Protocol):
@@ -45,7 +51,8 @@ class Family(Protocol):
         """How many numbers both towers hold; None where only the built module tells."""
 
     def build(self, config: dict[str, Any]) -> Any:
-        """The module with random weights; its image tower is `module.visual`."""
+        """The module with random weights; its image tower is `module.visual`. Without a text tower
+        where the configuration has none."""
 
     def prepare(self, module: Any) -> None:
         """Make a module with its final weights ready: fold what can be folded exactly."""

@@ -20,7 +20,7 @@ class ModelMaps:
     """What the weights alone determine; float64.
 
     With u, mlps and σ of an image: embedding = [Σ u·head_map + Σ mlps·mlp_map
-    + Σ attention_bias]/σ + bias.
+    + Σ attention_bias + Σ bias_weights·bias_map]/σ + bias.
     """
 
     head_map: NDArray[np.float64]
@@ -30,7 +30,10 @@ class ModelMaps:
     attention_bias: NDArray[np.float64]
     """(layer, embed): P diag(γ) C b_O^l, still to be divided by σ."""
     bias: NDArray[np.float64]
-    """(embed,): P β."""
+    """(embed,): P β, and the projection's own bias."""
+    bias_map: NDArray[np.float64] | None = None
+    """(layer, embed): like `attention_bias`, of what is written in another multiple for every
+    image; None where nothing is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +51,25 @@ class MeanMaps:
 def model_maps(model: VisionModel) -> ModelMaps:
     """Compute the maps, in float64 on the CPU whatever the model runs in."""
     tower = model.tower()
-    norm, projection_de = tower.tail.norm, tower.tail.projection_de
+    tail, norm, projection_de = tower.tail, tower.tail.norm, tower.tail.projection_de
     mlp_map_de = norm.fold(projection_de, axis=0)
     weights = [block.weights for block in tower.blocks]
     out_ldhk = np.stack([w.out_dhk for w in weights])
     bias_ld = np.stack([w.out_bias_d for w in weights])
+    varying_ld = np.stack(
+        [
+            np.zeros(len(mlp_map_de)) if w.varying_bias_d is None else w.varying_bias_d
+            for w in weights
+        ]
+    )
+    if tower.late:  # every bias is read by the weights of its image
+        bias_ld, varying_ld = np.zeros_like(bias_ld), bias_ld + varying_ld
     return ModelMaps(
         head_map=np.einsum("ldhk,de->lhke", out_ldhk, mlp_map_de, optimize=True),
         mlp_map=mlp_map_de,
         attention_bias=bias_ld @ mlp_map_de,
-        bias=norm.bias @ projection_de,
+        bias=norm.bias @ projection_de + (0 if tail.bias_e is None else tail.bias_e),
+        bias_map=varying_ld @ mlp_map_de if model.varying_bias else None,
     )
 
 

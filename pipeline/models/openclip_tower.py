@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.lean import open_clip
 
+from .mlps import PlainMlp
 from .prenorm import PreNormBlock, embed_patches
+from .reading import ClassToken
 from .tower import Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class OpenClipTower:
     """
 
     def __init__(self, model: VisionModel) -> None:
-        self._model, self._visual = model, model.visual
+        self._model, self._visual, self.read = model, model.visual, ClassToken()
         resblocks = self._visual.transformer.resblocks
         self.blocks: Sequence[PreNormBlock] = [
             PreNormBlock(
@@ -63,12 +65,15 @@ class OpenClipTower:
                 head_dim=model.head_dim,
                 dtype=model.dtype,
                 last=block is resblocks[-1],
+                reading=self.read,
                 norms=(block.ln_1, block.ln_2),
                 qkv=(block.attn.in_proj_weight, block.attn.in_proj_bias),
                 out=(block.attn.out_proj.weight, block.attn.out_proj.bias),
-                up=(block.mlp.c_fc.weight, block.mlp.c_fc.bias),
-                down=(block.mlp.c_proj.weight, block.mlp.c_proj.bias),
-                activation=block.mlp.gelu,
+                mlp=PlainMlp(
+                    (block.mlp.c_fc.weight, block.mlp.c_fc.bias),
+                    block.mlp.gelu,
+                    (block.mlp.c_proj.weight, block.mlp.c_proj.bias),
+                ),
             )
             for block in resblocks
         ]
@@ -77,10 +82,14 @@ class OpenClipTower:
     def tail(self) -> Tail:
         return Tail(Norm.of(self._visual.ln_post), float64(self._visual.proj))
 
-    def enter(self, images_bchw: Tensor) -> Tensor:
+    late = False
+
+    def start(self, images_bchw: Tensor) -> Tensor:
         x_btd, positions_td = self.embed(images_bchw)
         embedded: Tensor = self._visual.ln_pre(x_btd.add_(positions_td))
         return embedded
+
+    enter = start
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         model, visual = self._model, self._visual
@@ -91,9 +100,6 @@ class OpenClipTower:
         x_btd[:, 0] = visual.class_embedding
         x_btd[:, 1:] = embed_patches(images, filters)
         return x_btd, visual.positional_embedding
-
-    def read(self, values_bt: Tensor) -> Tensor:
-        return values_bt[:, 0]
 
     def leave(self, x_btd: Tensor) -> Left:
         norm = self._visual.ln_post

@@ -1,9 +1,9 @@
 """The block that most ViTs are built of, for families to fill with their own parameters.
 
 Attention is written out as input projection, attention, output projection: what a head contributes
-is fixed by the class token's row of the attention output *before* the output projection, which any
-forward pass computes anyway. In the last block only the class token is carried past the keys and
-values, which pays for the rest.
+is fixed by what the tail reads of the attention output *before* the output projection, which any
+forward pass computes anyway. Where the tail reads the class token alone, nothing else is carried
+past the last block's keys and values, which pays for the rest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tower import Attention, Layers, Linear, Norm, Weights, float64
+from .errors import UnsupportedModel
+from .mlps import Mlp, PlainMlp, cast
+from .norms import Linear, folded, inverse_std
+from .reading import Reading
+from .tower import Attention, Layers, Norm, Weights, Written, float64
+
+Positions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Queries and keys, (batch, head, token, head_dim), normed and rotated as the model does. Of the
+queries there may be the first alone."""
 
 
 class PreNormBlock:
-    """x += W_O·attention(norm_1(x)) + b_O, then x += MLP(norm_2(x)); the tail reads token 0.
+    """x += W_O·norm_in(attention(norm_1(x))) + b_O, then x += MLP(norm_2(x)).
 
     Parameters
     ----------
@@ -28,12 +36,21 @@ class PreNormBlock:
         Of matrix products; norms and the stream stay as they are.
     last : bool
         Whether no block comes after it.
-    norms : pair of nn.LayerNorm
+    reading : Reading
+        What the tail reads; the same object for all blocks of a tower.
+    norms : pair of nn.Module
         Before the attention and before the MLP.
-    qkv, out, up, down : pair of Tensor
+    qkv, out : pair of Tensor
         Weight and bias: queries, keys and values in one, (3 · heads · head_dim, width); the
-        output projection; the MLP's two layers.
-    activation : callable
+        output projection.
+    mlp : Mlp
+    positions : callable, optional
+        What becomes of queries and keys before they meet.
+    bias_hqt : Tensor, optional
+        (head, token, token), added to the attention's logits.
+    inner : nn.Module, optional
+        A norm over all heads' output, before the output projection. Kept is u/σ of it, its other
+        parts are linear and join the output projection.
     """
 
     def __init__(
@@ -43,55 +60,68 @@ class PreNormBlock:
         head_dim: int,
         dtype: torch.dtype,
         last: bool,
-        norms: tuple[nn.LayerNorm, nn.LayerNorm],
+        reading: Reading,
+        norms: tuple[nn.Module, nn.Module],
         qkv: Linear,
         out: Linear,
-        up: Linear,
-        down: Linear,
-        activation: Callable[[Tensor], Tensor],
+        mlp: Mlp,
+        positions: Positions | None = None,
+        bias_hqt: Tensor | None = None,
+        inner: nn.Module | None = None,
     ) -> None:
-        self.heads, self.head_dim, self.dtype, self.last = heads, head_dim, dtype, last
+        self.heads, self.head_dim, self.dtype, self.reading = heads, head_dim, dtype, reading
         self.norm_1, self.norm_2 = norms
-        self.activation = activation
-        self._qkv, self._out, self._up, self._down = qkv, out, up, down
+        self.inner = None if inner is None or isinstance(inner, nn.Identity) else inner
+        self._qkv, self._mlp, self._positions, self._bias_hqt = qkv, mlp, positions, bias_hqt
+        self._out = out if self.inner is None else folded(self.inner, out)
+        self._carried = reading.queries if last else None
 
     # Cast when first run: whoever asks for the weights alone needs no copies.
 
     @cached_property
     def qkv(self) -> Linear:
-        return self._cast(self._qkv)
+        return cast(self._qkv, self.dtype)
 
     @cached_property
     def out(self) -> Linear:
-        return self._cast(self._out)
+        return cast(self._out, self.dtype)
 
     @cached_property
-    def up(self) -> Linear:
-        return self._cast(self._up)
+    def _run_mlp(self) -> Mlp:
+        return self._mlp.cast(self.dtype)
 
-    @cached_property
+    @property
     def down(self) -> Linear:
-        return self._cast(self._down)
-
-    def _cast(self, linear: Linear) -> Linear:
-        weight, bias = linear
-        return weight.detach().to(self.dtype), bias.detach().to(self.dtype)
+        return self._run_mlp.down
 
     @property
     def layers(self) -> Layers:
+        mlp = self._run_mlp
+        further = {
+            "norms or rotations of queries and keys": self._positions,
+            "biases of the attention's logits": self._bias_hqt,
+            "a norm inside the attention": self.inner,
+            "a gated MLP": None if isinstance(mlp, PlainMlp) else mlp,
+        }
+        if not isinstance(mlp, PlainMlp) or any(part is not None for part in further.values()):
+            named = " and ".join(name for name, part in further.items() if part is not None)
+            raise UnsupportedModel(
+                f"relevance is handed back through plain attention and plain MLPs, and the blocks "
+                f"of this model have {named}: choose other methods"
+            )
         return Layers(
             norm_1=self.norm_1,
             qkv=self.qkv,
             out=self.out,
             norm_2=self.norm_2,
-            up=self.up,
-            activation=self.activation,
-            down=self.down,
+            up=mlp.up,
+            activation=mlp.activation,
+            down=mlp.down,
         )
 
     @property
     def weights(self) -> Weights:
-        (weight, bias), (out, out_bias), (down, down_bias) = self._qkv, self._out, self._down
+        (weight, bias), (out, out_bias), (down, down_bias) = self._qkv, self._out, self._mlp.down
         inner = self.heads * self.head_dim
         return Weights(
             norm=Norm.of(self.norm_1),
@@ -106,13 +136,18 @@ class PreNormBlock:
     def attention(self, x_btd: Tensor) -> Attention:
         normed_btd = self.norm_1(x_btd).to(self.dtype)
         weight, bias = self.qkv
-        if not self.last:
-            return Attention(*self._split(F.linear(normed_btd, weight, bias)))
-        inner = self.heads * self.head_dim
-        return Attention(
-            *self._split(F.linear(normed_btd[:, :1], weight[:inner], bias[:inner])),
-            *self._split(F.linear(normed_btd, weight[inner:], bias[inner:])),
-        )
+        if self._carried is None:
+            queries, keys, values = self._split(F.linear(normed_btd, weight, bias))
+        else:
+            inner, few_btd = self.heads * self.head_dim, normed_btd[:, : self._carried]
+            (queries,) = self._split(F.linear(few_btd, weight[:inner], bias[:inner]))
+            keys, values = self._split(F.linear(normed_btd, weight[inner:], bias[inner:]))
+        if self._positions is not None:
+            queries, keys = self._positions(queries, keys)
+        bias_hqt = self._bias_hqt
+        if bias_hqt is not None:
+            bias_hqt = bias_hqt[:, : queries.shape[2]].to(queries.dtype)
+        return Attention(queries, keys, values, self.reading, bias_hqt, self.inner)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         return (
@@ -120,29 +155,35 @@ class PreNormBlock:
         )
 
     def inverse_std(self, x_btd: Tensor) -> Tensor:
-        variance_bt, _ = torch.var_mean(x_btd, -1, correction=0)
-        return (variance_bt + self.norm_1.eps).rsqrt()
+        return inverse_std(self.norm_1, x_btd)
 
     def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
         mixed_bhtk = F.scaled_dot_product_attention(
-            attention.queries, attention.keys, attention.values
+            attention.queries, attention.keys, attention.values, attn_mask=attention.bias_hqt
         )
-        mixed_btd = mixed_bhtk.transpose(1, 2).flatten(2)
+        mixed_btd = self._normed(mixed_bhtk)
         x_btd = x_btd[:, : mixed_btd.shape[1]].add_(F.linear(mixed_btd, *self.out))
-        return x_btd, mixed_btd[:, 0]
+        return x_btd, self.reading(mixed_btd)
+
+    def _normed(self, mixed_bhqk: Tensor) -> Tensor:
+        """All heads' output side by side, over the inner norm's σ."""
+        mixed_bqd = mixed_bhqk.transpose(1, 2).flatten(2)
+        if self.inner is None:
+            return mixed_bqd
+        return mixed_bqd * inverse_std(self.inner, mixed_bqd)[..., None]
 
     def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
-        mixed_bqd = mixed_bhqk.transpose(1, 2).flatten(2)
+        mixed_bqd = self._normed(mixed_bhqk)
         return x_btd[:, : mixed_bqd.shape[1]] + F.linear(mixed_bqd, *self.out)
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_btn = self.activation(F.linear(self.norm_2(x_btd).to(self.dtype), *self.up))
+        hidden_btn = self._run_mlp.hidden(self.norm_2(x_btd).to(self.dtype))
         return hidden_btn, F.linear(hidden_btn, *self.down)
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
         x_btd, u_bd = self.attend(x_btd, attention)
         _, written_btd = self.mlp(x_btd)
-        return x_btd.add_(written_btd), u_bd, written_btd[:, 0]
+        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
 
 
 def embed_patches(images_bchw: Tensor, filters_dcyx: Tensor) -> Tensor:

@@ -64,7 +64,13 @@ class Architecture:
     """Tokens before the patches: the class token, which is the first, and registers."""
     embed_dim: int
     activation: str
-    """``gelu``, ``gelu_tanh`` or ``quickgelu``, in both towers."""
+    """Of the image tower, for example ``gelu`` or ``quickgelu``."""
+    reading: str
+    """What the tail reads: one of `storage.metadata.READINGS`."""
+    varying_bias: bool
+    """Whether what the attention's biases write is another multiple for every image and layer."""
+    has_texts: bool
+    """Whether it has a text tower."""
 
     @property
     def tokens(self) -> int:
@@ -106,6 +112,9 @@ def check_supported(spec: ModelSpec) -> Architecture:
         prefix=sizes.prefix,
         embed_dim=sizes.embed_dim,
         activation=sizes.activation,
+        reading=sizes.reading,
+        varying_bias=sizes.varying_bias,
+        has_texts=config.get("text_cfg") is not None,
     )
 
 

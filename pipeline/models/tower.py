@@ -5,6 +5,8 @@ tail. What the tail reads of the stream, the class token for example, is linear 
 and MLP wrote; so the decomposition needs no more of a block than its attention, its MLP and their
 weights. ``docs/add-a-family.md`` says how a family is added.
 
+An attention pool is a tower of one layer: what comes before it is how it is entered.
+
 Axis letters are those of docs/glossary.md.
 """
 
@@ -12,23 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
+from .norms import Linear, centred, inverse_std
+from .reading import Reading
 
 Array = NDArray[np.float64]
-Linear = tuple[Tensor, Tensor]
-"""Weight (out, in) and bias (out,)."""
 
 
 class Tower(Protocol):
-    """An image tower that runs block by block, where its model is, in its model's dtype."""
+    """An image tower that runs block by block, where its model is, in its model's dtype.
+
+    It runs one batch at a time: what is read of a batch may be kept until the next is entered.
+    """
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -38,14 +41,23 @@ class Tower(Protocol):
     def tail(self) -> Tail:
         """From the stream to the embedding."""
 
-    def enter(self, images_bchw: Tensor) -> Tensor:
+    @property
+    def late(self) -> bool:
+        """Whether what is read is known only behind the last block: then `start` in place of
+        `enter` leaves all unread, to be read once the stream was left."""
+
+    def start(self, images_bchw: Tensor) -> Tensor:
         """The residual stream as it enters layer 0, (batch, token, width)."""
+
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        """The same, with all known that is needed to read it: of a late tower a further pass."""
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         """What the stream is made of, to be added, and normed where the family does: prefix and
         patches as they are embedded, (batch, token, width), and positions, (token, width)."""
 
-    def read(self, values_bt: Tensor) -> Tensor:
+    @property
+    def read(self) -> Reading:
         """What the tail reads of something that every token has: (batch, token, …) without its
         token axis. Linear, and the same for the stream and for all that is written to it."""
 
@@ -62,7 +74,13 @@ class Block(Protocol):
 
     @property
     def layers(self) -> Layers:
-        """What it is made of, as run."""
+        """What it is made of, as run.
+
+        Raises
+        ------
+        UnsupportedModel
+            If it is made of more than `Layers` says.
+        """
 
     @property
     def down(self) -> tuple[Tensor, Tensor]:
@@ -85,9 +103,21 @@ class Block(Protocol):
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         """Neurons after the activation, (batch, token, neuron), and what they write with `down`."""
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention and MLP: the new stream, u, and what the tail reads of the MLP's output.
-        Overwrites `x_btd`."""
+    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+        """Attention and MLP. Overwrites `x_btd`."""
+
+
+class Written(NamedTuple):
+    """What a block made of the stream."""
+
+    stream_btd: Tensor
+    """As it leaves the block."""
+    u_bd: Tensor
+    """What the tail reads of its heads before the output projection, (batch, heads · head_dim)."""
+    mlp_bd: Tensor
+    """What it reads of the MLP's output, (batch, width)."""
+    bias_weight_b: Tensor | None = None
+    """What `Weights.varying_bias_d` counts, where there is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +130,31 @@ class Attention:
     queries: Tensor
     keys: Tensor
     values: Tensor
+    reading: Reading
+    bias_hqt: Tensor | None = None
+    """Added to the logits, (head, query, token)."""
+    inner: nn.Module | None = None
+    """The norm over all heads' output, before the output projection."""
 
     def pattern(self) -> Tensor:
-        """α, (batch, head, token): u is Σ α_i v_i over the tokens. Here, of the class token."""
-        logits_bht = (self.queries[:, :, :1] @ self.keys.transpose(-1, -2)).squeeze(2)
-        return (logits_bht * self.queries.shape[-1] ** -0.5).softmax(-1)
+        """What the tail reads of α, over the inner norm's σ, (batch, head, token): u is
+        Σ pattern_i v_i over the tokens."""
+        patterns_bhqt = self._patterns(self.reading.queries)
+        if self.inner is not None:
+            mixed_bqd = (patterns_bhqt @ self.values).transpose(1, 2).flatten(2)
+            patterns_bhqt = patterns_bhqt * inverse_std(self.inner, mixed_bqd)[:, None, :, None]
+        return self.reading(patterns_bhqt.transpose(1, 2))
 
     def patterns(self) -> Tensor:
         """α of every query that there is, (batch, head, query, token)."""
-        logits_bhqt = self.queries @ self.keys.transpose(-1, -2)
-        return (logits_bhqt * self.queries.shape[-1] ** -0.5).softmax(-1)
+        return self._patterns(None)
+
+    def _patterns(self, queries: int | None) -> Tensor:
+        logits_bhqt = self.queries[:, :, :queries] @ self.keys.transpose(-1, -2)
+        logits_bhqt = logits_bhqt * self.queries.shape[-1] ** -0.5
+        if self.bias_hqt is not None:
+            logits_bhqt = logits_bhqt + self.bias_hqt[:, :queries]
+        return logits_bhqt.softmax(-1)
 
     def weighted_values(self) -> Tensor:
         """α_i v_i, (batch, token, heads · head_dim): their sum over tokens is u."""
@@ -141,7 +186,9 @@ class Left:
     mean_b: Tensor
     """The mean that the last norm subtracted."""
     std_b: Tensor
-    """What it divided by: σ."""
+    """What it divided by: σ; 1 where each token is normed for itself, or nothing is."""
+    bias_weight_b: Tensor | None = None
+    """Of a late tower, what the attention's biases count in every layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +203,17 @@ class Norm:
     """Whether C removes the mean over the width, as in LayerNorm; else C = I."""
 
     @classmethod
-    def of(cls, module: nn.LayerNorm) -> Norm:
-        """Those of a LayerNorm."""
-        return cls(float64(module.weight), float64(module.bias))
+    def of(cls, module: nn.Module) -> Norm:
+        """Those of a LayerNorm or an RMSNorm that has a weight."""
+        weight = float64(module.weight)  # type: ignore[arg-type]
+        bias = getattr(module, "bias", None)
+        held = np.zeros_like(weight) if bias is None else float64(bias)
+        return cls(weight, held, centred(module))
+
+    @classmethod
+    def none(cls, width: int) -> Norm:
+        """Where there is no norm."""
+        return cls(np.ones(width), np.zeros(width), False)
 
     def fold(self, after: Array, axis: int) -> Array:
         """A matrix that is applied behind the norm, as one that is applied before it and still to
@@ -181,9 +236,12 @@ class Weights:
     out_dhk: Array
     """W_O, (width, head, head_dim)."""
     out_bias_d: Array
+    """What the attention writes to the stream whatever its input."""
     down_dn: Array
     """What neurons write, (width, neuron)."""
     down_bias_d: Array
+    varying_bias_d: Array | None = None
+    """The same in another multiple for every image: `Written.bias_weight_b`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +251,8 @@ class Tail:
     norm: Norm
     projection_de: Array
     """P, (width, embed)."""
+    bias_e: Array | None = None
+    """Of the projection."""
 
 
 def float64(tensor: Tensor) -> Array:

@@ -160,7 +160,7 @@ class IndirectEffects:
 
     def _step(self, layer: int, x_btd: Tensor) -> Tensor:
         block = self._tower.blocks[layer]
-        return block.rest(x_btd, block.attention(x_btd))[0]
+        return block.rest(x_btd, block.attention(x_btd)).stream_btd
 
     def _changes(self, hidden_btn: Tensor, means_tn: Tensor) -> Tensor:
         if means_tn.shape != hidden_btn.shape[1:]:

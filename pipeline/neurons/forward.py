@@ -206,7 +206,7 @@ class NeuronPass:
         check_neurons(self.model, neurons)
         x_btd = self._tower.enter(images_bchw)
         for block in self._tower.blocks[:mlp_layer]:
-            x_btd = block.rest(x_btd, block.attention(x_btd))[0]
+            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
         block = self._tower.blocks[mlp_layer]
         x_btd, _ = block.attend(x_btd, block.attention(x_btd))
         return block.mlp(x_btd)[0][:, :, list(neurons)].to(x_btd.dtype)

@@ -57,7 +57,7 @@ def test_version_and_part_size():
 
 
 def test_arrays():
-    meta = stores.metadata(store_dtype="float16")
+    meta = stores.metadata(store_dtype="float16", varying_bias=True)
     for heading, specs in (
         ("contributions.zarr", contribution_arrays(meta)),
         ("model.zarr", model_arrays(meta)),

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.models import VisionModel
 from pipeline.models.family import Sizes
+from pipeline.models.mlps import PlainMlp
 from pipeline.models.prenorm import PreNormBlock, embed_patches
+from pipeline.models.reading import ClassToken
 from pipeline.models.tower import Left, Norm, Tail, float64
 
 REGISTERS = 2
@@ -140,19 +142,22 @@ def tower(model: VisionModel) -> ToyTower:
 
 class ToyTower:
     def __init__(self, model: VisionModel) -> None:
-        self._model, self._visual = model, model.visual
+        self._model, self._visual, self.read = model, model.visual, ClassToken()
         self.blocks = [
             PreNormBlock(
                 heads=model.heads,
                 head_dim=model.head_dim,
                 dtype=model.dtype,
                 last=layer is self._visual.layers[-1],
+                reading=self.read,
                 norms=(layer.before, layer.between),
                 qkv=(layer.qkv.weight, layer.qkv.bias),
                 out=(layer.out.weight, layer.out.bias),
-                up=(layer.up.weight, layer.up.bias),
-                down=(layer.down.weight, layer.down.bias),
-                activation=nn.functional.gelu,
+                mlp=PlainMlp(
+                    (layer.up.weight, layer.up.bias),
+                    nn.functional.gelu,
+                    (layer.down.weight, layer.down.bias),
+                ),
             )
             for layer in self._visual.layers
         ]
@@ -161,9 +166,13 @@ class ToyTower:
     def tail(self) -> Tail:
         return Tail(Norm.of(self._visual.after), float64(self._visual.head.weight).T)
 
-    def enter(self, images_bchw: Tensor) -> Tensor:
+    late = False
+
+    def start(self, images_bchw: Tensor) -> Tensor:
         x_btd, positions_td = self.embed(images_bchw)
         return x_btd + positions_td
+
+    enter = start
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)
@@ -171,9 +180,6 @@ class ToyTower:
         patches_btd = embed_patches(images, visual.patch.weight) + visual.patch.bias
         first_btd = visual.first.expand(len(images), -1, -1)
         return torch.cat([first_btd, patches_btd], 1), visual.positions
-
-    def read(self, values_bt: Tensor) -> Tensor:
-        return values_bt[:, 0]
 
     def leave(self, x_btd: Tensor) -> Left:
         class_bd, norm = self.read(x_btd), self._visual.after

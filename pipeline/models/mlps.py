@@ -1,0 +1,88 @@
+"""The MLPs of blocks: neurons after the activation, and what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .norms import Linear, folded, inverse_std
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class Mlp(Protocol):
+    """What a block asks of its MLP; parameters are given as they are kept, cast by the block."""
+
+    down: Linear
+    """What neurons write: weight (width, neuron) and bias (width,)."""
+
+    def cast(self, dtype: torch.dtype) -> Mlp:
+        """The same, to be run in a dtype."""
+
+    def hidden(self, normed_btd: Tensor) -> Tensor:
+        """Neurons, (batch, token, neuron), all that is not linear done."""
+
+
+class PlainMlp:
+    """down(activation(up(x)))."""
+
+    def __init__(self, up: Linear, activation: Activation, down: Linear) -> None:
+        self.up, self.activation, self.down = up, activation, down
+
+    def cast(self, dtype: torch.dtype) -> PlainMlp:
+        return PlainMlp(cast(self.up, dtype), self.activation, cast(self.down, dtype))
+
+    def hidden(self, normed_btd: Tensor) -> Tensor:
+        return self.activation(F.linear(normed_btd, *self.up))
+
+
+class GatedMlp:
+    """down(norm(activation(gate(x)) · value(x))): SwiGLU, GeGLU.
+
+    A neuron is activation(gate) · value, over the norm's σ where there is one; the norm's other
+    parts are linear, and folded into what neurons write.
+
+    Parameters
+    ----------
+    gate, value : pair of Tensor
+    activation : callable
+    down : pair of Tensor
+    norm : nn.Module
+        Between the product and `down`; nn.Identity where there is none.
+    """
+
+    def __init__(
+        self,
+        gate: Linear,
+        value: Linear,
+        activation: Activation,
+        down: Linear,
+        norm: nn.Module | None = None,
+    ) -> None:
+        self.gate, self.value, self.activation = gate, value, activation
+        self.norm = None if norm is None or isinstance(norm, nn.Identity) else norm
+        self.down = down if self.norm is None else folded(self.norm, down)
+
+    def cast(self, dtype: torch.dtype) -> GatedMlp:
+        same = GatedMlp(
+            cast(self.gate, dtype), cast(self.value, dtype), self.activation, cast(self.down, dtype)
+        )
+        same.norm = self.norm
+        return same
+
+    def hidden(self, normed_btd: Tensor) -> Tensor:
+        gate_btn = self.activation(F.linear(normed_btd, *self.gate))
+        hidden_btn = gate_btn * F.linear(normed_btd, *self.value)
+        if self.norm is not None:
+            hidden_btn = hidden_btn * inverse_std(self.norm, hidden_btn)[..., None]
+        return hidden_btn
+
+
+def cast(linear: Linear, dtype: torch.dtype) -> Linear:
+    """A linear layer's parameters in a dtype."""
+    weight, bias = linear
+    return weight.detach().to(dtype), bias.detach().to(dtype)
