@@ -33,8 +33,13 @@ def build(config: dict[str, Any]) -> TimmAlone:
     ----------
     config : dict
         ``architecture``, and, where they differ from the name's own, ``num_classes``,
-        ``global_pool`` and ``model_args``.
+        ``global_pool``, ``model_args`` and ``pretrained_cfg``, of which the input's size counts.
     """
     given = {name: config[name] for name in ("num_classes", "global_pool") if name in config}
-    made = timm.create_model(config["architecture"], **given, **config.get("model_args", {}))
+    made = timm.create_model(
+        config["architecture"],
+        pretrained_cfg_overlay=config.get("pretrained_cfg"),
+        **given,
+        **config.get("model_args", {}),
+    )
     return TimmAlone(made)
