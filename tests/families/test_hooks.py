@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from tests.families.hooks import Taps, golden
+from pipeline.models.families import FAMILIES
+from tests.families.hooks import golden
+from tests.families.layers import Taps
 from tests.families.zoo import ZOO
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -28,6 +30,8 @@ def test_terms_from_hooks_sum_to_the_librarys_own_output(name):
         torch.testing.assert_close(u_bk, found.u_blhk[:, layer, head], **EXACT)
         # A term that wrote nothing could be left out unseen.
         assert found.heads_blhe.norm(dim=-1).min() > 1e-3 * wanted.norm(dim=-1).max()
+        tokens = found.tokens_bte().sum(1)
+        torch.testing.assert_close(tokens, found.heads_blhe.sum((1, 2)), **EXACT)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -42,3 +46,8 @@ def test_taps_see_what_goes_in_before_it_is_changed():
     taps = Taps(torch.nn.Sequential(part), torch.tensor([[-1.0, 2.0]]))
     assert taps.before[part].tolist() == [[-1.0, 2.0]]
     assert taps.after[part].tolist() == [[0.0, 2.0]]
+
+
+def test_every_family_is_in_the_zoo():
+    there = {member.family for member in ZOO.values()}
+    assert set(FAMILIES) <= there

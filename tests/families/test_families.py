@@ -1,0 +1,225 @@
+"""Every family goes the whole way, and is held to its library's own numbers on the way."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from pipeline.extraction.decompose import Decomposer
+from pipeline.heads import ablation as ablate
+from pipeline.heads.describe import describe_heads
+from pipeline.heads.studies import maps_of
+from pipeline.heatmaps.tokens import TokenMaps
+from pipeline.models import load_model, model_maps
+from pipeline.models.families import family_of
+from pipeline.neurons.forward import NeuronPass
+from pipeline.neurons.maps import second_order_maps
+from pipeline.search import build
+from pipeline.search.choices import Space
+from pipeline.search.coordinates import Coordinates
+from pipeline.search.scan import Queries, nearest
+from pipeline.search.vectors import image_vectors
+from tests.families.conftest import BAD, PICTURES, Made
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+# Of a store, which holds float32.
+STORED = {"rtol": 1e-4, "atol": 2e-4}
+
+
+@pytest.fixture(autouse=True)
+def taken(made: Made) -> None:
+    try:
+        there = family_of(made.member.config) is not None
+    except KeyError:  # no family looks at timm's own configurations
+        there = False
+    if not there:
+        pytest.skip("its family is not there yet")
+
+
+def test_it_is_as_its_configuration_says(made: Made):
+    model, member = made.model, made.member
+    assert model.family == member.family
+    assert (model.reading, model.grid, model.prefix) == (member.reading, member.grid, member.prefix)
+    _, layers, heads, head_dim = made.golden.u_blhk.shape
+    assert (model.layers, model.heads, model.head_dim if heads else 1) == (layers, heads, head_dim)
+    assert (model.width, model.embed_dim) == made.golden.mlp_map_de.shape
+
+
+def test_its_parts_sum_to_the_librarys_output(made: Made):
+    parts = Decomposer(made.model, ("heads", "mlps"))(made.images)
+    np.testing.assert_allclose(parts.embedding_be, made.golden.output_be, **EXACT)
+    assert float(parts.residual_b.max()) < 1e-10
+    single = Decomposer(load_model(made.spec), ("heads", "mlps"))(made.images.float())
+    assert float(single.residual_b.max()) < 1e-5
+    np.testing.assert_allclose(single.embedding_be, made.golden.output_be, **STORED)
+
+
+def test_every_head_and_mlp_is_that_of_the_hooks(made: Made):
+    parts, wanted = Decomposer(made.model, ("heads", "mlps"))(made.images), made.golden
+    np.testing.assert_allclose(parts.ln_std_b, wanted.std_b, **EXACT)
+    np.testing.assert_allclose(parts.mlps_bsd, wanted.rows_bsd, **EXACT)
+    maps = model_maps(made.model)
+    np.testing.assert_allclose(maps.mlp_map, wanted.mlp_map_de, **EXACT)
+    fixed = maps.attention_bias.sum(0)
+    if made.model.varying_bias:
+        np.testing.assert_allclose(parts.bias_weights_bl, wanted.weights_bl, **EXACT)
+        np.testing.assert_allclose(maps.bias_map, wanted.constants_le, **EXACT)
+        np.testing.assert_allclose(fixed, wanted.fixed_e, **EXACT)
+    else:
+        assert parts.bias_weights_bl is None
+        np.testing.assert_allclose(fixed, wanted.constants_le.sum(0) + wanted.fixed_e, **EXACT)
+    np.testing.assert_allclose(maps.bias, wanted.bias_e, **EXACT)
+    if made.model.heads:
+        np.testing.assert_allclose(parts.heads_blhk, wanted.u_blhk, **EXACT)
+        np.testing.assert_allclose(maps.head_map, wanted.head_map_lhke, **EXACT)
+
+
+def test_every_token_is_that_of_loops(made: Made):
+    if not made.model.heads:
+        pytest.skip("it has no heads")
+    model, wanted = made.model, made.golden
+    parts = Decomposer(model, ("tokens",), range(model.layers))(made.images)
+    np.testing.assert_allclose(parts.tokens_bte, wanted.tokens_bte(), **EXACT)
+    tower = model.tower()
+    x_btd = tower.enter(made.images)
+    for layer, block in enumerate(tower.blocks):
+        attention = block.attention(x_btd)
+        values = attention.weighted_values().unflatten(-1, (model.heads, model.head_dim))
+        head = layer % model.heads
+        np.testing.assert_allclose(values[:, :, head], wanted.values(layer, head), **EXACT)
+        x_btd = block.rest(x_btd, attention)[0]
+
+
+def test_a_store_of_it_holds_what_the_library_gives(made: Made):
+    store, wanted = made.store, made.shown
+    assert store.validate() == []
+    assert (store.meta.reading, store.meta.prefix) == (made.member.reading, made.member.prefix)
+    data = store.contributions().load()
+    ok = np.isfinite(data["ln_std"].values)
+    assert np.flatnonzero(~ok).tolist() == [BAD]
+    assert float(data["residual"].max()) < 1e-5
+    for name, values in (("embedding", wanted.output_be), ("mlps", wanted.rows_bsd)):
+        np.testing.assert_allclose(data[name].values[ok], values, **STORED)
+    if made.model.heads:
+        np.testing.assert_allclose(data["heads"].values[ok], wanted.u_blhk, **STORED)
+
+
+def of_unit(made: Made) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of the store's pictures, one long, and their lengths."""
+    embedding = made.shown.output_be.numpy()
+    norm = np.linalg.norm(embedding, axis=1)
+    return embedding / norm[:, None], norm
+
+
+def directions(made: Made, count: int) -> np.ndarray:
+    """In place of texts, which not every model has."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(count, made.model.embed_dim))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_reductions_are_those_of_the_librarys_terms(made: Made):
+    _, norm = of_unit(made)
+    found = made.reductions
+    assert found.count() == PICTURES - 1
+    if made.model.heads:
+        u = (made.shown.u_blhk / made.shown.std_b[:, None, None, None]).numpy()
+        u = u / norm[:, None, None, None]
+        np.testing.assert_allclose(found.array("heads_mean"), u.mean(0), **STORED)
+    rows = (made.shown.rows_bsd / made.shown.std_b[:, None, None]).numpy() / norm[:, None, None]
+    np.testing.assert_allclose(found.array("mlps_mean"), rows.mean(0), **STORED)
+
+
+def test_heads_are_described(made: Made):
+    if not made.model.heads:
+        pytest.skip("it has no heads")
+    texts = directions(made, 30)
+    last = made.model.layers - 1
+    heads = [(last, head) for head in range(made.model.heads)]
+    found = describe_heads(made.store, made.reductions, heads, texts, 2)
+    _, norm = of_unit(made)
+    written = made.shown.heads_blhe.numpy() / norm[:, None, None, None]
+    for row, (layer, head) in enumerate(heads):
+        # The first text: that along which, within its own span, the head varies most.
+        own = written[:, layer, head] - written[:, layer, head].mean(0)
+        axes = np.linalg.svd(own, full_matrices=False)[2][: min(len(own) - 1, made.model.head_dim)]
+        variance = ((own @ axes.T) @ (texts @ axes.T).T).var(0)
+        assert variance[found.picks[row, 0]] == pytest.approx(variance.max(), rel=1e-3)
+        assert found.scores[row, 0] == pytest.approx(variance.max(), rel=1e-2)
+
+
+def test_what_happens_without_a_head_and_without_an_mlp(made: Made):
+    store, unit = made.store, of_unit(made)[0]
+    data = store.contributions().load().isel(image=slice(0, PICTURES - 1))
+    classes = directions(made, 4)
+    size = ablate.ModelSize(store.meta.layers, store.meta.heads)
+    parts = stored_parts(data)
+    readout, means = ablate.Readout(maps_of(store), classes), ablate.reduced_means(made.reductions)
+    last = store.meta.layers - 1
+    _, norm = of_unit(made)
+    asked, wanted = [size.ablation("an MLP", mlps=True)], []
+    mlps = made.shown.mlps_bse.numpy()[:, 1:] / norm[:, None, None]
+    wanted.append((mlps - mlps.mean(0)).sum(1))
+    if made.model.heads:
+        asked.append(size.ablation("a head", heads=[(last, 0)]))
+        head = made.shown.heads_blhe.numpy()[:, last, 0] / norm[:, None]
+        wanted.append(head - head.mean(0))
+    base, *after = ablate.logits(parts, means, readout, asked)
+    np.testing.assert_allclose(base, unit @ classes.T, **STORED)
+    for logits, taken in zip(after, wanted, strict=True):
+        np.testing.assert_allclose(base - logits, taken @ classes.T, **STORED)
+
+
+def stored_parts(data: xr.Dataset) -> ablate.StoredParts:
+    """All parts of a store's images."""
+    return ablate.StoredParts(*(data[n].values for n in ("heads", "mlps", "embedding", "ln_std")))
+
+
+def test_a_heat_map_is_what_a_head_writes_from_every_token(made: Made):
+    if not made.model.heads:
+        pytest.skip("it has no heads")
+    model, wanted = made.model, made.golden
+    last = model.layers - 1
+    along = torch.from_numpy(directions(made, 2)).expand(2, -1, -1)
+    found = TokenMaps(model, [last])(made.images, along)
+    norm = wanted.output_be.norm(dim=1)
+    for head in range(model.heads):
+        written = wanted.values(last, head) @ wanted.head_map_lhke[last, head]
+        written = written / (wanted.std_b * norm)[:, None, None]
+        shares = torch.einsum("bte,bce->bct", written, along)
+        np.testing.assert_allclose(found.maps_bclht[:, :, 0, head], shares, **EXACT)
+    total = found.maps_bclht.sum((2, 3, 4)) + sum(found.rest.values())
+    np.testing.assert_allclose(total, found.logit_bc, **EXACT)
+
+
+def test_the_nearest_images_are_those_nearest_in_what_it_writes(made: Made):
+    store, heads = made.store, ((made.model.layers - 1, 0),) if made.model.heads else ()
+    space = Space(heads, () if heads else (1,), True)
+    build.build(store, space)
+    vectors = image_vectors(store, Coordinates.of(store, space), [2])
+    found = nearest(
+        store, space, Queries(vectors, np.array([False])), metric="cosine", top=4, centred=False
+    )
+    unit, norm = of_unit(made)
+    part = made.shown.heads_blhe[:, -1, 0] if heads else made.shown.mlps_bse[:, 1]
+    rows = np.concatenate([part.numpy() / norm[:, None], unit], 1)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rows @ rows[2]
+    order = np.argsort(-scores)[:4]
+    assert found.rows_qk[0].tolist() == order.tolist()
+    np.testing.assert_allclose(found.scores_qk[0], scores[order], atol=5e-3)  # kept in float16
+
+
+def test_second_order_effects_are_what_later_heads_make_of_neurons(made: Made):
+    if made.golden.second_order is None:
+        with pytest.raises(ValueError, match="no attention comes after it|no neurons|no heads"):
+            NeuronPass(made.model, [0])
+        return
+    layers = range(made.model.layers - 1)
+    parts = NeuronPass(made.model, list(layers), ("coefficients", "totals"))(made.images)
+    for layer in layers:
+        wanted = made.golden.second_order(layer)
+        np.testing.assert_allclose(parts.totals[layer], wanted, **EXACT)
+        maps = second_order_maps(made.model, layer, torch.float64)
+        total = maps.total(parts.coefficients[layer]) / parts.ln_std_b[:, None]
+        np.testing.assert_allclose(total, wanted, **EXACT)
