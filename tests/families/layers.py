@@ -251,7 +251,8 @@ def _look(taps: Taps, block: nn.Module) -> Look:
         q, k, v = (x @ attention.qkv.weight.detach().T + bias).chunk(3, -1)
     else:
         q, k, v = taps.after[attention.qkv].chunk(3, -1)
-    q, k, v = (split(y, heads) for y in (q, k, v))
+    groups = getattr(attention, "num_kv_groups", 1)  # heads that share keys and values
+    q, k, v = split(q, heads), split(k, heads // groups), split(v, heads // groups)
     if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity):
         q, k = taps.after[attention.q_norm], taps.after[attention.k_norm]
     if (rope := taps.given[block].get("rope")) is not None:
@@ -259,6 +260,7 @@ def _look(taps: Taps, block: nn.Module) -> Look:
             _rotated(y, rope, attention.num_prefix_tokens, attention.rotate_half) for y in (q, k)
         ]
         q, k = rotated
+    k, v = (y.repeat_interleave(groups, 1) for y in (k, v))
     return Look(q, k, v, _position_bias(taps, block))
 
 
@@ -270,8 +272,11 @@ def _rotated(x_bhtk: Tensor, rope: Tensor, prefix: int, half: bool) -> Tensor:
         for i in range(size // 2):
             one, other = (i, i + size // 2) if half else (2 * i, 2 * i + 1)
             a, b = x_bhtk[:, :, prefix + patch, one], x_bhtk[:, :, prefix + patch, other]
-            found[:, :, prefix + patch, one] = a * cos[patch, one] - b * sin[patch, one]
-            found[:, :, prefix + patch, other] = b * cos[patch, other] + a * sin[patch, other]
+            turned = a * cos[..., patch, one] - b * sin[..., patch, one]
+            found[:, :, prefix + patch, one] = turned
+            found[:, :, prefix + patch, other] = (
+                b * cos[..., patch, other] + a * sin[..., patch, other]
+            )
     return found
 
 
