@@ -54,7 +54,7 @@ class Made:
     def images(self) -> Tensor:
         generator = torch.Generator().manual_seed(3)
         size = self.member.size
-        return torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
+        return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
 
     @cached_property
     def golden(self) -> Golden:

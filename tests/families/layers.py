@@ -203,7 +203,7 @@ def layer_of(taps: Taps, block: nn.Module) -> Layer:
         mlp_btd=mlp,
         attention=look,
         inner_std_bt=inner_bt,
-        value_hkd=behind(before, _value_weight(attention)).unflatten(0, (look.q.shape[1], -1)),
+        value_hkd=_values(attention, before),
         normed_btd=stream / std_bt[..., None],
         std_bt=std_bt,
         neurons_btd=neurons,
@@ -219,15 +219,18 @@ def _idle(mlp: nn.Module) -> Tensor:
     return constant + weight @ beta(norm, weight[0])
 
 
-def _value_weight(attention: nn.Module) -> Tensor:
-    """W_V, (heads · head_dim, width)."""
+def _values(attention: nn.Module, norm: nn.Module) -> Tensor:
+    """From the stream over σ of the norm before to values, (head, head_dim, width)."""
     if getattr(attention, "qkv", None) is None:
-        return attention.v_proj.weight.detach()
-    return attention.qkv.weight.detach().chunk(3)[2]
+        weight, groups = attention.v_proj.weight.detach(), getattr(attention, "num_kv_groups", 1)
+    else:
+        weight, groups = attention.qkv.weight.detach().chunk(3)[2], 1
+    shared = behind(norm, weight).unflatten(0, (attention.num_heads // groups, -1))
+    return shared.repeat_interleave(groups, 0)
 
 
 def _post_norm(block: nn.Module) -> bool:
-    return "PostNorm" in type(block).__name__
+    return "PostNorm" in type(block).__name__ or "ResPost" in type(block).__name__
 
 
 def _scale(block: nn.Module, module: str, parameter: str) -> Tensor | None:

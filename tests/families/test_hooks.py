@@ -11,9 +11,9 @@ from tests.families.zoo import ZOO
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def pictures(size: int, count: int = 2, seed: int = 0) -> torch.Tensor:
+def pictures(size: tuple[int, int], count: int = 2, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64)
+    return torch.randn(count, 3, *size, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -28,6 +28,7 @@ EMBED = 20
 CLASSES = 7
 # Of timm's ViTs: 4 × 4 patches.
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+WIDE = {**SMALL, "img_size": [32, 48]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +50,13 @@ class Member:
         return "architecture" in self.config
 
     @property
-    def size(self) -> int:
+    def size(self) -> tuple[int, int]:
         """Height and width of its pictures."""
         if self.alone:
-            return int(self.config["pretrained_cfg"]["input_size"][-1])
-        return int(self.config["vision_cfg"]["image_size"])
+            _, height, width = self.config["pretrained_cfg"]["input_size"]
+            return height, width
+        given = self.config["vision_cfg"]["image_size"]
+        return tuple(given) if isinstance(given, list) else (given, given)
 
     def build(self, seed: int = 0) -> nn.Module:
         """The library's own module in evaluation mode; `randomise` has drawn its weights."""
@@ -170,8 +173,9 @@ def timm_clip(
     return {"embed_dim": EMBED, "vision_cfg": vision | more, "text_cfg": TEXT, "custom_text": True}
 
 
-def alone(name: str, pool: str, classes: int = 0, size: int = 32, **given: Any) -> dict[str, Any]:
+def alone(name: str, pool: str, classes: int = 0, **given: Any) -> dict[str, Any]:
     """timm's configuration of a model as its hub has it."""
+    size = given["img_size"] if "img_size" in given else given.pop("size")
     return {
         "architecture": name,
         "num_classes": classes,
@@ -179,7 +183,7 @@ def alone(name: str, pool: str, classes: int = 0, size: int = 32, **given: Any) 
         "global_pool": pool,
         "model_args": given,
         "pretrained_cfg": {
-            "input_size": [3, size, size],
+            "input_size": [3, *(size if isinstance(size, list) else (size, size))],
             "num_classes": classes,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
@@ -198,7 +202,9 @@ COCA = {
 
 ZOO: dict[str, Member] = {
     # -- OpenCLIP's own
-    "openclip": Member("openclip-vit", open_clip({}), "class-token"),
+    "openclip": Member(
+        "openclip-vit", open_clip({"image_size": [32, 48]}), "class-token", grid=(4, 6)
+    ),
     "openclip-layerscale": Member(
         "openclip-vit", open_clip({"ls_init_value": 0.1}, quick_gelu=True), "class-token"
     ),
@@ -332,8 +338,9 @@ ZOO: dict[str, Member] = {
     "dinov2": Member("timm-vit", alone("vit_base_patch14_dinov2", "token", **SMALL), "class-token"),
     "dinov2-registers": Member(
         "timm-vit",
-        alone("vit_base_patch14_reg4_dinov2", "token", **SMALL),
+        alone("vit_base_patch14_reg4_dinov2", "token", **WIDE),
         "class-token",
+        grid=(4, 6),
         prefix=5,
     ),
     "dinov2-giant": Member(
@@ -361,6 +368,15 @@ ZOO: dict[str, Member] = {
         "mean-of-normed",
         prefix=0,
     ),
+    "registers-pooled": Member(
+        "timm-vit",
+        alone("vit_so150m_patch16_reg4_map_256", "map", **SMALL),
+        "attention-pool",
+        prefix=0,
+    ),
+    "norm-behind": Member(
+        "timm-vit", alone("vit_base_patch16_rpn_224", "avg", CLASSES, **SMALL), "mean", prefix=0
+    ),
     "beit3": Member("timm-vit", alone("beit3_base_patch16_224", "avg", **SMALL), "mean"),
     "eva02-alone": Member(
         "eva",
@@ -373,13 +389,30 @@ ZOO: dict[str, Member] = {
         "mean",
     ),
     "dinov3": Member(
-        "eva", alone("vit_small_patch16_dinov3", "token", **SMALL), "class-token", prefix=5
+        "eva",
+        alone("vit_small_patch16_dinov3", "token", **WIDE),
+        "class-token",
+        grid=(4, 6),
+        prefix=5,
     ),
     "dinov3-mean-of-normed": Member(
         "eva", alone("vit_small_patch16_dinov3", "avg", **SMALL), "mean-of-normed", prefix=5
     ),
     "dinov3-swiglu": Member(
         "eva", alone("vit_small_plus_patch16_dinov3", "token", **SMALL), "class-token", prefix=5
+    ),
+    "rope-mixed": Member(
+        "eva", alone("vit_small_patch16_rope_mixed_224", "token", **SMALL), "class-token"
+    ),
+    "sapiens2": Member(
+        "eva",
+        alone(
+            "vit_base_patch16_sapiens2",
+            "token",
+            **{**SMALL, "num_heads": 4, "num_kv_heads": [4, 2, 4], "mlp_ratio": 2},
+        ),
+        "class-token",
+        prefix=9,
     ),
     "beit": Member("beit", alone("beit_base_patch16_224", "avg", CLASSES, **SMALL), "mean"),
     "convnext-alone": Member(
