@@ -37,7 +37,7 @@ class Metadata:
     weights : str
         Pretrained tag, the file's name, or ``none:<seed>``.
     activation : str
-        ``gelu`` or ``quickgelu``, as run in both towers.
+        ``gelu`` or ``quickgelu``, as run in the image tower.
     preprocessing : dict
         How pictures become the model's input; ``decoding``, which stores of before may lack, how
         files become pictures.

@@ -28,16 +28,35 @@ class Mlp(Protocol):
 
 
 class PlainMlp:
-    """down(activation(up(x)))."""
+    """down(norm(activation(up(x)))); a neuron is its activation, over the norm's σ where there is
+    one, whose other parts are folded into what neurons write.
 
-    def __init__(self, up: Linear, activation: Activation, down: Linear) -> None:
-        self.up, self.activation, self.down = up, activation, down
+    Parameters
+    ----------
+    up : pair of Tensor
+    activation : callable
+    down : pair of Tensor
+    norm : nn.Module, optional
+        Between the activation and `down`.
+    """
+
+    def __init__(
+        self, up: Linear, activation: Activation, down: Linear, norm: nn.Module | None = None
+    ) -> None:
+        self.up, self.activation = up, activation
+        self.norm = None if isinstance(norm, nn.Identity) else norm
+        self.down = down if self.norm is None else folded(self.norm, down)
 
     def cast(self, dtype: torch.dtype) -> PlainMlp:
-        return PlainMlp(cast(self.up, dtype), self.activation, cast(self.down, dtype))
+        same = PlainMlp(cast(self.up, dtype), self.activation, cast(self.down, dtype))
+        same.norm = self.norm
+        return same
 
     def hidden(self, normed_btd: Tensor) -> Tensor:
-        return self.activation(F.linear(normed_btd, *self.up))
+        hidden_btn = self.activation(F.linear(normed_btd, *self.up))
+        if self.norm is not None:
+            hidden_btn = hidden_btn * inverse_std(self.norm, hidden_btn)[..., None]
+        return hidden_btn
 
 
 class GatedMlp:

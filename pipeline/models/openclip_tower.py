@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pipeline.lean import open_clip
 
 from .mlps import PlainMlp
+from .norms import inverse_std, linear_of
 from .prenorm import PreNormBlock, embed_patches
-from .reading import ClassToken
+from .reading import ClassToken, Mean, Reading, WeighedMean
 from .tower import Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
@@ -28,9 +29,16 @@ def build(config: dict[str, Any]) -> Any:
 
 
 def prepare(module: Any) -> None:
-    """Fold LayerScale into the projections before it; give LayerNorms without weights or biases
-    ones and zeros. Both are exact."""
+    """Fold LayerScale into the projections before it, and scales of heads into their values; give
+    LayerNorms without weights or biases ones and zeros. All that is exact."""
     for block in module.visual.transformer.resblocks:
+        if (scale := getattr(block.attn, "head_scale", None)) is not None:
+            with torch.no_grad():  # Σ α_i (s v_i) = s Σ α_i v_i
+                width = len(block.attn.out_proj.weight)
+                values = (block.attn.in_proj_weight[-width:], block.attn.in_proj_bias[-width:])
+                for part in values:
+                    part.view(len(scale), -1).mul_(scale[:, 0])
+            block.attn.head_scale = None
         for name, projection in (("ls_1", block.attn.out_proj), ("ls_2", block.mlp.c_proj)):
             scale = getattr(block, name)
             if not isinstance(scale, nn.Identity):
@@ -49,6 +57,40 @@ def prepare(module: Any) -> None:
     module.visual.output_tokens = False  # encode_image must give the embedding alone
 
 
+def block_of(block: Any, dtype: torch.dtype, last: bool, read: Reading) -> PreNormBlock:
+    """One of open_clip's own blocks, of either class, made ready."""
+    attn, mlp = block.attn, block.mlp
+    heads, width = attn.num_heads, len(attn.out_proj.weight)
+    normed = not isinstance(getattr(attn, "ln_q", None), nn.Identity | None)
+
+    def positions(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        wide = attn.ln_q.weight.dtype
+        return attn.ln_q(queries.to(wide)).to(dtype), attn.ln_k(keys.to(wide)).to(dtype)
+
+    return PreNormBlock(
+        heads=heads,
+        head_dim=width // heads,
+        dtype=dtype,
+        last=last,
+        reading=read,
+        norms=(block.ln_1, block.ln_2),
+        qkv=(attn.in_proj_weight, attn.in_proj_bias),
+        out=linear_of(attn.out_proj),
+        mlp=PlainMlp(
+            linear_of(mlp.c_fc), mlp.gelu, linear_of(mlp.c_proj), getattr(mlp, "ln", None)
+        ),
+        positions=positions if normed else None,
+        inner=getattr(attn, "ln_inner", None),
+    )
+
+
+READINGS: dict[str, Callable[[], Reading]] = {
+    "class-token": ClassToken,
+    "mean": lambda: Mean(1),
+    "mean-of-normed": lambda: WeighedMean(1),
+}
+
+
 class OpenClipTower:
     """An `open_clip.transformer.VisionTransformer`, block by block.
 
@@ -57,39 +99,38 @@ class OpenClipTower:
     """
 
     def __init__(self, model: VisionModel) -> None:
-        self._model, self._visual, self.read = model, model.visual, ClassToken()
+        self._model, self._visual = model, model.visual
+        self.read = READINGS[model.reading]()
         resblocks = self._visual.transformer.resblocks
         self.blocks: Sequence[PreNormBlock] = [
-            PreNormBlock(
-                heads=model.heads,
-                head_dim=model.head_dim,
-                dtype=model.dtype,
-                last=block is resblocks[-1],
-                reading=self.read,
-                norms=(block.ln_1, block.ln_2),
-                qkv=(block.attn.in_proj_weight, block.attn.in_proj_bias),
-                out=(block.attn.out_proj.weight, block.attn.out_proj.bias),
-                mlp=PlainMlp(
-                    (block.mlp.c_fc.weight, block.mlp.c_fc.bias),
-                    block.mlp.gelu,
-                    (block.mlp.c_proj.weight, block.mlp.c_proj.bias),
-                ),
-            )
-            for block in resblocks
+            block_of(block, model.dtype, block is resblocks[-1], self.read) for block in resblocks
         ]
 
     @property
     def tail(self) -> Tail:
         return Tail(Norm.of(self._visual.ln_post), float64(self._visual.proj))
 
-    late = False
+    @property
+    def late(self) -> bool:
+        return isinstance(self.read, WeighedMean)
 
     def start(self, images_bchw: Tensor) -> Tensor:
+        if isinstance(self.read, WeighedMean):
+            self.read.weights_bt = None
         x_btd, positions_td = self.embed(images_bchw)
         embedded: Tensor = self._visual.ln_pre(x_btd.add_(positions_td))
         return embedded
 
-    enter = start
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        x_btd = self.start(images_bchw)
+        if not isinstance(self.read, WeighedMean):
+            return x_btd
+        entered_btd = x_btd.clone()
+        with torch.no_grad():
+            for block in self.blocks:
+                x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
+            self.leave(x_btd)
+        return entered_btd
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         model, visual = self._model, self._visual
@@ -102,8 +143,13 @@ class OpenClipTower:
         return x_btd, visual.positional_embedding
 
     def leave(self, x_btd: Tensor) -> Left:
-        norm = self._visual.ln_post
-        normed_bd, mean, inverse_std = torch.native_layer_norm(
+        norm, weight_b = self._visual.ln_post, None
+        if isinstance(self.read, WeighedMean):
+            weight_b = self.read.weigh(inverse_std(norm, x_btd))
+            embedding_be = norm(x_btd[:, 1:]).mean(1) @ self._visual.proj
+            mean_b = self.read(x_btd).mean(-1)
+            return Left(embedding_be, mean_b, torch.ones_like(mean_b), weight_b)
+        normed_bd, mean, one_over_std = torch.native_layer_norm(
             self.read(x_btd), norm.normalized_shape, norm.weight, norm.bias, norm.eps
         )
-        return Left(normed_bd @ self._visual.proj, mean[:, 0], 1 / inverse_std[:, 0])
+        return Left(normed_bd @ self._visual.proj, mean[:, 0], 1 / one_over_std[:, 0])

@@ -1,4 +1,4 @@
-"""OpenCLIP's own ViT with class-token pooling: OpenAI, OpenCLIP, MetaCLIP, DFN.
+"""OpenCLIP's own ViT: OpenAI, OpenCLIP, MetaCLIP, DFN, CLIPA; whatever its text tower is.
 
 All that is known here of how `open_clip.transformer.VisionTransformer` is built stands in this
 file, as far as a configuration tells it, and in ``openclip_tower.py``, which needs the libraries.
@@ -21,36 +21,38 @@ if TYPE_CHECKING:
 
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps a model from being decomposed, in words; empty if nothing does."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if vision.get("timm_model_name"):
-        return [f"its image tower is timm's {vision['timm_model_name']}"]
-    if isinstance(vision.get("layers"), list | tuple):
-        return ["its image tower is a ResNet"]
+    if other := _other_tower(config):
+        return [other]
+    vision = config["vision_cfg"]
     found = []
     if "multimodal_cfg" in config:
         found.append("it is a CoCa")
     if vision.get("attentional_pool"):
         found.append("it pools by attention (attentional_pool)")
-    if vision.get("pool_type", "tok") != "tok":
-        found.append(f"it pools by {vision['pool_type']!r}, not by the class token")
-    custom = ["block_type"] if vision.get("block_type", "default") not in (None, "default") else []
-    custom += [
-        key
-        for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner",
-                    "scale_attn", "scale_fc")
-        if vision.get(key)
-    ]  # fmt: skip
-    if custom:
-        found.append(f"its blocks are custom ({', '.join(custom)})")
-    if config.get("quick_gelu") and (vision.get("act_kwargs") or text.get("act_kwargs")):
+    return found + tower_faults(config)
+
+
+def _other_tower(config: dict[str, Any]) -> str:
+    """Whose the image tower is, if it is no ViT of open_clip's own; else empty."""
+    if "architecture" in config:
+        return f"it is timm's {config['architecture']}"
+    vision = config["vision_cfg"]
+    if vision.get("timm_model_name"):
+        return f"its image tower is timm's {vision['timm_model_name']}"
+    return "its image tower is a ResNet" if isinstance(vision.get("layers"), list | tuple) else ""
+
+
+def tower_faults(config: dict[str, Any]) -> list[str]:
+    """What keeps a ViT of open_clip's own from being decomposed, whatever it is part of."""
+    vision, found = config["vision_cfg"], []
+    if vision.get("pool_type", "tok") not in ("tok", "avg"):
+        found.append(f"it does not pool (pool_type {vision['pool_type']!r})")
+    if vision.get("scaled_cosine_attn"):
+        found.append("scaled_cosine_attn does not run in open_clip itself")
+    if vision.get("scale_attn"):
+        found.append("its blocks norm what their attention writes (scale_attn)")
+    if config.get("quick_gelu") and vision.get("act_kwargs"):
         found.append("it runs QuickGELU, which takes no act_kwargs")
-    if text.get("hf_model_name"):
-        found.append(f"its text tower is Hugging Face's {text['hf_model_name']}")
-    elif not found and _activation(config, "vision_cfg") != _activation(config, "text_cfg"):
-        found.append(
-            f"its towers differ in activation: {_activation(config, 'vision_cfg')} for images, "
-            f"{_activation(config, 'text_cfg')} for texts"
-        )
     return found + _size_faults(vision_config(**vision))
 
 
@@ -81,30 +83,60 @@ def sizes(config: dict[str, Any]) -> Sizes:
         width=vision.width,
         mlp_width=int(vision.width * vision.mlp_ratio),
         embed_dim=config["embed_dim"],
-        activation=_activation(config, "vision_cfg"),
+        activation=_activation(config),
+        reading=reading(vision),
+        varying_bias=reading(vision) == "mean-of-normed",
     )
 
 
+def reading(vision: Any) -> str:
+    """How the tail of a ViT of open_clip's own reads its tokens, by open_clip's configuration."""
+    if vision.pool_type == "tok":
+        return "class-token"
+    return "mean" if vision.final_ln_after_pool else "mean-of-normed"
+
+
 def parameters(config: dict[str, Any]) -> int | None:
-    """How many numbers both towers hold; None where the text tower's blocks are custom."""
-    vision, text = vision_config(**config["vision_cfg"]), text_config(**config["text_cfg"])
-    embed = config["embed_dim"]
-    custom = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
-              "scale_fc")  # fmt: skip
-    if text.block_type not in (None, "default") or any(getattr(text, name) for name in custom):
+    """How many numbers both towers hold; None where only the built module tells."""
+    text, vision = config.get("text_cfg"), vision_config(**config["vision_cfg"])
+    if _custom(vision):
         return None
+    image = vision_parameters(config)
+    words = 0 if text is None else text_parameters(config)
+    return (
+        None if words is None else image + words + 1 + (config.get("init_logit_bias") is not None)
+    )
+
+
+def vision_parameters(config: dict[str, Any]) -> int:
+    """How many numbers a ViT of open_clip's own holds whose blocks are the default ones."""
+    vision = vision_config(**config["vision_cfg"])
     patch_height, patch_width = _pair(vision.patch_size)
     rows, columns = sizes(config).grid
-    image = vision.width * (
-        3 * patch_height * patch_width + 1 + (rows * columns + 1) + embed
-    ) + _norm(vision) * (1 if vision.no_ln_pre else 2)
+    embedding = vision.width * (3 * patch_height * patch_width + 1 + (rows * columns + 1))
+    norms = _norm(vision) * (1 if vision.no_ln_pre else 2)
+    return embedding + norms + _blocks(vision) + vision.width * int(config["embed_dim"])
+
+
+def text_parameters(config: dict[str, Any]) -> int | None:
+    """Those of a text tower of open_clip's own; None where its blocks are custom or it is
+    another's."""
+    text, embed = text_config(**config["text_cfg"]), config["embed_dim"]
+    if text.hf_model_name or _custom(text):
+        return None
     # A class token's place, and, in a tower of its own module, the token.
     rows = text.context_length + bool(text.embed_cls) * (1 + bool(config.get("custom_text")))
     words = text.width * (text.vocab_size + rows) + _norm(text)
     if text.proj_type != "none":
         words += text.width * embed + (embed if text.proj_bias else 0)
-    logits = 1 + (config.get("init_logit_bias") is not None)
-    return image + _blocks(vision) + words + _blocks(text) + logits
+    return int(words) + _blocks(text)
+
+
+def _custom(tower: Any) -> bool:
+    """Whether a tower's blocks are of open_clip's other class."""
+    options = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
+               "scale_fc")  # fmt: skip
+    return tower.block_type not in (None, "default") or any(getattr(tower, n) for n in options)
 
 
 def _blocks(tower: Any) -> int:
@@ -124,10 +156,10 @@ def _norm(tower: Any) -> int:
     return int(tower.width) * (2 if given.get("bias", True) else 1)
 
 
-def _activation(config: dict[str, Any], tower: str) -> str:
+def _activation(config: dict[str, Any]) -> str:
     if config.get("quick_gelu"):
         return "quickgelu"
-    kwargs = config[tower].get("act_kwargs") or {}
+    kwargs = config["vision_cfg"].get("act_kwargs") or {}
     return "gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu"
 
 

@@ -102,6 +102,7 @@ class PreNormBlock:
             "biases of the attention's logits": self._bias_hqt,
             "a norm inside the attention": self.inner,
             "a gated MLP": None if isinstance(mlp, PlainMlp) else mlp,
+            "a norm inside the MLP": mlp.norm if isinstance(mlp, PlainMlp) else None,
         }
         if not isinstance(mlp, PlainMlp) or any(part is not None for part in further.values()):
             named = " and ".join(name for name, part in further.items() if part is not None)
