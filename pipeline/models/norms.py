@@ -9,9 +9,26 @@ Linear = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
 
 
+class Divided(nn.Module):
+    """What is left of a norm whose linear parts joined what comes behind it: x/σ.
+
+    Parameters
+    ----------
+    norm : nn.Module
+        A LayerNorm or an RMSNorm.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.eps, self.centred = float(norm.eps), centred(norm)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * inverse_std(self, x)[..., None]
+
+
 def centred(norm: nn.Module) -> bool:
     """Whether a norm subtracts the mean: a LayerNorm does, an RMSNorm does not."""
-    return isinstance(norm, nn.LayerNorm)
+    return norm.centred if isinstance(norm, Divided) else isinstance(norm, nn.LayerNorm)
 
 
 def inverse_std(norm: nn.Module, x: Tensor) -> Tensor:
@@ -26,6 +43,8 @@ def inverse_std(norm: nn.Module, x: Tensor) -> Tensor:
 
 def folded(norm: nn.Module, linear: Linear) -> Linear:
     """A linear layer behind a norm as one that is applied to x/σ: W diag(γ) C, and W β + b."""
+    if isinstance(norm, Divided):
+        return linear
     weight, bias = linear
     gamma: Tensor | None = getattr(norm, "weight", None)
     beta: Tensor | None = getattr(norm, "bias", None)
@@ -43,3 +62,14 @@ def linear_of(module: nn.Module) -> Linear:
     weight: Tensor = module.weight  # type: ignore[assignment]
     bias: Tensor | None = module.bias  # type: ignore[assignment]
     return weight, weight.new_zeros(len(weight)) if bias is None else bias
+
+
+@torch.no_grad()
+def fold_behind(norm: nn.Module, linear: nn.Linear) -> nn.Module:
+    """Have a norm's linear parts join the layer behind it, in place; what is left of the norm."""
+    if isinstance(norm, nn.Identity | Divided):
+        return norm
+    weight, bias = folded(norm, linear_of(linear))
+    linear.weight.copy_(weight)
+    linear.bias = nn.Parameter(bias, requires_grad=False)
+    return Divided(norm)

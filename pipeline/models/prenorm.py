@@ -9,7 +9,7 @@ past the last block's keys and values, which pays for the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,12 @@ class PreNormBlock:
         bias_hqt = self._bias_hqt
         if bias_hqt is not None:
             bias_hqt = bias_hqt[:, : queries.shape[2]].to(queries.dtype)
-        return Attention(queries, keys, values, self.reading, bias_hqt, self.inner)
+        return Attention(queries, keys, values, self.reading, bias_hqt, self.scale)
+
+    @property
+    def scale(self) -> Callable[[Tensor], Tensor] | None:
+        """`Attention.scale`."""
+        return None if self.inner is None else partial(inverse_std, self.inner)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, ...]:
         return (
@@ -159,10 +164,7 @@ class PreNormBlock:
         return inverse_std(self.norm_1, x_btd)
 
     def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        mixed_bhtk = F.scaled_dot_product_attention(
-            attention.queries, attention.keys, attention.values, attn_mask=attention.bias_hqt
-        )
-        mixed_btd = self._normed(mixed_bhtk)
+        mixed_btd = self._normed(mix(attention))
         x_btd = x_btd[:, : mixed_btd.shape[1]].add_(F.linear(mixed_btd, *self.out))
         return x_btd, self.reading(mixed_btd)
 
@@ -185,6 +187,13 @@ class PreNormBlock:
         x_btd, u_bd = self.attend(x_btd, attention)
         _, written_btd = self.mlp(x_btd)
         return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
+
+
+def mix(attention: Attention) -> Tensor:
+    """What heads gather for every query that there is, (batch, head, query, head_dim)."""
+    return F.scaled_dot_product_attention(
+        attention.queries, attention.keys, attention.values, attn_mask=attention.bias_hqt
+    )
 
 
 def embed_patches(images_bchw: Tensor, filters_dcyx: Tensor) -> Tensor:

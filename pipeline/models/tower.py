@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .norms import Linear, centred, inverse_std
+from .norms import Linear, centred
 from .reading import Reading
 
 Array = NDArray[np.float64]
@@ -133,16 +133,17 @@ class Attention:
     reading: Reading
     bias_hqt: Tensor | None = None
     """Added to the logits, (head, query, token)."""
-    inner: nn.Module | None = None
-    """The norm over all heads' output, before the output projection."""
+    scale: Callable[[Tensor], Tensor] | None = None
+    """What norms inside the block multiply all heads' output by, (batch, query) from (batch, query,
+    heads · head_dim): u is taken with it."""
 
     def pattern(self) -> Tensor:
-        """What the tail reads of α, over the inner norm's σ, (batch, head, token): u is
+        """What the tail reads of α, over σ of norms inside the block, (batch, head, token): u is
         Σ pattern_i v_i over the tokens."""
         patterns_bhqt = self._patterns(self.reading.queries)
-        if self.inner is not None:
+        if self.scale is not None:
             mixed_bqd = (patterns_bhqt @ self.values).transpose(1, 2).flatten(2)
-            patterns_bhqt = patterns_bhqt * inverse_std(self.inner, mixed_bqd)[:, None, :, None]
+            patterns_bhqt = patterns_bhqt * self.scale(mixed_bqd)[:, None, :, None]
         return self.reading(patterns_bhqt.transpose(1, 2))
 
     def patterns(self) -> Tensor:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -142,7 +143,10 @@ class NeuronPass:
                     found.hidden[layer] = hidden_btn.to(x_btd.dtype)
                     found.coefficients[layer] = []
                 if "totals" in wanted:
-                    found.written[layer] = (written_btd - block.down[1]).to(x_btd.dtype)
+                    # Not what is left without the bias: where a norm comes behind the MLP, its
+                    # bias is another for every token.
+                    of_neurons_btd = F.linear(hidden_btn, block.down[0])
+                    found.written[layer] = of_neurons_btd.to(x_btd.dtype)
                     found.totals[layer] = x_btd.new_zeros(len(x_btd), model.embed_dim)
                 if "class_neurons" in wanted:
                     found.class_neurons[layer] = tower.read(hidden_btn).to(x_btd.dtype, copy=True)
