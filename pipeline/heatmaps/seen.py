@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +46,7 @@ class Seen:
 
 def resize_of(meta: Metadata) -> Resize:
     """What brings pictures to the model's input."""
-    known: dict[str, Any] = meta.preprocessing
-    height, width = known["size"]
-    return Resize(height, width, known["interpolation"], known["resize_mode"], known["fill_color"])
+    return Resize.of(meta.preprocessing)
 
 
 def see_file(meta: Metadata, place: str, data: bytes) -> Seen:

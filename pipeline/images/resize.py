@@ -1,12 +1,15 @@
-"""Resize and crop with PIL alone: what open_clip's transform does before it makes tensors.
+"""Resize and crop with PIL alone: what open_clip's and timm's transforms do before tensors.
 
-Kept free of torch, so that workers that only decode start in a moment and stay small; a test
-holds it against open_clip's own transform bit for bit.
+Kept free of torch, so that workers that only decode start in a moment and stay small; tests
+hold it against both libraries' own transforms bit for bit.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,14 @@ FILTER = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "random": Image.Resampling.BICUBIC,  # open_clip's choice outside training
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
 }
+# By the longest edge, the rest filled; by the shortest, the rest cut off; and by each.
+PADDED, CUT = ("longest", "border"), ("shortest", "center")
+MODES = (*CUT, *PADDED, "squash")
 
 
 @dataclass(frozen=True)
@@ -30,22 +40,39 @@ class Resize:
     interpolation : str
         A key of ``FILTER``.
     mode : str
-        ``shortest`` edge then centre crop, ``longest`` edge then pad, or ``squash``.
-    fill : int
-        Grey value of the padding.
+        ``shortest`` edge then centre crop, ``longest`` edge then pad, or ``squash``, as open_clip
+        has them; ``center`` and ``border`` are timm's names of the first two, whose padding is
+        the mean colour.
+    fill : int or tuple of int
+        Value of the padding, of each channel.
+    crop : float
+        timm's ``crop_pct``: the picture is brought to the input's size divided by this, and of
+        that the centre is the input.
     """
 
     height: int
     width: int
     interpolation: str
     mode: str
-    fill: int
+    fill: int | tuple[int, ...]
+    crop: float = 1.0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Resize:
+        """What preprocessing settings say, as a `Preprocess` or a store's metadata has them."""
+        height, width = settings["size"]
+        mode, fill = settings["resize_mode"], settings["fill_color"]
+        if mode == "border":
+            fill = tuple(round(255 * value) for value in settings["mean"])
+        crop = settings.get("crop_pct", 1.0)
+        return cls(height, width, settings["interpolation"], mode, fill, crop)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(height, width, 3) uint8."""
         resized = image.resize(self._size(image), self._filter())
-        fill = self.fill if self.mode == "longest" else 0
-        return np.asarray(self._crop_or_pad(resized, "RGB", (fill,) * 3).convert("RGB"))
+        fill = self.fill if self.mode in PADDED else 0
+        colour = fill if isinstance(fill, tuple) else (fill,) * 3
+        return np.asarray(self._crop_or_pad(resized, "RGB", colour).convert("RGB"))
 
     def mask(self, image: Image.Image, padding: int) -> NDArray[np.uint8]:
         """What is said of each pixel of a picture, on the pixels that the picture comes to.
@@ -73,21 +100,21 @@ class Resize:
 
     def _size(self, image: Image.Image) -> tuple[int, int]:
         w, h = image.size
+        height, width = (math.floor(side / self.crop) for side in (self.height, self.width))
         if self.mode == "squash":
-            return self.width, self.height
-        if self.mode == "shortest" and self.height == self.width:
+            return width, height
+        if self.mode in CUT and height == width:
             # Rounded down, where the ratio below is rounded to the nearest.
-            side = self.height
-            return (side, int(side * h / w)) if w <= h else (int(side * w / h), side)
-        pick = max if self.mode == "longest" else min
-        ratio = pick(h / self.height, w / self.width)
+            return (width, int(width * h / w)) if w <= h else (int(width * w / h), width)
+        pick = max if self.mode in PADDED else min
+        ratio = pick(h / height, w / width)
         return round(w / ratio), round(h / ratio)
 
     def _crop_or_pad(
         self, image: Image.Image, mode: str, fill: int | tuple[int, ...]
     ) -> Image.Image:
         w, h = image.size
-        if self.mode == "squash":
+        if (w, h) == (self.width, self.height):
             return image
         left, top = round((w - self.width) / 2.0), round((h - self.height) / 2.0)
         if w >= self.width and h >= self.height:
