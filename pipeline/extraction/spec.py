@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.models.spec import WEIGHT_SUFFIXES, Architecture, ModelSpec, check_supported
+from pipeline.models.checkpoint import WEIGHT_SUFFIXES
+from pipeline.models.spec import Architecture, ModelSpec, check_supported
 from pipeline.provenance import revision, versions
 from storage.metadata import Metadata, require_same
 from storage.records import config_digest

@@ -13,12 +13,15 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.lean import open_clip
 
+from . import alone, hf_texts, hub
+from .checkpoint import HubFile, hub_file_of, weights_in
 from .errors import ModelError
 from .families import FAMILIES
 from .finite import refuse_weights
+from .fitting import IMAGES, fitted, has_texts
 from .spec import Architecture, ModelSpec, check_supported
 from .tower import Tower
-from .weights import fitted, read_state
+from .weights import read_state
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,7 +38,11 @@ class VisionModel(Architecture):
     """In which the image tower's matrix products run."""
     device: torch.device
     weights_digest: str
-    """sha256 over names, shapes and float32 values of both towers, as loaded."""
+    """sha256 over names, shapes and float32 values of both towers, as loaded. Of a text tower of
+    Hugging Face's, whether or not it could be built: as the file has it."""
+    without_texts: str = ""
+    """Why texts cannot be embedded, in words; empty if they can, or if no model of that
+    architecture can."""
 
     @property
     def visual(self) -> Any:
@@ -78,31 +85,48 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
     architecture = check_supported(spec)
+    foreign = hf_texts.encoder_of(architecture.config)
+    lacking = ""
     if architecture.checkpoint is None:
         module = _build(architecture, spec.seed)
+        state = module.state_dict()
+        if foreign:  # whether it could be built is no matter of what the store holds
+            state = {name: value for name, value in state.items() if name.startswith(IMAGES)}
+        digest = digest_of(state)
     else:
         file = _fetch(architecture)
-        held = read_state(file)
+        held = read_state(file, averaged="architecture" in architecture.config)
         with _NotDrawn():  # the file has all
             module = _build(architecture, spec.seed)
         of = f"weights file {file} does not fit model {architecture.name}"
+        state = fitted(held, module, of)
+        if has_texts(module.state_dict()) and not has_texts(state):
+            lacking = f"its weights file {file} holds the image tower alone"
+            module = alone.ImageAlone(module.visual)
+        wanted = module.state_dict()
         try:
-            module.load_state_dict(fitted(held, module.state_dict(), of), strict=True)
+            module.load_state_dict({name: state[name] for name in wanted}, strict=True)
         except RuntimeError as error:  # names and shapes agree: sparse or quantised values
             raise ModelError(
                 f"weights {spec.pretrained} of model {architecture.name} are not plain numbers: "
                 f"{_brief(error)}"
             ) from error
+        digest = digest_of({**(state if foreign else {}), **module.state_dict()})
+    if foreign and not has_texts(module.state_dict()):
+        lacking = lacking or hf_texts.absent(architecture.config, architecture.name)
     refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
-    digest = digest_of(module.state_dict())
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     FAMILIES[architecture.family].prepare(module)
+    known: dict[str, Any] = {f.name: getattr(architecture, f.name) for f in fields(architecture)}
+    if lacking:
+        known["has_texts"] = False
     return VisionModel(
-        **{f.name: getattr(architecture, f.name) for f in fields(architecture)},
+        **known,
         module=module.eval().requires_grad_(False),
         dtype=dtype,
         device=torch.device(device),
         weights_digest=digest,
+        without_texts=lacking,
     )
 
 
@@ -140,10 +164,13 @@ class _NotDrawn(TorchFunctionMode):
 
 
 def _build(architecture: Architecture, seed: int) -> Any:
+    config = hf_texts.on_this_machine(architecture.config, architecture.name)
+    build = FAMILIES[architecture.family].build if config else alone.build
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return FAMILIES[architecture.family].build(architecture.config)
+            # A foreign encoder's configuration may ask for fewer bits than its weights have.
+            return build(config or architecture.config).float()
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(
                 f"open_clip {open_clip.__version__} cannot build model {architecture.name} from "
@@ -153,16 +180,28 @@ def _build(architecture: Architecture, seed: int) -> Any:
 
 def _fetch(architecture: Architecture) -> Path:
     """The file of the checkpoint, before anything is built."""
-    path = architecture.checkpoint
+    place: Path | dict[str, Any] | HubFile | None = architecture.checkpoint
+    what = f"the weights file of {architecture.name}"
+    if isinstance(place, dict):
+        place = hub_file_of(place) or _download(architecture.name, place)
+    if isinstance(place, HubFile):
+        return hub.fetch(place, what)
+    path = Path(str(place))
+    return weights_in(path) if path.is_dir() else path
+
+
+def _download(name: str, tag: dict[str, Any]) -> Path:
+    """The file of a tag that is at a URL; torch's own cache may have it already."""
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(tag.get("url", "")).name
+    if kept.is_file():
+        return kept
     try:
-        if isinstance(path, dict):
-            path = open_clip.pretrained.download_pretrained(path)
+        return Path(open_clip.pretrained.download_pretrained(tag))
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"cannot fetch the weights of {architecture.name}: {error}. Without network, give a "
-            "weights file instead of a tag."
+            f"cannot fetch the weights of {name}: {error}. Without network, give a weights file "
+            "instead of a tag."
         ) from error
-    return Path(str(path))
 
 
 def _brief(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from storage import urls
 
 from . import openclip_files as open_clip
+from .checkpoint import WEIGHT_SUFFIXES
 from .errors import ModelError, UnsupportedModel
 from .families import FAMILIES, family_of, faults
 from .openclip_files import get_pretrained_cfg, list_pretrained_tags_by_model
@@ -24,7 +25,6 @@ TOP_LEVEL_KEYS = {
     "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text",
     "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
 }  # fmt: skip
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
             f"tags: {', '.join(tags) or 'none'}. Or give a weights file "
             f"({', '.join(WEIGHT_SUFFIXES)}), or 'none' for random weights."
         )
-    if path.suffix not in WEIGHT_SUFFIXES:
+    if not path.name.endswith(WEIGHT_SUFFIXES):
         raise ModelError(f"weights file {path} must end in one of {', '.join(WEIGHT_SUFFIXES)}")
     return path
 

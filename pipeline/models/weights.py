@@ -1,8 +1,9 @@
-"""Weights files as people have them: what a file is, its tensors under open_clip's names."""
+"""Weights files as people have them: what a file is, and its tensors by name."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import warnings
@@ -16,35 +17,73 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.lean import open_clip
-
+from .checkpoint import INDEX
 from .errors import ModelError
 
 # What torch.compile, data parallelism and trainers put before every name, in any order.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 # Where checkpoints keep their weights, beside optimisers and epochs.
-INSIDE = ("state_dict", "model_state_dict", "model")
-# Facts of OpenAI's and of older files that are no weights of either tower, and a bias of all
-# logits alike, which no embedding has.
-NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "logit_bias")
+INSIDE = ("state_dict", "model_state_dict", "model", "module")
+AVERAGED = ("state_dict_ema", "model_ema")
 NAMED = 3
+PART = re.compile(r"-\d{5}-of-(\d{5})\.")
 _DAMAGED = (
     SafetensorError, RuntimeError, LookupError, AttributeError, TypeError, ValueError, EOFError,
     OSError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, averaged: bool = False) -> dict[str, Tensor]:
     """The tensors of a weights file by name, prefixes of wrappers taken off.
 
     No pickle is read that could run code. A TorchScript archive, such as OpenAI's, is built by
     torch's own interpreter, which reaches neither Python nor its modules, and is never called.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file, or of an index that names those beside it.
+    averaged : bool
+        Of a checkpoint that holds both, whether its averaged weights are meant, as timm takes
+        them, or those of its last step, as open_clip does.
 
     Raises
     ------
     ModelError
         Saying what the file is and what to do.
     """
+    if path.name.endswith(INDEX):
+        return _without_prefixes(_parts(path, averaged))
+    if (parts := PART.search(path.name)) and int(parts[1]) > 1:
+        raise ModelError(
+            f"weights file {path} is one of {int(parts[1])}: give the index that names all of "
+            f"them, {PART.split(path.name)[0]}{path.suffix}{INDEX}"
+        )
+    return _without_prefixes(_tensors(path, averaged))
+
+
+def _parts(index: Path, averaged: bool) -> dict[str, Tensor]:
+    """The tensors of all files that an index names."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [index.parent / name for name in sorted(set(places.values()))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"weights index {index} cannot be read: {_brief(error)}: it must be JSON with "
+            "`weight_map`, from names of tensors to names of files"
+        ) from error
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise ModelError(
+            f"weights index {index} names {len(files)} files, of which {len(absent)} are not "
+            f"beside it: {', '.join(absent[:NAMED])}: copy them there"
+        )
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= _tensors(file, averaged)
+    return state
+
+
+def _tensors(path: Path, averaged: bool) -> dict[str, Tensor]:
     _refuse_other_files(path)
     try:
         content = _content(path)
@@ -58,7 +97,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"weights file {path} is damaged or no weights file: {_brief(error)}"
         ) from (error)
     if isinstance(content, Mapping):
-        content = next((c for n in INSIDE if isinstance(c := content.get(n), Mapping)), content)
+        names = (*AVERAGED, *INSIDE) if averaged else (*INSIDE, *AVERAGED)
+        content = next((c for n in names if isinstance(c := content.get(n), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(n, str) for n in content):
         raise ModelError(
             f"weights file {path} holds a {type(content).__name__}, not weights by name: save the "
@@ -67,67 +107,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise ModelError(f"weights file {path} holds no tensors: save the model's state_dict()")
-    return _without_prefixes(state)
-
-
-def fitted(state: dict[str, Tensor], wanted: Mapping[str, Tensor], of: str) -> dict[str, Tensor]:
-    """The same tensors under the names of the model, all of whose shapes agree.
-
-    Parameters
-    ----------
-    state : dict of str to Tensor
-    wanted : mapping of str to Tensor
-        The model's own, of which only names and shapes are looked at.
-    of : str
-        Which file and which model, for people.
-
-    Raises
-    ------
-    ModelError
-        Naming what is missing, what is too much and which shapes differ. Nothing is interpolated.
-    """
-    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
-        raise ModelError(
-            f"{of}: it has the key names of Hugging Face's transformers (vision_model.…), and "
-            "open_clip's are needed: take the same weights by open_clip's tag or its "
-            "open_clip_model.safetensors on the hub"
-        )
-    state = {n: v for n, v in state.items() if n not in NO_WEIGHTS or n in wanted}
-    if "positional_embedding" in state and "text.positional_embedding" in wanted:
-        state = open_clip.model.convert_to_custom_text_state_dict(state)
-    elif "text.positional_embedding" in state and "positional_embedding" in wanted:
-        state = {name.removeprefix("text."): value for name, value in state.items()}
-    bare = "class_embedding" in state and "visual.class_embedding" in wanted
-    if bare or all(name.startswith("visual.") for name in state):
-        raise ModelError(
-            f"{of}: it is an image tower alone, and texts are embedded, too: give the whole "
-            "model's weights, both towers in one file"
-        )
-    if "logit_scale" in state and state["logit_scale"].numel() == 1 and "logit_scale" in wanted:
-        state["logit_scale"] = state["logit_scale"].reshape(wanted["logit_scale"].shape)
-    if "logit_bias" in wanted and "logit_bias" not in state:
-        state["logit_bias"] = torch.zeros(wanted["logit_bias"].shape)
-    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = [
-        f"{n} is {_shape(state[n])}, the model's {_shape(wanted[n])}"
-        for n in wanted
-        if n in state and state[n].shape != wanted[n].shape
-    ]
-    facts = [
-        f"{len(names)} {what} ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})"
-        for names, what in (
-            (missing, "names are missing"),
-            (unknown, "are not the model's"),
-            (shapes, "have another shape"),
-        )
-        if names
-    ]
-    if not facts:
-        return state
-    remedy = "give the weights of this model, or the model of these weights"
-    if shapes and all("positional_embedding" in text for text in shapes):
-        remedy = "positions are not interpolated: take the config of the size they were trained at"
-    raise ModelError(f"{of}: {'; '.join(facts)}: {remedy}")
+    return state
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -183,10 +163,6 @@ def _held(error: Exception) -> str:
     """What was refused, without torch's advice to run it all the same."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return f" (it holds {found[1]})" if found else ""
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a number"
 
 
 def _brief(error: Exception) -> str:

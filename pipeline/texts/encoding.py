@@ -27,7 +27,7 @@ from pipeline.models import (
     load_model,
     open_clip,
 )
-from pipeline.models.spec import WEIGHT_SUFFIXES
+from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
 from storage import urls

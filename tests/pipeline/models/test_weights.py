@@ -98,9 +98,6 @@ def larger(state):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda s: {n[7:]: v for n, v in s.items() if n.startswith("visual.")},
-         "image tower alone"),
-        (lambda s: {n: v for n, v in s.items() if n.startswith("visual.")}, "image tower alone"),
         (lambda s: {"vision_model.embeddings.class_embedding": torch.zeros(24)},
          "key names of Hugging Face's transformers"),
         (larger, r"1 have another shape \(visual.positional_embedding is 8×24, the model's 5×24\): "
