@@ -125,7 +125,7 @@ def check(config: AblateConfig, planned: Metadata | None = None) -> Classes:
         raise FacetError("--study edits and --edit go together: which files of edits are applied")
     if config.study == ("edits",):
         refuse_unused(config, ["reference"], "studies that replace parts by their means")
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     refuse_studies(config.store, meta, config.study)
     if OF_NEURONS & set(config.study):
         parse_mlp_layers(config.mlp_layers, meta.layers)

@@ -201,7 +201,7 @@ def check(config: AdversarialConfig) -> Asked:
         refuse_sentences(config.sentences)
     synonyms = () if config.synonyms is None else read_synonyms(config.synonyms)
     pool = None if config.pool is None else load_pool(config.pool)
-    _, meta = look(config.store, None)
+    _, meta = look(config.store, None, texts=True)
     world = meta.source.startswith("microworld")
     if config.mlp_layers is not None:
         parse_mlp_layers(config.mlp_layers, meta.layers)

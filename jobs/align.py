@@ -72,7 +72,7 @@ def check(config: AlignConfig) -> Pool | None:
         refuse_unused(config, ["texts_per_head", "pretrained"], "--pool")
     pool = None if config.pool is None else load_pool(config.pool)
     for store in (config.from_, config.to):
-        tables, meta = look(store, None)
+        tables, meta = look(store, None, texts=pool is not None and store == config.from_)
         parse_layers(config.layers, meta.layers)
         refuse_components(store, meta, ("heads",))
     refuse_conditions(tables, where=config.where)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pipeline.subsets import check_where
 from pipeline.texts.classes import Classes
 from pipeline.texts.labels import refuse_labels
+from pipeline.texts.towers import refuse_store_without_texts
 from storage import urls, views
 from storage.errors import Remedy, StoreError
 from storage.metadata import Metadata
@@ -16,7 +17,9 @@ from storage.tables import StoreTables, open_tables
 Config = TypeVar("Config")
 
 
-def look(store: str, planned: Metadata | None) -> tuple[StoreTables | None, Metadata]:
+def look(
+    store: str, planned: Metadata | None, texts: bool = False
+) -> tuple[StoreTables | None, Metadata]:
     """What is known of a store before any array is read.
 
     Parameters
@@ -24,17 +27,25 @@ def look(store: str, planned: Metadata | None) -> tuple[StoreTables | None, Meta
     store : str
     planned : Metadata or None
         Of a store that is still to be made: then nothing is known but that.
+    texts : bool
+        Whether texts are embedded with its model.
 
     Raises
     ------
     StoreError
         If there is no store, or one of which nothing is finished.
+    FacetError
+        If texts are, and the model has no text tower.
     """
     if planned is not None:
+        if texts:
+            refuse_store_without_texts(planned)
         return None, planned
     tables = open_tables(store)
     if not tables.done_shards():
         raise StoreError(f"no shard of {store} is finished", Remedy.first("extract", store))
+    if texts:
+        refuse_store_without_texts(tables.meta)
     return tables, tables.meta
 
 

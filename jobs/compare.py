@@ -72,7 +72,7 @@ def check(config: CompareConfig, planned: Metadata | None = None) -> Pool:
     refuse_bounds(config, texts_per_part=1)
     if config.a.split() == config.b.split():
         raise FacetError(f"--a and --b are both {config.a!r}: there is no difference to be told")
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     pool = load_pool(config.pool or pool_of(meta.source))
     if len(pool.texts) < 2:
         raise FacetError(

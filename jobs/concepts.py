@@ -133,7 +133,7 @@ def check(config: ConceptsConfig, planned: Metadata | None = None) -> Asked:
     if "heads" not in methods:
         refuse_unused(config, ["layers"], "--method heads")
     pool = None if config.pool is None else load_pool(config.pool)
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     mlp_layers = None
     if config.mlp_layers is not None:
         mlp_layers = parse_mlp_layers(config.mlp_layers, meta.layers)

@@ -15,6 +15,7 @@ import tyro
 from jobs.checks import at_place
 from jobs.console import run_job, say_loading
 from pipeline.texts import Pool, load_pool
+from pipeline.texts.towers import refuse_store_without_texts
 from storage import views
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def main(config: EncodeTextsConfig) -> Encoded:
 def check(config: EncodeTextsConfig, planned: Metadata | None = None) -> Pool:
     """Refuse what cannot work before a model is loaded; returns the texts."""
     pool = load_pool(config.pool)
-    if planned is None:
-        views.find(config.store)
+    refuse_store_without_texts(planned or views.find(config.store)[1])
     return pool
 
 

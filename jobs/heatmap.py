@@ -140,7 +140,7 @@ def check(config: HeatmapConfig) -> Asked:
     pool, less = (
         None if name is None else load_pool(name) for name in (config.pool, config.less_classes)
     )
-    tables, meta = look(config.store, None)
+    tables, meta = look(config.store, None, texts=True)
     heads = parse_heads(config.heads, meta.layers, meta.heads)
     layers = parse_layers(config.layers or layers_of(meta), meta.layers)
     if heads:

@@ -95,7 +95,7 @@ def check(config: LabelConfig, planned: Metadata | None = None) -> Asked:
     judge = parse_choice("with_", config.with_, JUDGES)
     if judge.kind == "lexicon":
         refuse_unused(config, ["examples", "attempts"], "--with openai:MODEL and transformers:PATH")
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     pool = load_pool(config.pool or pool_of(meta.source))
     lexicon = load_lexicon(config.lexicon or lexicon_of(meta.source))
     examples = () if judge.kind == "lexicon" else load_examples(config.examples)

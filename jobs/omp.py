@@ -82,7 +82,7 @@ def check(config: OmpConfig, planned: Metadata | None = None) -> tuple[Pool, Cla
             "be picked from them: give a larger pool or fewer --terms"
         )
     classes = None if config.classes is None else load_classes(config.classes)
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     parse_mlp_layers(config.mlp_layers, meta.layers)
     if classes is not None:
         refuse_classes(tables, None, config.label_column, classes)

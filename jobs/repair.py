@@ -84,7 +84,7 @@ def check(config: RepairConfig, planned: Metadata | None = None) -> Asked:
             "say what is edited by one of --heads, --property and --search: heads, those with a "
             "label, or all, with gains that are found"
         )
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     refuse_studies(config.store, meta, ["chosen"])
     parse_heads(config.heads, meta.layers, meta.heads)
     classes = load_classes(config.classes)

@@ -30,6 +30,7 @@ from pipeline.heads.edits import Edit, read_edit
 from pipeline.images.find import find_images, read_picture
 from pipeline.search.choices import Metric, Space, faiss_or_refuse, refuse_parts
 from pipeline.search.queries import Query, given, read_queries, tidied
+from pipeline.texts.towers import refuse_store_without_texts
 from storage import urls
 from storage.errors import FacetError
 
@@ -140,6 +141,8 @@ def check(config: SearchConfig) -> Asked:
     assert tables is not None  # of a store that is there
     listed = [] if config.queries is None else read_queries(config.queries)
     queries = tidied([*given(config.image, config.picture, config.text), *listed])
+    if any(query.kind == "text" for query in queries):
+        refuse_store_without_texts(meta)
     heads = heads_of(config, meta.layers, meta.heads)
     blocks: tuple[int, ...] = ()
     if config.blocks is not None:

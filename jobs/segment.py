@@ -113,7 +113,7 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
         refuse_unused(config, ["label_column"], "--class label")
     refuse_bounds(config, steps=0, batch_size=1)
     machines.check_device(config.device)
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     token_heads(config.layers, config.heads, meta)
     if "neurons" in config.methods:
         parse_mlp_layers(config.mlp_layers, meta.layers)

@@ -72,7 +72,7 @@ def check(config: TextSpanConfig, planned: Metadata | None = None) -> Pool:
     """Refuse what cannot work before any array is read; returns the texts."""
     refuse_bounds(config, texts_per_head=1, top_images=0)
     pool = load_pool(config.pool)
-    tables, meta = look(config.store, planned)
+    tables, meta = look(config.store, planned, texts=True)
     parse_layers(config.layers, meta.layers)
     refuse_components(config.store, meta, ("heads",))
     refuse_conditions(tables, where=config.where)

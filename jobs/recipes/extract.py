@@ -22,6 +22,7 @@ from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
 from pipeline.telling import several
 from pipeline.texts.encoding import model_spec
+from pipeline.texts.towers import why_without_texts
 from storage import urls
 from storage.metadata import Metadata
 from storage.store import Store
@@ -33,6 +34,8 @@ def run(config: ExtractConfig) -> Store:
     url = urls.absolute(config.store)
     spec = spec_of(config)
     model = load_model(spec.model)
+    if "text_cfg" in model.config and (why := why_without_texts(model)):
+        TELLER.say(f"{why}. Images are extracted all the same")
     store, report = open_or_create(url, spec, check_supported(spec.model), model, TELLER)
     forget_redone(store)
     left = images_left(store)

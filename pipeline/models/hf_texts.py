@@ -15,6 +15,7 @@ from typing import Any
 
 from . import hub
 from .checkpoint import HubFile
+from .openclip_files import definitions
 
 CONFIG = ("config.json",)
 TOKENIZER = (
@@ -22,6 +23,11 @@ TOKENIZER = (
     "vocab.json", "tokenizer_config.json",
 )  # fmt: skip
 LOCAL = "local-dir:"
+
+
+def installed() -> bool:
+    """Whether transformers is, which reads all of these files."""
+    return importlib.util.find_spec("transformers") is not None
 
 
 def encoder_of(config: dict[str, Any]) -> str:
@@ -41,7 +47,7 @@ def on_this_machine(config: dict[str, Any], name: str) -> dict[str, Any] | None:
     """
     if not encoder_of(config):
         return config
-    if importlib.util.find_spec("transformers") is None:
+    if not installed():
         return None
     folder = encoder_folder(config, name)
     if folder is None:
@@ -80,28 +86,24 @@ def absent(config: dict[str, Any], name: str) -> str:
     encoder, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
     if not encoder and not tokenizer:
         return ""
-    if importlib.util.find_spec("transformers") is None:
+    if not installed():
         return (
             f"its {'text tower' if encoder else 'tokenizer'} is Hugging Face's "
             f"{encoder or tokenizer}: pip install 'facet-interp[texts]'"
         )
     if encoder and encoder_folder(config, name) is None:
-        return _lacking("text tower", encoder, CONFIG, name)
+        return _lacking("text tower", encoder, "`config.json`", name)
     if tokenizer and tokenizer_folder(config, name) is None:
-        return _lacking(
-            f"tokenizer is Hugging Face's {tokenizer}, whose", tokenizer, TOKENIZER, name
-        )
+        return _lacking("tokenizer", tokenizer, f"files ({', '.join(TOKENIZER[:3])} …)", name)
     return ""
 
 
-def _lacking(what: str, of: str, files: tuple[str, ...], name: str) -> str:
-    file = "`config.json`" if files == CONFIG else f"files ({', '.join(TOKENIZER[:3])} …)"
-    fetch = f"hf download {of} --include '*.json' '*.model' '*.txt'"
+def _lacking(what: str, of: str, files: str, name: str) -> str:
     beside = f", or put its files into {_beside(name)}" if _beside(name) is not None else ""
     return (
-        f"its {what} is Hugging Face's {of}, whose {file} this machine does not have in "
-        f"{hub.cache_folder()}: where there is a "
-        f"network, run `{fetch}` and copy that folder here{beside}"
+        f"its {what} is Hugging Face's {of}, whose {files} this machine does not have in "
+        f"{hub.cache_folder()}: where there is a network, run `hf download {of} --include '*.json' "
+        f"'*.model' '*.txt'` and copy that folder here{beside}"
     )
 
 
@@ -123,8 +125,9 @@ def _folder(name: str, files: tuple[str, ...]) -> Path | None:
 
 
 def _is_encoder(file: Path) -> bool:
-    """Whether a file is transformers' configuration of a model, and not of something else."""
+    """Whether a file is the configuration of an encoder that open_clip knows."""
     try:
-        return "model_type" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, LookupError, TypeError):
         return False
+    return kind in definitions("hf_configs.py", "arch_dict")["arch_dict"]

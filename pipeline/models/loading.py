@@ -85,35 +85,16 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
     architecture = check_supported(spec)
-    foreign = hf_texts.encoder_of(architecture.config)
-    lacking = ""
     if architecture.checkpoint is None:
-        module = _build(architecture, spec.seed)
-        state = module.state_dict()
-        if foreign:  # whether it could be built is no matter of what the store holds
-            state = {name: value for name, value in state.items() if name.startswith(IMAGES)}
-        digest = digest_of(state)
+        module, lacking = _build(architecture, spec.seed), ""
+        held = module.state_dict()
+        if hf_texts.encoder_of(architecture.config):  # whether or not it could be built
+            held = {name: value for name, value in held.items() if name.startswith(IMAGES)}
     else:
-        file = _fetch(architecture)
-        held = read_state(file, averaged="architecture" in architecture.config)
-        with _NotDrawn():  # the file has all
-            module = _build(architecture, spec.seed)
-        of = f"weights file {file} does not fit model {architecture.name}"
-        state = fitted(held, module, of)
-        if has_texts(module.state_dict()) and not has_texts(state):
-            lacking = f"its weights file {file} holds the image tower alone"
-            module = alone.ImageAlone(module.visual)
-        wanted = module.state_dict()
-        try:
-            module.load_state_dict({name: state[name] for name in wanted}, strict=True)
-        except RuntimeError as error:  # names and shapes agree: sparse or quantised values
-            raise ModelError(
-                f"weights {spec.pretrained} of model {architecture.name} are not plain numbers: "
-                f"{_brief(error)}"
-            ) from error
-        digest = digest_of({**(state if foreign else {}), **module.state_dict()})
-    if foreign and not has_texts(module.state_dict()):
-        lacking = lacking or hf_texts.absent(architecture.config, architecture.name)
+        module, held, lacking = _filled(architecture, spec)
+    digest = digest_of(held)
+    if not (lacking or has_texts(module.state_dict())):
+        lacking = hf_texts.absent(architecture.config, architecture.name)
     refuse_weights(f"weights {spec.pretrained} of model {architecture.name}", module)
     module.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     FAMILIES[architecture.family].prepare(module)
@@ -128,6 +109,32 @@ def load_model(
         weights_digest=digest,
         without_texts=lacking,
     )
+
+
+def _filled(
+    architecture: Architecture, spec: ModelSpec
+) -> tuple[Any, dict[str, torch.Tensor], str]:
+    """The module with its weights, what tells these from others, and why it is without texts."""
+    file = _fetch(architecture)
+    held = read_state(file, averaged="architecture" in architecture.config)
+    with _NotDrawn():  # the file has all
+        module = _build(architecture, spec.seed)
+    state = fitted(held, module, f"weights file {file} does not fit model {architecture.name}")
+    lacking = ""
+    if has_texts(module.state_dict()) and not has_texts(state):
+        module = alone.ImageAlone(module.visual)
+        lacking = f"its weights file {file} holds the image tower alone"
+    try:
+        module.load_state_dict({name: state[name] for name in module.state_dict()}, strict=True)
+    except RuntimeError as error:  # names and shapes agree: sparse or quantised values
+        raise ModelError(
+            f"weights {spec.pretrained} of model {architecture.name} are not plain numbers: "
+            f"{_brief(error)}"
+        ) from error
+    if not hf_texts.encoder_of(architecture.config):
+        return module, module.state_dict(), lacking
+    # Its encoder may not be on this machine, and the weights are the same.
+    return module, {**state, **module.state_dict()}, lacking
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> str:

@@ -55,9 +55,10 @@ def read_state(path: Path, averaged: bool = False) -> dict[str, Tensor]:
     if path.name.endswith(INDEX):
         return _without_prefixes(_parts(path, averaged))
     if (parts := PART.search(path.name)) and int(parts[1]) > 1:
+        index = path.with_name(f"{PART.split(path.name)[0]}{path.suffix}{INDEX}")
         raise ModelError(
             f"weights file {path} is one of {int(parts[1])}: give the index that names all of "
-            f"them, {PART.split(path.name)[0]}{path.suffix}{INDEX}"
+            f"them, {index}"
         )
     return _without_prefixes(_tensors(path, averaged))
 

@@ -23,9 +23,13 @@ def count_too_long(tokenizer: Tokenizer, texts: Sequence[str], context_length: i
     """How many texts have more tokens than the model reads; the tokenizer cuts those off."""
     if not texts:
         return 0
-    pad = tokenizer([""], context_length=context_length + 1)[0, -1]
-    longer = tokenizer(list(texts), context_length=context_length + 1)
-    return int((longer[:, -1] != pad).sum())
+    cut, longer = (
+        tokenizer(list(texts), context_length=length)
+        for length in (context_length, context_length + 1)
+    )
+    # Some put a token that is read behind the padding.
+    read = context_length - (getattr(tokenizer, "tokenizer_mode", "") == "clips")
+    return int((cut[:, :read] != longer[:, :read]).any(1).sum())
 
 
 class Passes:
@@ -38,7 +42,7 @@ class Passes:
     Parameters
     ----------
     model : open_clip.CLIP
-        Its own text tower, with its own activation function.
+        Its own text tower, with its own activation function: open_clip's, or Hugging Face's.
     tokenizer : callable
         open_clip's tokenizer of that model.
     texts : sequence of str
@@ -68,8 +72,8 @@ class Passes:
             raise PoolError("no texts to encode: the pool is empty")
         self.model, self.texts, self.normalize = model, texts, normalize
         self.device = next(model.parameters()).device
-        length: int = model.context_length  # type: ignore[assignment]
-        self._tokens_mt = tokenizer(list(texts), context_length=length)
+        self._tokens_mt = tokenizer(list(texts))
+        length = self._tokens_mt.shape[1]
         last_m = last_read(model, self._tokens_mt)
         ends_m = torch.full((len(texts),), length) if last_m is None else last_m + 1
         self.tokens_m = ends_m.numpy()

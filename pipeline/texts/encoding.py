@@ -24,6 +24,7 @@ from pipeline.models import (
     ModelSpec,
     VisionModel,
     check_supported,
+    hf_texts,
     load_model,
     open_clip,
 )
@@ -42,6 +43,7 @@ from storage.weights import remember, remembered
 from .classes import PoolError, texts_digest
 from .embedding import Passes, Tokenizer, count_too_long
 from .kept import met_before, read_parts, remove_parts, write_part
+from .towers import refuse_without_texts
 
 JOB = "encode_texts"
 # A part is kept after so much work: what a stop can cost.
@@ -161,13 +163,29 @@ def context_length(model: Architecture) -> int:
 
 
 def tokenizer_of(model: Architecture) -> Tokenizer:
-    """open_clip's tokenizer of a model; its weights are not needed."""
+    """open_clip's tokenizer of a model; its weights are not needed.
+
+    Raises
+    ------
+    FacetError
+        If no text can be embedded with the model: see ``refuse_without_texts``.
+    """
+    refuse_without_texts(model)
     text, length = model.config["text_cfg"], context_length(model)
-    if name := text.get("hf_tokenizer_name"):
-        return open_clip.HFTokenizer(
-            name, context_length=length, **text.get("tokenizer_kwargs", {})
+    given = text.get("tokenizer_kwargs") or {}
+    if not text.get("hf_tokenizer_name"):
+        return open_clip.SimpleTokenizer(context_length=length, **given)
+    folder = hf_texts.tokenizer_folder(model.config, model.name)
+    mode = text.get("tokenizer_mode")
+    try:
+        return open_clip.tokenizer.HFTokenizer(
+            str(folder), length, tokenizer_mode=mode, trust_remote_code=False, **given
         )
-    return open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        said = shorten(str(error), 200, placeholder=" …")
+        raise FacetError(
+            f"the tokenizer of model {model.name} cannot be made of the files in {folder}: {said}"
+        ) from error
 
 
 def refuse_long(length: int, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
@@ -273,6 +291,7 @@ class TextEncoder:
         self, source: str, texts: Sequence[str], config: dict[str, Any], teller: Teller
     ) -> Result:
         url = self.store.url
+        refuse_without_texts(self._architecture())
         urls.check_writable(url)
         place = result_url(url, JOB, config)
         rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
