@@ -16,7 +16,8 @@ OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
 EXTRAS = (
-    "s3", "gcs", "http", "words", "mat", "ann", "sentences", "draw", "llm", "explore", "cluster"
+    "s3", "gcs", "http", "words", "texts", "mat", "ann", "sentences", "draw", "llm", "explore",
+    "cluster",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 # What timm takes where a model's settings say nothing: ImageNet's colours, and its crop.
-TIMM = {
+TIMM: dict[str, Any] = {
     "interpolation": "bicubic",
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),

@@ -181,8 +181,8 @@ def tokenizer_of(model: Architecture) -> Tokenizer:
         return open_clip.tokenizer.HFTokenizer(
             str(folder), length, tokenizer_mode=mode, trust_remote_code=False, **given
         )
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        said = shorten(str(error), 200, placeholder=" …")
+    except Exception as error:  # damaged files raise nearly anything inside transformers
+        said = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
         raise FacetError(
             f"the tokenizer of model {model.name} cannot be made of the files in {folder}: {said}"
         ) from error
