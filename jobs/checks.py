@@ -39,13 +39,13 @@ def look(
     """
     if planned is not None:
         if texts:
-            refuse_store_without_texts(planned)
+            refuse_store_without_texts(store, planned)
         return None, planned
     tables = open_tables(store)
     if not tables.done_shards():
         raise StoreError(f"no shard of {store} is finished", Remedy.first("extract", store))
     if texts:
-        refuse_store_without_texts(tables.meta)
+        refuse_store_without_texts(store, tables.meta)
     return tables, tables.meta
 
 

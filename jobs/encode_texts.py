@@ -52,7 +52,7 @@ def main(config: EncodeTextsConfig) -> Encoded:
 def check(config: EncodeTextsConfig, planned: Metadata | None = None) -> Pool:
     """Refuse what cannot work before a model is loaded; returns the texts."""
     pool = load_pool(config.pool)
-    refuse_store_without_texts(planned or views.find(config.store)[1])
+    refuse_store_without_texts(config.store, planned or views.find(config.store)[1])
     return pool
 
 

@@ -142,7 +142,7 @@ def check(config: SearchConfig) -> Asked:
     listed = [] if config.queries is None else read_queries(config.queries)
     queries = tidied([*given(config.image, config.picture, config.text), *listed])
     if any(query.kind == "text" for query in queries):
-        refuse_store_without_texts(meta)
+        refuse_store_without_texts(config.store, meta)
     heads = heads_of(config, meta.layers, meta.heads)
     blocks: tuple[int, ...] = ()
     if config.blocks is not None:

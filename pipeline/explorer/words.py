@@ -123,5 +123,7 @@ def embed(loaded: Loaded, texts: tuple[str, ...]) -> NDArray[np.float32]:
 def tokenizer_for(loaded: Loaded) -> Tokenizer:
     """The model's tokenizer, made once: making it takes longer than a text."""
     from pipeline.texts.encoding import tokenizer_of
+    from pipeline.texts.towers import refuse_without_texts
 
+    refuse_without_texts(loaded.model, loaded.store.url)
     return tokenizer_of(loaded.model)

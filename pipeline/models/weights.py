@@ -71,7 +71,7 @@ def _parts(index: Path, averaged: bool) -> dict[str, Tensor]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(
             f"weights index {index} cannot be read: {_brief(error)}: it must be JSON with "
-            "`weight_map`, from names of tensors to names of files"
+            "weight_map, from names of tensors to names of files"
         ) from error
     if absent := [file.name for file in files if not file.is_file()]:
         raise ModelError(

@@ -268,6 +268,7 @@ class TextEncoder:
         if kept is not None and not kept.provenance["too_long"]:
             return
         model = self._architecture()
+        refuse_without_texts(model, self.store.url)
         refuse_long(context_length(model), tokenizer_of(model), texts)
 
     def model(self, what: str, teller: Teller = SILENT) -> VisionModel:
@@ -291,7 +292,7 @@ class TextEncoder:
         self, source: str, texts: Sequence[str], config: dict[str, Any], teller: Teller
     ) -> Result:
         url = self.store.url
-        refuse_without_texts(self._architecture())
+        refuse_without_texts(self._architecture(), url)
         urls.check_writable(url)
         place = result_url(url, JOB, config)
         rows = np.full((len(texts), self.store.meta.embed), np.nan, np.float32)
@@ -305,6 +306,7 @@ class TextEncoder:
         if len(left_m):
             model = self.model(f"encodes {source}", teller)
             left = [texts[i] for i in left_m.tolist()]
+            refuse_without_texts(model, url)  # now it is known what its file held
             passes = Passes(model.module, tokenizer_of(model), left)
             self._fill(source, rows, left_m, passes, place, teller)
         tower = self._architecture()

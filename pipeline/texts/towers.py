@@ -5,13 +5,10 @@ from __future__ import annotations
 from pipeline.models import hf_texts
 from pipeline.models.errors import ModelError
 from pipeline.models.spec import Architecture, ModelSpec, check_supported
-from storage.errors import FacetError
+from storage.errors import FacetError, Remedy
 from storage.metadata import Metadata
 
-ALIGN = (
-    "`facet align --from CLIP-STORE --to THIS-STORE --pool POOL` brings texts of a CLIP over the "
-    "same images to its heads"
-)
+ALIGN = "texts of a CLIP over the same images can be brought to its heads"
 
 
 def why_without_texts(model: Architecture) -> str:
@@ -23,7 +20,7 @@ def why_without_texts(model: Architecture) -> str:
         Of a model that is loaded it is known, too, what its weights file held.
     """
     if model.config.get("text_cfg") is None:
-        return f"model {model.name} has no text tower, so no text can be embedded with it: {ALIGN}"
+        return f"model {model.name} has no text tower, so no text can be embedded with it; {ALIGN}"
     if lacking := hf_texts.absent(model.config, model.name):
         return f"no text can be embedded with model {model.name}: {lacking}"
     if why := getattr(model, "without_texts", ""):
@@ -34,8 +31,14 @@ def why_without_texts(model: Architecture) -> str:
     return ""
 
 
-def refuse_without_texts(model: Architecture) -> None:
+def refuse_without_texts(model: Architecture, url: str | None = None) -> None:
     """Refuse a model that no text can be embedded with.
+
+    Parameters
+    ----------
+    model : Architecture
+    url : str, optional
+        A store of that model.
 
     Raises
     ------
@@ -43,17 +46,29 @@ def refuse_without_texts(model: Architecture) -> None:
         Which says what is missing: a text tower, its weights, or files on this machine.
     """
     if why := why_without_texts(model):
-        raise FacetError(why)
+        aligned = url is not None and why.endswith(ALIGN)
+        known = {"from_": "CLIP-STORE", "pool": "POOL"}
+        raise FacetError(why, Remedy.first("align", str(url), **known) if aligned else None)
 
 
-def refuse_store_without_texts(meta: Metadata) -> None:
+def refuse_store_without_texts(url: str, meta: Metadata) -> None:
     """Refuse the model of a store if its configuration has no text tower.
 
     Files that a text tower needs may be missing: what was embedded before is there all the same.
+
+    Parameters
+    ----------
+    url : str
+        The store, which may still be to be made.
+    meta : Metadata
+
+    Raises
+    ------
+    FacetError
     """
     try:
         model = check_supported(ModelSpec(meta.architecture, "none"))
     except ModelError:  # a configuration that is gone is told of when it is needed
         return
     if model.config.get("text_cfg") is None:
-        refuse_without_texts(model)
+        refuse_without_texts(model, url)

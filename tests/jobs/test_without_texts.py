@@ -20,6 +20,7 @@ from jobs import (
     textspan,
 )
 from pipeline.explorer import words
+from pipeline.explorer.model import Loaded
 from pipeline.models import ModelSpec, check_supported, load_model
 from pipeline.texts import towers
 from pipeline.texts.encoding import TextEncoder
@@ -73,7 +74,10 @@ def bare(store, monkeypatch):
     return found
 
 
-WORDS = "model timm:vit has no text tower, so no text can be embedded with it: `facet align --from"
+WORDS = (
+    r"model timm:vit has no text tower, so no text can be embedded with it; .*: run `facet align "
+    r"--to \S+ --from CLIP-STORE --pool POOL` first$"
+)
 
 
 @pytest.mark.parametrize("job", ASKED)
@@ -97,6 +101,6 @@ def test_whoever_embeds_texts_otherwise_gets_the_same_line(store, bare):
     with refused(towers.FacetError, WORDS):
         TextEncoder(store).encode("words", ["a star"])
     model = load_model(ModelSpec(store.meta.architecture, "none", 5))
-    loaded = words.Loaded(store, replace(model, config=bare.config, name=bare.name))
+    loaded = Loaded(store, replace(model, config=bare.config, name=bare.name))
     with refused(towers.FacetError, WORDS):
         words.embed(loaded, ("a star",))

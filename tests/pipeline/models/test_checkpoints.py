@@ -58,7 +58,7 @@ def test_parts_are_the_whole(suffix, model, tmp_path):
 def test_what_is_no_index_says_so(content, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     spec = ModelSpec(write_config(tmp_path), str(tmp_path / "model.safetensors.index.json"))
-    with pytest.raises(ModelError, match="cannot be read: .* must be JSON with `weight_map`"):
+    with pytest.raises(ModelError, match="cannot be read: .* must be JSON with weight_map"):
         load_model(spec)
 
 

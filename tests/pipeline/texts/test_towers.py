@@ -222,15 +222,18 @@ def test_a_store_of_an_image_tower_alone_refuses_new_texts(tmp_path):
         tmp_path / "s", "microworld:n=2,seed=1", model, 2, architecture=path,
         architecture_digest=config_digest(model.config), weights="images.safetensors",
     )  # fmt: skip
-    refuse_store_without_texts(store.meta)  # its configuration has one
+    refuse_store_without_texts(store.url, store.meta)  # its configuration has one
     encoder = TextEncoder(store, str(tmp_path / "images.safetensors"))
-    with pytest.raises(FacetError, match="holds the image tower alone. Extract .*facet align"):
+    with pytest.raises(FacetError, match="holds the image tower alone. Extract with a") as caught:
         encoder.encode("words", ["a dog"])
+    assert caught.value.remedy.name == "align"
 
 
 def test_a_configuration_without_texts_names_what_brings_them(tmp_path):
     found = check_supported(ModelSpec(write_config(tmp_path, tiny()), "none"))
     config = {n: v for n, v in json.loads(json.dumps(found.config)).items() if n != "text_cfg"}
     bare = replace(found, config=config, name="timm:vit", has_texts=False)
-    with pytest.raises(FacetError, match="model timm:vit has no text tower, .*`facet align --from"):
-        refuse_without_texts(bare)
+    with pytest.raises(FacetError, match="model timm:vit has no text tower") as caught:
+        refuse_without_texts(bare, "s3://b/store")
+    assert caught.value.remedy.name == "align"
+    assert caught.value.remedy.url == "s3://b/store"
