@@ -215,7 +215,9 @@ def _idle(mlp: nn.Module) -> Tensor:
     last = next(getattr(mlp, name) for name in ("fc2", "w2", "c_proj") if hasattr(mlp, name))
     weight = last.weight.detach()
     constant = beta(last, weight[:, 0])
-    norm = nn.Identity() if hasattr(mlp, "w2") else getattr(mlp, "norm", nn.Identity())
+    norm = getattr(mlp, "ln", getattr(mlp, "norm", nn.Identity()))
+    if hasattr(mlp, "w2"):
+        norm = nn.Identity()  # ViTamin's is before the neurons
     return constant + weight @ beta(norm, weight[0])
 
 
@@ -299,31 +301,38 @@ def _position_bias(taps: Taps, block: nn.Module) -> Tensor | None:
 
 
 def _openclip_layer(taps: Taps, block: nn.Module) -> Layer:
-    """OpenCLIP's, whose attention is one call of PyTorch that no hook sees into: what heads gather
-    is made again of its weights, and `Layer.check` holds it to what the call gave."""
+    """OpenCLIP's. Attention of its usual blocks is one call of PyTorch that no hook sees into: what
+    heads gather is made again of its weights, and `Layer.check` holds it to what the call gave."""
     attention, x, stream = block.attn, taps.after[block.ln_1], taps.before[block]
-    look = multihead(attention, x, x)
-    mixed = gathered(look)
+    look, inner = multihead(attention, x, x), getattr(attention, "ln_inner", nn.Identity())
+    values = behind(block.ln_1, attention.in_proj_weight.detach().chunk(3)[2])
+    value_hkd = values.unflatten(0, (attention.num_heads, -1))
+    if isinstance(attention, nn.MultiheadAttention):
+        mixed_bti = gathered(look).flatten(2)
+    else:
+        mixed_bti = taps.before[inner]
+        scale = attention.head_scale.detach()
+        look = Look(taps.after[attention.ln_q], taps.after[attention.ln_k], scale * look.v)
+        value_hkd = scale * value_hkd
+    inner_bt = std(inner, mixed_bti)
     weight, bias = attention.out_proj.weight.detach(), attention.out_proj.bias.detach()
+    bias, weight = bias + weight @ beta(inner, bias), behind(inner, weight)
     written, mlp, idle = taps.after[block.attn], taps.after[block.mlp], _idle(block.mlp)
     if hasattr(block.ls_1, "gamma"):
         one, two = block.ls_1.gamma.detach(), block.ls_2.gamma.detach()
         weight, bias, written = one[:, None] * weight, one * bias, one * written
         mlp, idle = two * mlp, two * idle
-    ones = torch.ones_like(x[..., 0])
     return Layer(
-        gathered_bthk=mixed,
+        gathered_bthk=(mixed_bti / inner_bt[..., None]).unflatten(-1, (attention.num_heads, -1)),
         out_dhk=weight.unflatten(1, (attention.num_heads, -1)),
         constant_d=bias,
-        scale_bt=ones,
+        scale_bt=torch.ones_like(inner_bt),
         fixed_d=torch.zeros_like(bias),
         written_btd=written,
         mlp_btd=mlp,
         attention=look,
-        inner_std_bt=ones,
-        value_hkd=behind(block.ln_1, attention.in_proj_weight.detach().chunk(3)[2]).unflatten(
-            0, (attention.num_heads, -1)
-        ),
+        inner_std_bt=inner_bt,
+        value_hkd=value_hkd,
         normed_btd=stream / std(block.ln_1, stream)[..., None],
         std_bt=std(block.ln_1, stream),
         neurons_btd=mlp - idle,

@@ -216,6 +216,13 @@ ZOO: dict[str, Member] = {
     "openclip-mean-of-normed": Member(
         "openclip-vit", open_clip({"pool_type": "avg"}), "mean-of-normed"
     ),
+    "openclip-custom": Member(
+        "openclip-vit",
+        open_clip(
+            {"qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "scale_fc": True}
+        ),
+        "class-token",
+    ),
     "coca": Member("coca", open_clip({**POOLED, "output_tokens": True}, **COCA), "attention-pool"),
     "coca-class-token": Member("coca", open_clip({"output_tokens": True}, **COCA), "class-token"),
     "clip-resnet": Member(
