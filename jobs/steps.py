@@ -17,7 +17,7 @@ from pipeline.telling import several
 from storage import open_store
 from storage.growth import follow
 from storage.layout import index_bytes
-from storage.reductions import TABLE, Reductions, state_bytes
+from storage.reductions import Reductions, state_bytes, table
 from storage.store import Mode, Store
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def reduced(store: Store, where: str | None, components: tuple[str, ...]) -> Red
     missing = missing_shards(store, where, components)
     if not missing:
         return reduce_store(store, where, components)
-    state = state_bytes([r for r in TABLE if r.component in components], store.meta)
+    state = state_bytes(table(store.meta, components), store.meta)
     # Principal components are kept beside what they are of.
     refuse_room(store.url, 2 * state, "choose fewer `components`")
     seconds = pace.of_shards(store.meta, missing)

@@ -40,7 +40,7 @@ class Reduction:
     ----------
     name : str
     component : str
-        What has to be read for it: ``heads``, ``mlps``, ``tokens`` or ``embedding``.
+        With what it is reduced: ``heads``, ``mlps``, ``tokens`` or ``embedding``.
     dims : tuple of str
         Axes of its mean; the last is the one that a covariance is over.
     covariance : bool
@@ -59,11 +59,18 @@ class Reduction:
 TABLE = (
     Reduction("heads", "heads", ("layer", "head", "head_dim"), True, "head_component"),
     Reduction("inverse_scale", "heads", ()),
+    Reduction("bias_weights", "heads", ("layer",)),
     Reduction("mlps", "mlps", ("block", "width"), True),
     Reduction("tokens", "tokens", ("token", "embed")),
     Reduction("patches", "tokens", ("embed",), True),
     Reduction("embedding", "embedding", ("embed",), True),
 )
+
+
+def table(meta: Metadata, components: Iterable[str]) -> list[Reduction]:
+    """What is reduced of some components of a store."""
+    absent = set() if meta.varying_bias else {"bias_weights"}
+    return [r for r in TABLE if r.component in set(components) and r.name not in absent]
 
 
 def axis_sizes(meta: Metadata) -> dict[str, int]:
@@ -209,7 +216,7 @@ def _find(url: str, meta: Metadata, name: str) -> Reductions | None:
     raw: Any = urls.open_group(place, mode="r").attrs.get("facet")
     if raw is None or raw["store"] != meta.digest():
         return None
-    return Reductions(arrays.open_dataset(place), of_json(Facts, raw, place), url)
+    return Reductions(arrays.open_dataset(place), of_json(Facts, raw, place), url, meta)
 
 
 class Reductions:
@@ -220,10 +227,12 @@ class Reductions:
     data : xarray.Dataset
         Everything, lazy, in factored coordinates, float64.
     facts : Facts
+    meta : Metadata
+        Of the store that was reduced.
     """
 
-    def __init__(self, data: xr.Dataset, facts: Facts, url: str) -> None:
-        self.data, self.facts, self._url = data, facts, url
+    def __init__(self, data: xr.Dataset, facts: Facts, url: str, meta: Metadata) -> None:
+        self.data, self.facts, self._url, self.meta = data, facts, url, meta
 
     @cached_property
     def _model(self) -> xr.Dataset:

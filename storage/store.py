@@ -110,7 +110,8 @@ class Store(StoreTables):
         return self._contributions
 
     def model(self) -> xr.Dataset:
-        """What the weights alone determine: head_map, mlp_map, attention_bias, bias."""
+        """What the weights alone determine: head_map, mlp_map, attention_bias, bias and the rest
+        of ``model.zarr``."""
         return self._model
 
     def heads(self, layer: int, head: int) -> xr.DataArray:
@@ -138,10 +139,16 @@ class Store(StoreTables):
         return self._scaled(data @ self.model()["mlp_map"], "mlps")
 
     def constants(self) -> xr.DataArray:
-        """Contributions that depend on the image only through ``ln_std``, (image, embed), lazy."""
+        """Contributions of biases, (image, embed), lazy.
+
+        They depend on the image through ``ln_std``, and through ``bias_weights`` where a model has
+        them.
+        """
         model = self.model()
-        attention_bias = self._scaled(model["attention_bias"].sum("layer"), "attention_bias")
-        return (attention_bias + model["bias"]).rename("constants")
+        sums = model["attention_bias"].sum("layer")
+        if self.meta.varying_bias:
+            sums = sums + self.contributions()["bias_weights"] @ model["bias_map"]
+        return (self._scaled(sums, "attention_bias") + model["bias"]).rename("constants")
 
     def _scaled(self, sums: xr.DataArray, name: str) -> xr.DataArray:
         """What is still to be divided by each image's scale, (image, embed)."""

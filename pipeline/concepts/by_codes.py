@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.heads.ablation import StoredParts, reduced_means
+from pipeline.heads.ablation import reduced_means
 from pipeline.heads.choices import Head
+from pipeline.heads.parts import StoredParts
 from pipeline.neurons.omp import SparseCodes, build_dictionary, omp
 from pipeline.neurons.omp_variants import nonneg_omp
 from storage.reductions import Reductions

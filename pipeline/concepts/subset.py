@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.cluster.tasks import each
 from pipeline.cluster.work import LIBRARIES, Needs, Workers
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts
 from pipeline.models import VisionModel
 from pipeline.neurons.rows import ROW_BYTES, Rows, stored_rows
 from pipeline.neurons.workers import from_model

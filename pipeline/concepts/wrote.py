@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.extraction.decompose import Decomposer
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts, part_arrays
 from pipeline.models import VisionModel
 from pipeline.neurons.forward import NeuronPass, TokenReads
 from pipeline.neurons.rows import Rows, tensor
@@ -67,11 +67,7 @@ def seen(
                 reads.embedding_be / norm_b[:, None],
             )
     if parts:
-        wrote = Decomposer(model)(images_bchw)
-        assert wrote.heads_blhk is not None  # asked for
-        assert wrote.mlps_bsd is not None
-        given = (wrote.heads_blhk, wrote.mlps_bsd, wrote.embedding_be, wrote.ln_std_b)
-        found = StoredParts(*(values.double().cpu().numpy() for values in given))
+        found = StoredParts.passed(Decomposer(model)(images_bchw))
     return Wrote(rows, reads, found)
 
 
@@ -84,8 +80,8 @@ def keeps_neurons(store: Store, image: int, mlp_layers: Sequence[int]) -> bool:
 def stored_parts(store: Store, image: int) -> StoredParts:
     """What a store with heads and MLPs keeps of an image that is ok."""
     group: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
-    names = ("heads", "mlps", "embedding", "ln_std")
-    return StoredParts(*(np.asarray(group[name][image : image + 1]) for name in names))
+    at = slice(image, image + 1)
+    return StoredParts.of({name: np.asarray(group[name][at]) for name in part_arrays(store.meta)})
 
 
 def stored_rows(

@@ -14,7 +14,7 @@ from pipeline.concepts.pools import pool_of_codes
 from pipeline.explorer.firing import layer_effects_of
 from pipeline.explorer.subject import pixels_of
 from pipeline.extraction.plan import parse_layers
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts
 from storage.errors import FacetError
 from storage.reductions import Reductions, find_reductions
 from storage.results import finished_results

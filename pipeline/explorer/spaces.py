@@ -30,7 +30,7 @@ from storage.errors import FacetError, StoreError
 from storage.layout import CONTRIBUTIONS
 
 if TYPE_CHECKING:
-    from pipeline.heads.ablation import StoredParts
+    from pipeline.heads.parts import StoredParts
 
 # Numbers that are read and held of a store that has no index: of 20,000 images, 12 heads of 64.
 DIRECT = 1 << 24

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.explorer.library import Library, NotHere, Opened
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts, part_arrays
 from storage import ledger, urls
 from storage.errors import FacetError
 from storage.layout import CONTRIBUTIONS
@@ -163,7 +163,7 @@ def stored_parts(here: Opened, index: int) -> Decomposed:
         return np.asarray(group[name][index : index + 1])
 
     tokens = row("tokens")[0].astype(np.float64) if "tokens" in meta.components else None
-    parts = StoredParts(row("heads"), row("mlps"), row("embedding"), row("ln_std"))
+    parts = StoredParts.of({name: row(name) for name in part_arrays(meta)})
     residual, rounding = float(row("residual")[0]), float(row("rounding")[0])
     return Decomposed(parts, residual, rounding, tokens, meta.token_layers, stored=True)
 
@@ -211,12 +211,6 @@ def decompose(loaded: Loaded, picture: int | bytes) -> Decomposed:
     model = loaded.model
     layers = tuple(range(model.layers))
     wrote = Decomposer(model, ("heads", "mlps", "tokens"), layers)(pixels_of(loaded, picture))
-    heads, mlps, embedding, std, tokens = (
-        values.double().cpu().numpy()  # type: ignore[union-attr]  # asked for
-        for values in (
-            wrote.heads_blhk, wrote.mlps_bsd, wrote.embedding_be, wrote.ln_std_b, wrote.tokens_bte,
-        )
-    )  # fmt: skip
-    residual = float(wrote.residual_b[0])
-    parts = StoredParts(heads, mlps, embedding, std)
-    return Decomposed(parts, residual, residual, tokens[0], layers, stored=False)
+    assert wrote.tokens_bte is not None  # asked for
+    tokens, residual = wrote.tokens_bte[0].double().cpu().numpy(), float(wrote.residual_b[0])
+    return Decomposed(StoredParts.passed(wrote), residual, residual, tokens, layers, stored=False)

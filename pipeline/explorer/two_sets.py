@@ -173,7 +173,7 @@ def _moments(here: Opened, where: str) -> Reductions | None:
         if not max((state.n for state in states.values()), default=0):
             raise SubsetError(f"{where!r} matches no image that is ok")
         data = as_dataset(store.meta, moments(states))
-        return Reductions(data, Facts(where, store.meta.digest()), store.url)
+        return Reductions(data, Facts(where, store.meta.digest()), store.url, store.meta)
 
     return here.cached(("moments", where), gather)
 

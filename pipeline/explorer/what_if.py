@@ -31,8 +31,9 @@ from pipeline.explorer.scene import (
     readout,
     rows_of,
 )
-from pipeline.heads.ablation import Readout, StoredParts, reduced_means
+from pipeline.heads.ablation import Readout, reduced_means
 from pipeline.heads.edits import EditError, edit_at, edit_from, write_edit
+from pipeline.heads.parts import StoredParts, part_arrays
 from pipeline.repair.gains import LATE, Components
 from pipeline.repair.scores import Scorer
 from pipeline.stats.accuracy import predicted_classes
@@ -43,7 +44,6 @@ from storage.reductions import Reductions, find_reductions
 BYTES, IMAGES, FEWEST = 24 << 20, 4096, 100
 # Images that are named whose answer changes.
 NAMED = 24
-_ARRAYS = ("heads", "mlps", "embedding", "ln_std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,16 +284,14 @@ def table(library: Library, here: Opened, asked: Asked) -> Table:
         scene = look(here, full, images / MOST)
         model = here.store.model()
         maps: Any = SimpleNamespace(  # what ModelMaps has, which brings torch
-            **{
-                name: model[name].values.astype(np.float64)
-                for name in ("head_map", "mlp_map", "attention_bias")
-            }
+            **{"head_map": np.zeros((meta.layers, 0, 0, meta.embed)), "bias_map": None}
+            | {str(name): array.values.astype(np.float64) for name, array in model.items()}
         )
         scorer = Scorer(
             components, reduced_means(means), Readout(maps, readout(library, here, scene.classes))
         )
-        rows = rows_of(here, scene, _ARRAYS)
-        parts = StoredParts(*(cast(np.ndarray, rows[name]) for name in _ARRAYS))
+        rows = rows_of(here, scene, part_arrays(meta))
+        parts = StoredParts.of(cast(dict[str, np.ndarray], rows))
         every = np.ones(components.count, bool)
         return Table(scene, scorer.logits(parts), scorer.scores(parts, every))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.explorer.library import Opened
 from pipeline.explorer.subject import Decomposed
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts
 from storage.metadata import Metadata
 
 Array = NDArray[np.float64]
@@ -105,7 +105,7 @@ def along(model: Any, parts: StoredParts, direction_e: NDArray[np.floating]) -> 
 
     Parameters
     ----------
-    model : Dataset or ModelMaps
+    model : Dataset
         The maps of the model.
     parts : StoredParts
         One row.
@@ -113,14 +113,21 @@ def along(model: Any, parts: StoredParts, direction_e: NDArray[np.floating]) -> 
     """
     direction = np.asarray(direction_e, np.float64)
     inverse = 1 / float(parts.scale_b[0])
-    # ⟨u·head_map, d⟩ = ⟨u, head_map·d⟩: no contribution is written out.
-    heads = np.einsum(
-        "lhk,lhk->lh",
-        np.asarray(parts.heads_blhk[0], np.float64),
-        np.asarray(model["head_map"]) @ direction,
-    )
+    heads = np.zeros(parts.heads_blhk.shape[1:3])
+    if heads.size:
+        # ⟨u·head_map, d⟩ = ⟨u, head_map·d⟩: no contribution is written out.
+        heads = np.einsum(
+            "lhk,lhk->lh",
+            np.asarray(parts.heads_blhk[0], np.float64),
+            np.asarray(model["head_map"]) @ direction,
+        )
     mlps = np.asarray(parts.mlps_bsd[0], np.float64) @ (np.asarray(model["mlp_map"]) @ direction)
-    biases = float((np.asarray(model["attention_bias"]) @ direction).sum()) * inverse
+    bias_lx, varying_lx = (
+        np.asarray(model[name]) @ direction[:, None] if name in model else None
+        for name in ("attention_bias", "bias_map")
+    )
+    assert bias_lx is not None  # every store has it
+    biases = float(parts.biases(np.ones(len(bias_lx)), bias_lx, varying_lx)[0, 0])
     last = float(np.asarray(model["bias"]) @ direction) / float(parts.norm_b[0])
     return Along(heads * inverse, mlps * inverse, biases + last)
 
@@ -154,7 +161,7 @@ def token_shares(meta: Metadata, found: Decomposed) -> TokenShares | None:
     return TokenShares(
         layers=tuple(found.token_layers),
         heads=float(shares_t.sum()),
-        class_token=float(shares_t[0]),
+        class_token=float(shares_t[: min(1, meta.prefix)].sum()),
         registers=float(shares_t[1 : meta.prefix].sum()),
         patches=float(patches.sum()),
         map=patches.reshape(meta.grid),

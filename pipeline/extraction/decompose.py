@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import ModelMaps, VisionModel, model_maps
+from pipeline.models.tower import Left
 from storage.layout import COMPONENTS
 from storage.tail import scaled, terms
 
@@ -125,9 +126,7 @@ class Decomposer:
                 heads_bld[:, layer] = tower.read(u_btd)
                 mlps_bsd[:, layer + 1] = tower.read(mlp_btd)
         embedding_be, ln_std_b = left.embedding_be, left.std_b
-        bias_weights_bl = torch.stack(weights, 1) if weights else None
-        if left.bias_weight_b is not None:
-            bias_weights_bl = left.bias_weight_b[:, None].expand(-1, model.layers)
+        bias_weights_bl = bias_weights(weights, left, model.layers)
         if tokens_bte is not None:
             tokens_bte /= ln_std_b[:, None, None]
         heads_blhk = heads_bld.view(batch, model.layers, model.heads, model.head_dim)
@@ -154,6 +153,14 @@ class Decomposer:
             tokens_bte=tokens_bte,
             bias_weights_bl=bias_weights_bl,
         )
+
+
+def bias_weights(weights: Sequence[Tensor], left: Left, layers: int) -> Tensor | None:
+    """What each layer's varying attention bias counts, (batch, layer), of what blocks wrote and the
+    tail told; None where all count once."""
+    if left.bias_weight_b is not None:
+        return left.bias_weight_b[:, None].expand(-1, layers)
+    return torch.stack(list(weights), 1) if weights else None
 
 
 class _TensorMaps:

@@ -11,61 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.stats.accuracy import predicted_classes
-from storage.errors import NotFinite
 from storage.reductions import Reductions, as_spans
 
 from .names import head_name
+from .parts import StoredParts
 
 if TYPE_CHECKING:  # workers that only predict start without torch
     from pipeline.models import ModelMaps
 
 Head = tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class StoredParts:
-    """What a store holds of N images that are ok, one row an image.
-
-    Attributes
-    ----------
-    heads_blhk : (N, L, H, K) float
-    mlps_bsd : (N, L + 1, D) float
-    embedding_be : (N, E) float
-        The model's output, not normalised.
-    ln_std_b : (N,) float
-    class_token_be : (N, E) float, optional
-        What the heads write from the class token itself: row 0 of the store's ``tokens``.
-    """
-
-    heads_blhk: np.ndarray
-    mlps_bsd: np.ndarray
-    embedding_be: np.ndarray
-    ln_std_b: np.ndarray
-    class_token_be: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if not np.isfinite(self.scale_b).all():
-            row = int(np.flatnonzero(~np.isfinite(self.scale_b))[0])
-            raise NotFinite(
-                f"row {row} has no embedding: its image is not ok, or the store was made from "
-                "weights that hold NaN; leave it out, or extract a new store"
-            )
-
-    @cached_property
-    def norm_b(self) -> np.ndarray:
-        """‖embedding‖, (N,) float64."""
-        return np.linalg.norm(np.asarray(self.embedding_be, np.float64), axis=1)
-
-    @cached_property
-    def scale_b(self) -> np.ndarray:
-        """What contributions are divided by on the published scale, (N,) float64."""
-        return np.asarray(self.ln_std_b, np.float64) * self.norm_b
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,24 +38,47 @@ class Means:
     inverse_scale : float
         Mean of 1 / (ln_std ‖embedding‖), which carries the attention's constant biases.
     class_token_e : (E,) or None
+    bias_weights_l : (L,) or None
+        Mean of bias_weights / (ln_std ‖embedding‖), which carries those of ``bias_map``.
     """
 
     heads_lhk: np.ndarray
     mlps_sd: np.ndarray
     inverse_scale: float
     class_token_e: np.ndarray | None
+    bias_weights_l: np.ndarray | None = None
+
+    def biases(
+        self, losses_l: np.ndarray, attention_bias_lx: np.ndarray, bias_map_lx: np.ndarray | None
+    ) -> np.ndarray:
+        """Mean of `StoredParts.biases`, (X,) float64."""
+        total: np.ndarray = self.inverse_scale * (losses_l @ attention_bias_lx)
+        if bias_map_lx is not None:
+            assert self.bias_weights_l is not None  # whoever has the map has them
+            total = total + (losses_l * self.bias_weights_l) @ bias_map_lx
+        return total
 
 
 def reduced_means(reductions: Reductions) -> Means:
-    """Mean contributions of a reduced subset."""
-    arrays, token = reductions.array, None
-    if "tokens_mean" in reductions.data:
+    """Mean contributions of a reduced subset.
+
+    Raises
+    ------
+    StoreError
+        If a component of the store was not reduced.
+    """
+    arrays, meta, token = reductions.array, reductions.meta, None
+    mlps_sd = arrays("mlps_mean").values
+    if "tokens_mean" in reductions.data and meta.prefix:
         token = arrays("tokens_mean").isel(token=0).values
+    if not meta.heads:  # then there is no attention's bias either
+        return Means(np.zeros((meta.layers, 0, 0)), mlps_sd, 0.0, token)
     return Means(
         arrays("heads_mean").values,
-        arrays("mlps_mean").values,
+        mlps_sd,
         float(arrays("inverse_scale_mean")),
         token,
+        arrays("bias_weights_mean").values if meta.varying_bias else None,
     )
 
 
@@ -112,7 +94,7 @@ class Ablation:
     blocks : (L + 1,) bool
         Blocks replaced by their means: 0 is the class token's start, l + 1 the MLP of layer l.
     attention_bias : (L,) bool
-        Layers whose output bias, over the image's ln_std, is replaced by its mean.
+        Layers whose biases, over the image's ln_std, are replaced by their mean.
     class_token : bool
         Replace what heads write from the class token itself.
     spans : mapping of (layer, head) to (m, E) float
@@ -284,6 +266,7 @@ class Readout:
         self.heads_lhkc = self._project(maps.head_map)
         self.mlp_dc = self._project(maps.mlp_map)
         self.attention_bias_lc = self._project(maps.attention_bias)
+        self.bias_map_lc = None if maps.bias_map is None else self._project(maps.bias_map)
 
     def _project(self, joint: np.ndarray) -> np.ndarray:
         return (joint @ self.classes.T.astype(np.float64)).astype(self.dtype)
@@ -321,8 +304,10 @@ class _Effects:
             mean = self.means.mlps_sd[ablation.blocks].sum(0)
             total += (blocks * self.inverse_b[:, None] - mean).astype(dtype) @ readout.mlp_dc
         if ablation.attention_bias.any():
-            bias_c = readout.attention_bias_lc[ablation.attention_bias].sum(0)
-            total += np.outer(self.inverse_b - self.means.inverse_scale, bias_c).astype(dtype)
+            losses_l = ablation.attention_bias.astype(float)
+            maps = (readout.attention_bias_lc, readout.bias_map_lc)
+            deviation_bc = self.parts.biases(losses_l, *maps) - self.means.biases(losses_l, *maps)
+            total += deviation_bc.astype(dtype)
         if ablation.class_token:
             total += self._class_token()
         return total

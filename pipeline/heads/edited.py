@@ -39,7 +39,11 @@ class EditedModel:
         map_lhke = loss_lh[:, :, None, None] * maps.head_map
         self._head_map_xe = self._tensor(map_lhke[loss_lh != 0].reshape(-1, model.embed_dim))
         self._mlp_map_de = self._tensor(maps.mlp_map)
-        self._bias_e = self._tensor((1 - edit.attention_bias_l) @ maps.attention_bias)
+        losses_l = 1 - edit.attention_bias_l
+        self._bias_e = self._tensor(losses_l @ maps.attention_bias)
+        self._bias_map_le = (
+            None if maps.bias_map is None else self._tensor(losses_l[:, None] * maps.bias_map)
+        )
         self._constant_e = self._tensor(edit.constant_e)
 
     @torch.inference_mode()
@@ -63,6 +67,9 @@ class EditedModel:
             + torch.einsum("bsd,s->bd", parts.mlps_bsd, self._loss_s) @ self._mlp_map_de
             + self._bias_e
         )
+        if self._bias_map_le is not None:
+            assert parts.bias_weights_bl is not None  # whoever has the map has them
+            lost_be = lost_be + parts.bias_weights_bl.to(lost_be) @ self._bias_map_le
         unit_be = parts.embedding_be / norm_b1
         found: Tensor = unit_be - lost_be / (parts.ln_std_b[:, None] * norm_b1) + self._constant_e
         return found

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from storage.store import Store
     from storage.tables import StoreTables
 
-    from .ablation import Readout, StoredParts
+    from .ablation import Readout
+    from .parts import StoredParts
 
 VERSION = 1
 _KIND = "facet_edit"
@@ -60,7 +61,7 @@ class Edit:
     blocks_s : (L + 1,) float64
         Of the start (0) and of the MLPs.
     attention_bias_l : (L,) float64
-        Of every layer's output bias, over the image's ln_std.
+        Of every layer's biases, over the image's ln_std.
     constant_e : (E,) float64
         Σ (1 − gain) · mean contribution, in the joint space and on the published scale.
     means : str
@@ -150,15 +151,13 @@ def _mean_taken(
     from .ablation import reduced_means  # brings zarr, which checks of settings do without
 
     means = reduced_means(reductions)
-    maps = {
-        part: np.asarray(store.model()[part].values, np.float64)
-        for part in ("head_map", "mlp_map", "attention_bias")
-    }
-    found: NDArray[np.float64] = (
-        np.einsum("lh,lhk,lhke->e", 1 - heads_lh, means.heads_lhk, maps["head_map"], optimize=True)
-        + (1 - blocks_s) @ means.mlps_sd @ maps["mlp_map"]
-        + means.inverse_scale * ((1 - bias_l) @ maps["attention_bias"])
-    )
+    maps = {str(name): array.values.astype(np.float64) for name, array in store.model().items()}
+    found: NDArray[np.float64] = (1 - blocks_s) @ means.mlps_sd @ maps["mlp_map"]
+    found += means.biases(1 - bias_l, maps["attention_bias"], maps.get("bias_map"))
+    if store.meta.heads:
+        found += np.einsum(
+            "lh,lhk,lhke->e", 1 - heads_lh, means.heads_lhk, maps["head_map"], optimize=True
+        )
     return found
 
 
@@ -182,6 +181,7 @@ def taken(
     head_map_lhkx: np.ndarray,
     mlp_map_dx: np.ndarray,
     attention_bias_lx: np.ndarray,
+    bias_map_lx: np.ndarray | None,
 ) -> np.ndarray:
     """Σ (1 − gain) · contribution, on the published scale and through any maps, (N, X).
 
@@ -191,6 +191,8 @@ def taken(
     edit : Edit
     head_map_lhkx, mlp_map_dx, attention_bias_lx : (L, H, K, X), (D, X), (L, X)
         To the joint space, or on to scores of classes; their dtype is that of the sum.
+    bias_map_lx : (L, X) or None
+        In models that have one.
     """
     dtype = mlp_map_dx.dtype
     inverse_b = 1 / parts.scale_b
@@ -207,8 +209,7 @@ def taken(
     if mask.any():
         blocks_bd = np.einsum("bsd,s->bd", np.asarray(parts.mlps_bsd[:, mask], dtype), loss_s[mask])
         total += (blocks_bd * inverse_b[:, None]).astype(dtype) @ mlp_map_dx
-    bias_x = (1 - edit.attention_bias_l) @ attention_bias_lx
-    total += np.outer(inverse_b, bias_x).astype(dtype)
+    total += parts.biases(1 - edit.attention_bias_l, attention_bias_lx, bias_map_lx).astype(dtype)
     return total
 
 
@@ -218,7 +219,7 @@ def edited_embedding(parts: StoredParts, edit: Edit, maps: ModelMaps) -> np.ndar
     Not divided by their own norm: that is still the norm of the embedding as it was.
     """
     unit_be = np.asarray(parts.embedding_be, np.float64) / parts.norm_b[:, None]
-    gone_be = taken(parts, edit, maps.head_map, maps.mlp_map, maps.attention_bias)
+    gone_be = taken(parts, edit, maps.head_map, maps.mlp_map, maps.attention_bias, maps.bias_map)
     found: np.ndarray = unit_be - gone_be + edit.constant_e
     return found
 
@@ -227,7 +228,10 @@ def edited_logits(parts: StoredParts, edit: Edit, readout: Readout) -> np.ndarra
     """Zero-shot logits of images with an edit applied, (N, C), as ``ablation.logits`` has them."""
     unit_be = (np.asarray(parts.embedding_be) / parts.norm_b[:, None]).astype(readout.dtype)
     kept_be = unit_be + edit.constant_e.astype(readout.dtype)
-    gone_bc = taken(parts, edit, readout.heads_lhkc, readout.mlp_dc, readout.attention_bias_lc)
+    gone_bc = taken(
+        parts, edit, readout.heads_lhkc, readout.mlp_dc, readout.attention_bias_lc,
+        readout.bias_map_lc,
+    )  # fmt: skip
     found: np.ndarray = kept_be @ readout.classes.T - gone_bc
     return found
 

@@ -16,7 +16,8 @@ from storage import ledger, urls
 from storage.layout import CONTRIBUTIONS
 from storage.store import Store, open_store
 
-NAMES = ("heads", "mlps", "embedding", "ln_std")
+from .parts import part_arrays
+
 # Shards that are read, of a store that has more.
 SHARDS = 16
 
@@ -51,8 +52,7 @@ def shares(store: Store, most: int) -> Shares:
         Images that are read, about: of more, the first ones of shards spread evenly.
     """
     model = store.model()
-    names = ("head_map", "mlp_map", "attention_bias", "bias")
-    maps = {name: model[name].values for name in names}
+    maps = {str(name): array.values for name, array in model.items()}
     heads = np.zeros((store.meta.layers, store.meta.heads))
     mlps = np.zeros(store.meta.layers + 1)
     constants, images = 0.0, 0
@@ -76,17 +76,19 @@ def shard_shares(
     if not ok.any():
         return Shares(np.zeros((meta.layers, meta.heads)), np.zeros(meta.layers + 1), 0.0, 0)
     data = urls.open_group(urls.join(url, CONTRIBUTIONS), mode="r")
-    ((_, rows),) = chosen_rows(data, NAMES, meta.rows(shard)[0], ok)
+    ((_, rows),) = chosen_rows(data, part_arrays(meta), meta.rows(shard)[0], ok)
     part = {name: values.astype(float) for name, values in rows.items()}
     e, std = part["embedding"], part["ln_std"]
     e /= (e**2).sum(1, keepdims=True)
     # ⟨u·head_map, e⟩ = ⟨u, head_map·e⟩: no contribution is written out.
-    pulled = np.einsum("be,lhke->blhk", e / std[:, None], maps["head_map"], optimize=True)
-    back = (e / std[:, None]) @ maps["mlp_map"].T
-    biases = maps["attention_bias"].sum(0)
-    return Shares(
-        np.einsum("blhk,blhk->lh", part["heads"], pulled, optimize=True),
-        np.einsum("bsd,bd->s", part["mlps"], back, optimize=True),
-        float((e @ biases / std + e @ maps["bias"]).sum()),
-        len(e),
-    )
+    over_std = e / std[:, None]
+    heads = np.zeros((meta.layers, meta.heads))
+    if meta.heads:
+        pulled = np.einsum("be,lhke->blhk", over_std, maps["head_map"], optimize=True)
+        heads = np.einsum("blhk,blhk->lh", part["heads"], pulled, optimize=True)
+    constants = (over_std @ maps["attention_bias"].sum(0) + e @ maps["bias"]).sum()
+    if meta.varying_bias:
+        constants += (part["bias_weights"] * (over_std @ maps["bias_map"].T)).sum()
+    back = over_std @ maps["mlp_map"].T
+    mlps = np.einsum("bsd,bd->s", part["mlps"], back, optimize=True)
+    return Shares(heads, mlps, float(constants), len(e))

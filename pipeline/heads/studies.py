@@ -29,6 +29,7 @@ from . import ablation as ablate
 from .choices import DirectStudy, refuse_studies
 from .edits import Edit, edited_logits
 from .names import heads_name
+from .parts import part_arrays
 
 if TYPE_CHECKING:
     from pipeline.models import ModelMaps
@@ -129,6 +130,7 @@ def maps_of(store: Store) -> ModelMaps:
     model = store.model()
     names = ("head_map", "mlp_map", "attention_bias", "bias", "bias_map")
     maps = {name: model[name].values.astype(np.float64) for name in names if name in model}
+    maps.setdefault("head_map", np.zeros((store.meta.layers, 0, 0, store.meta.embed)))
     return ModelMaps(**maps)
 
 
@@ -156,17 +158,11 @@ def shard_parts(
         Whether what heads write from the class token is wanted, too.
     """
     data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
-    names = ["heads", "mlps", "embedding", "ln_std", *(["tokens"] if class_token else [])]
+    names = [*part_arrays(store.meta), *(["tokens"] if class_token else [])]
     step = max(1, READ_BYTES // sum(store.arrays[n].bytes_per_row for n in names))
     for numbers, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):
-        parts = ablate.StoredParts(
-            heads_blhk=rows["heads"],
-            mlps_bsd=rows["mlps"],
-            embedding_be=rows["embedding"],
-            ln_std_b=rows["ln_std"],
-            class_token_be=rows["tokens"][:, 0] if class_token else None,
-        )
-        yield numbers, parts
+        token = rows["tokens"][:, 0] if class_token else None
+        yield numbers, ablate.StoredParts.of(rows, token)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,7 @@ def stored_split(store: Store, image: int, texts_me: NDArray[np.floating]) -> Sp
     row = store.contributions().isel(image=image)
     tokens_te, embedding_e = _float64(row["tokens"]), _float64(row["embedding"])
     wrote_e = {name: np.zeros(meta.embed) for name in TERMS}
-    wrote_e["class_token"] = tokens_te[0]
+    wrote_e["class_token"] = tokens_te[: min(1, meta.prefix)].sum(0)
     wrote_e["registers"] = tokens_te[1 : meta.prefix].sum(0)
     if {"heads", "mlps"} <= set(meta.components):
         wrote_e |= _beside(store, row)
@@ -130,13 +130,16 @@ def _beside(store: Store, row: xr.Dataset) -> dict[str, Array]:
     """What wrote beside the heads that `tokens` sums, by `TERMS`, (embed,) each."""
     heads_lhk, mlps_sd, std = (_float64(row[name]) for name in ("heads", "mlps", "ln_std"))
     maps = {str(name): _float64(array) for name, array in store.model().items()}
+    biases_e = maps["attention_bias"].sum(0)
+    if store.meta.varying_bias:
+        biases_e = biases_e + _float64(row["bias_weights"]) @ maps["bias_map"]
     others = [layer for layer in range(store.meta.layers) if layer not in store.meta.token_layers]
     sums_e = np.einsum("lhk,lhke->e", heads_lhk[others], maps["head_map"][others])
     return {
         "other_layers": sums_e / std,
         "mlps": mlps_sd[1:].sum(0) @ maps["mlp_map"] / std,
         "start": mlps_sd[0] @ maps["mlp_map"] / std,
-        "constants": maps["attention_bias"].sum(0) / std + maps["bias"],
+        "constants": biases_e / std + maps["bias"],
     }
 
 
@@ -170,7 +173,7 @@ def split_of(
     rest = {name: np.zeros(len(maps_mlht)) for name in TERMS}
     for called, share_bc in shares.rest.items():
         rest[_TERM_OF[called]] = rest[_TERM_OF[called]] + share_bc[0].double().cpu().numpy()
-    rest["class_token"] = shown_mt[:, 0]
+    rest["class_token"] = shown_mt[:, : min(1, shares.prefix)].sum(-1)
     rest["registers"] = shown_mt[:, 1 : shares.prefix].sum(-1)
     rest["other_heads"] = heads_mlh[:, beside_lh].sum(-1)
     rest["other_layers"] = rest["other_layers"] + heads_mlh[:, ~(chosen_lh | beside_lh)].sum(-1)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.extraction.decompose import bias_weights
 from pipeline.heads.edits import Edit, refuse_other_model
 from pipeline.models import VisionModel, mean_maps, model_maps
 from pipeline.models.tower import Attention, Left
@@ -158,6 +159,8 @@ class TokenMaps:
                 edit.constant_e,
             )
         )
+        self._bias_map_le = None if maps.bias_map is None else tensor(maps.bias_map, model)
+        self._gains_l = tensor(gains_l, model)
         self._heads_lh, self._blocks_s = (tensor(a, model) for a in (edit.heads_lh, edit.blocks_s))
         own_mean_e = 0 if self._centred else mean_maps(model).mean_map / model.width
         self._mlp_map_de = tensor(maps.mlp_map + own_mean_e, model)
@@ -178,6 +181,7 @@ class TokenMaps:
         start_bd = tower.read(x_btd).clone()
         mlps_bd, lost_bd = torch.zeros_like(start_bd), (1 - self._blocks_s[0]) * start_bd
         start_bd *= self._blocks_s[0]
+        weights: list[Tensor] = []
         maps, others_bc = [], torch.zeros_like(directions_bce[..., 0])
         lost_bc = directions_bce @ self._lost_bias_e
         for layer, block in enumerate(tower.blocks):
@@ -186,7 +190,9 @@ class TokenMaps:
             gains_h1 = self._heads_lh[layer, :, None]
             if layer in self.layers:
                 maps.append(reader.read(attention, folded_bchk) * gains_h1)
-            x_btd, u_bd, mlp_bd, _ = block.rest(x_btd, attention)
+            x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
+            if weight_b is not None:
+                weights.append(weight_b)
             u_bd = u_bd.to(x_btd.dtype)
             if layer not in self.layers:
                 others_bc += along((folded_bchk * gains_h1).flatten(2), u_bd)
@@ -194,6 +200,12 @@ class TokenMaps:
             mlps_bd += self._blocks_s[layer + 1] * mlp_bd
             lost_bd += (1 - self._blocks_s[layer + 1]) * mlp_bd
         left = tower.leave(x_btd)
+        bias_bc = directions_bce @ self._attention_bias_e
+        if (weights_bl := bias_weights(weights, left, model.layers)) is not None:
+            assert self._bias_map_le is not None  # whoever has the weights has the map
+            varying_bcl = (directions_bce @ self._bias_map_le.T) * weights_bl[:, None]
+            bias_bc = bias_bc + varying_bcl @ self._gains_l
+            lost_bc += varying_bcl @ (1 - self._gains_l)
         layer_bcl, block_bc = reader.constants(left, directions_bce)
         chosen = list(self.layers)
         others = [layer for layer in range(model.layers) if layer not in chosen]
@@ -206,7 +218,7 @@ class TokenMaps:
         if others:
             rest["other layers"] = others_bc + layer_bcl[..., others].sum(-1)
         if self._centred:
-            rest["attention biases"] = directions_bce @ self._attention_bias_e
+            rest["attention biases"] = bias_bc
             rest["last norm's bias"] = directions_bce @ self._bias_e * left.std_b[:, None]
         norm_b = left.embedding_be.norm(dim=1)
         scale_b = 1 / (left.std_b * norm_b)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import UnsupportedModel
 from .loading import VisionModel
 
 
@@ -74,8 +75,20 @@ def model_maps(model: VisionModel) -> ModelMaps:
 
 
 def mean_maps(model: VisionModel) -> MeanMaps:
-    """Compute what the equal-share convention needs besides `model_maps`."""
+    """Compute what the equal-share convention needs besides `model_maps`.
+
+    Raises
+    ------
+    UnsupportedModel
+        If the convention says nothing of the model.
+    """
     tower = model.tower()
+    if model.varying_bias or not tower.tail.norm.centred:
+        raise UnsupportedModel(
+            f"the equal-share convention spreads the mean that a last LayerNorm subtracts and "
+            f"biases that are the same for every image, and {model.name} has no such: choose "
+            "`convention` centred"
+        )
     weights = [block.weights for block in tower.blocks]
     scaled_de = tower.tail.norm.weight[:, None] * tower.tail.projection_de
     return MeanMaps(

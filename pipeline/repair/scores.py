@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heads.ablation import Means, Readout, StoredParts
+from pipeline.heads.ablation import Means, Readout
+from pipeline.heads.parts import StoredParts, part_arrays
 from pipeline.stats.reductions import READ_BYTES
 from pipeline.subsets import chosen_rows
 from storage import urls
@@ -22,8 +23,6 @@ from storage.layout import CONTRIBUTIONS
 from storage.store import Store
 
 from .gains import Components
-
-_ARRAYS = ("heads", "mlps", "embedding", "ln_std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +62,10 @@ class Scorer:
         for block in np.flatnonzero(blocks_s).tolist():
             rows = np.asarray(parts.mlps_bsd[:, block], dtype) * inverse_b[:, None]
             found.append(((rows - means.mlps_sd[block]).astype(dtype) @ readout.mlp_dc)[None])
-        deviation_b = inverse_b - means.inverse_scale
         for layer in np.flatnonzero(bias_l).tolist():
-            found.append(np.outer(deviation_b, readout.attention_bias_lc[layer])[None])
+            alone_l = np.eye(len(bias_l))[layer]
+            maps = (readout.attention_bias_lc, readout.bias_map_lc)
+            found.append((parts.biases(alone_l, *maps) - means.biases(alone_l, *maps))[None])
         if not found:
             return np.zeros((0, len(inverse_b), len(readout.classes)), dtype)
         return np.concatenate(found).astype(dtype)
@@ -82,8 +82,9 @@ class Scorer:
     def parts(self, store: Store, shard: int, chosen: np.ndarray) -> Iterator[StoredParts]:
         """The chosen images of a shard, a bounded number at a time."""
         data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
-        row = sum(store.arrays[name].bytes_per_row for name in _ARRAYS)
+        names = part_arrays(store.meta)
+        row = sum(store.arrays[name].bytes_per_row for name in names)
         row += self.components.count * len(self.readout.classes) * self.readout.dtype.itemsize
         step = max(1, READ_BYTES // row)
-        for _, rows in chosen_rows(data, _ARRAYS, store.meta.rows(shard)[0], chosen, step):
-            yield StoredParts(rows["heads"], rows["mlps"], rows["embedding"], rows["ln_std"])
+        for _, rows in chosen_rows(data, names, store.meta.rows(shard)[0], chosen, step):
+            yield StoredParts.of(rows)

@@ -22,7 +22,7 @@ from storage.store import Store
 from .choices import Space
 
 if TYPE_CHECKING:
-    from pipeline.heads.ablation import StoredParts
+    from pipeline.heads.parts import StoredParts
     from pipeline.models import ModelMaps
 
 

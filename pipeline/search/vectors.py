@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.heads.ablation import StoredParts
+from pipeline.heads.parts import StoredParts
 from pipeline.images.decode import decode
 from storage import ledger, urls
 from storage.errors import FacetError
@@ -82,15 +82,5 @@ def picture_vectors(
         some = pictures[first : first + PICTURES_AT_ONCE]
         pixels = np.stack([model.preprocess.to_uint8(decode(picture)) for picture in some])
         wrote = decompose(model.preprocess.to_tensor(torch.from_numpy(pixels).to(model.device)))
-        assert wrote.heads_blhk is not None  # asked for
-        assert wrote.mlps_bsd is not None
-        parts = StoredParts(
-            *(
-                values.double().cpu().numpy()
-                for values in (
-                    wrote.heads_blhk, wrote.mlps_bsd, wrote.embedding_be, wrote.ln_std_b,
-                )
-            )
-        )  # fmt: skip
-        found.append(coordinates.parts(parts))
+        found.append(coordinates.parts(StoredParts.passed(wrote)))
     return np.concatenate(found)

@@ -32,6 +32,7 @@ from storage.reductions import (
     find_reductions,
     mean_shape,
     subset_url,
+    table,
     write_reductions,
 )
 from storage.store import Store, open_store
@@ -151,7 +152,7 @@ def chosen_states(
 ) -> States:
     """State of the ``chosen`` images (bool) of a shard, all of which must be ok."""
     start, stop = store.meta.rows(shard)
-    wanted = [r for r in TABLE if r.component in components]
+    wanted = table(store.meta, components)
     states = {r.name: _no_rows(r, store.meta) for r in wanted}
     if not chosen.any():
         return states
@@ -173,6 +174,8 @@ def chosen_states(
             for r in wanted:
                 if r.component == component:
                     used = rows[:, store.meta.prefix :] if r.name == "patches" else rows
+                    if r.name == "bias_weights":
+                        used = np.asarray(data[r.name][start + part.start : start + part.stop])  # type: ignore[index]
                     try:
                         new = _chunk(r, used, chosen[part], scale[part], norm[part])
                     except NotFinite as error:

@@ -25,14 +25,6 @@ from storage import open_store
 from tests.pipeline.images import kit
 from tests.pipeline.models import toy_vit
 
-CONFIG = {
-    "embed_dim": 7,
-    "vision_cfg": {
-        "timm_model_name": toy_vit.NAME, "image_size": [12, 18], "patch_size": 6, "width": 16,
-        "layers": 3, "head_width": 4,
-    },
-    "text_cfg": {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1},
-}  # fmt: skip
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
@@ -41,7 +33,7 @@ def spec(tmp_path, monkeypatch) -> ModelSpec:
     """The family's row stands for one test."""
     monkeypatch.setitem(FAMILIES, toy_vit.NAME, toy_vit)
     path = tmp_path / "toy.json"
-    path.write_text(json.dumps(CONFIG))
+    path.write_text(json.dumps(toy_vit.CONFIG))
     return ModelSpec(str(path), "none", 3)
 
 
@@ -49,7 +41,7 @@ def own_forward(spec: ModelSpec, images: torch.Tensor) -> np.ndarray:
     """The model's own output, LayerScale as it was made."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        module = toy_vit.build(CONFIG).double()
+        module = toy_vit.build(toy_vit.CONFIG).double()
     assert not torch.equal(module.visual.layers[0].scale_1.gamma, torch.ones(16))
     with torch.no_grad():
         return module.encode_image(images).numpy()

@@ -1,6 +1,8 @@
 """A toy family: a ViT with LayerScale and two registers, written as plainly as can be.
 
-With its row in `FAMILIES`, this file is all that a new family takes.
+With its row in `FAMILIES`, this file is all that a new family takes. ``timm_pool`` says what its
+tail reads: the class token, the mean of patches that none stands before (``avg``), the mean of
+normed patches (``avg-of-normed``), or an attention pool with an MLP (``map``).
 """
 
 from __future__ import annotations
@@ -14,11 +16,22 @@ from pipeline.models import VisionModel
 from pipeline.models.family import Sizes
 from pipeline.models.mlps import PlainMlp
 from pipeline.models.prenorm import PreNormBlock, embed_patches
-from pipeline.models.reading import ClassToken
-from pipeline.models.tower import Left, Norm, Tail, float64
+from pipeline.models.reading import ClassToken, Mean, Reading, WeighedMean
+from pipeline.models.tower import Attention, Left, Norm, Tail, float64
 
 REGISTERS = 2
 NAME = "toy-vit"
+CONFIG = {
+    "embed_dim": 7,
+    "vision_cfg": {
+        "timm_model_name": NAME, "image_size": [12, 18], "patch_size": 6, "width": 16,
+        "layers": 3, "head_width": 4,
+    },
+    "text_cfg": {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1},
+}  # fmt: skip
+READINGS = {
+    "": "class-token", "avg": "mean", "avg-of-normed": "mean-of-normed", "map": "attention-pool",
+}  # fmt: skip
 
 
 class Scale(nn.Module):
@@ -57,25 +70,53 @@ class Layer(nn.Module):
         return x + self.scale_2(self.down(nn.functional.gelu(self.up(self.between(x)))))
 
 
-class Picture(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int, patch: int, patches: int, out: int):
+class Pool(nn.Module):
+    """One query over the tokens: y = out(attention), then y + MLP(norm(y))."""
+
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        self.query, self.layer = nn.Parameter(torch.zeros(1, width)), Layer(width, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, (b, _, d) = self.layer, x.shape
+        weight, bias = layer.qkv.weight, layer.qkv.bias
+        q = nn.functional.linear(self.query.expand(b, 1, d), weight[:d], bias[:d])
+        k, v = nn.functional.linear(x, weight[d:], bias[d:]).chunk(2, -1)
+        q, k, v = (y.view(b, -1, layer.heads, d // layer.heads).transpose(1, 2) for y in (q, k, v))
+        pattern = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        y = layer.scale_1(layer.out((pattern @ v).transpose(1, 2).reshape(b, d)))
+        return y + layer.scale_2(layer.down(nn.functional.gelu(layer.up(layer.between(y)))))
+
+
+class Picture(nn.Module):
+    def __init__(
+        self, width: int, layers: int, heads: int, patch: int, patches: int, out: int, reading: str
+    ):
+        super().__init__()
+        self.reading, self.prefix = reading, prefix_of(reading)
         self.patch = nn.Conv2d(3, width, patch, patch)
-        self.first = nn.Parameter(torch.zeros(1 + REGISTERS, width))
-        self.positions = nn.Parameter(torch.zeros(1 + REGISTERS + patches, width))
+        self.first = nn.Parameter(torch.zeros(self.prefix, width))
+        self.positions = nn.Parameter(torch.zeros(self.prefix + patches, width))
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.after, self.head = nn.LayerNorm(width), nn.Linear(width, out, bias=False)
+        self.pool = Pool(width, heads) if reading == "attention-pool" else None
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patch(images).flatten(2).mT
         x = torch.cat([self.first.expand(len(images), -1, -1), patches], 1) + self.positions
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.after(x[:, 0]))
+        if self.pool is not None:
+            return self.head(self.pool(self.after(x)))
+        if self.reading == "class-token":
+            return self.head(self.after(x[:, 0]))
+        if self.reading == "mean":
+            return self.head(self.after(x.mean(1)))
+        return self.head(self.after(x)[:, self.prefix :].mean(1))
 
 
 class Toy(nn.Module):
-    def __init__(self, **sizes: int) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__()
         self.visual = Picture(**sizes)
         for parameter in self.parameters():
@@ -93,21 +134,28 @@ def faults(config: dict[str, Any]) -> list[str]:
     return [] if named == NAME else [f"its image tower is {named}, not {NAME}"]
 
 
+def prefix_of(reading: str) -> int:
+    return 1 + REGISTERS if reading in ("class-token", "mean-of-normed") else 0
+
+
 def sizes(config: dict[str, Any]) -> Sizes:
     vision = config["vision_cfg"]
+    reading = READINGS[vision.get("timm_pool", "")]
     height, width = vision["image_size"]
     side, heads = vision["patch_size"], vision["width"] // vision["head_width"]
     return Sizes(
         image_size=(height, width),
         grid=(height // side, width // side),
-        prefix=1 + REGISTERS,
-        layers=vision["layers"],
+        prefix=prefix_of(reading),
+        layers=1 if reading == "attention-pool" else vision["layers"],
         heads=heads,
         head_dim=vision["head_width"],
         width=vision["width"],
         mlp_width=4 * vision["width"],
         embed_dim=config["embed_dim"],
         activation="gelu",
+        reading=reading,
+        varying_bias=reading == "mean-of-normed",
     )
 
 
@@ -119,17 +167,19 @@ def build(config: dict[str, Any]) -> Toy:
     found = sizes(config)
     return Toy(
         width=found.width,
-        layers=found.layers,
+        layers=config["vision_cfg"]["layers"],
         heads=found.heads,
         patch=config["vision_cfg"]["patch_size"],
         patches=found.grid[0] * found.grid[1],
         out=found.embed_dim,
+        reading=found.reading,
     )
 
 
 @torch.no_grad()
 def prepare(module: Toy) -> None:
-    for layer in module.visual.layers:
+    pool = module.visual.pool
+    for layer in [*module.visual.layers, *([] if pool is None else [pool.layer])]:
         for scale, linear in ((layer.scale_1, layer.out), (layer.scale_2, layer.down)):
             linear.weight.mul_(scale.gamma[:, None])
             linear.bias.mul_(scale.gamma)
@@ -137,42 +187,63 @@ def prepare(module: Toy) -> None:
 
 
 def tower(model: VisionModel) -> ToyTower:
-    return ToyTower(model)
+    return ToyPool(model) if model.reading == "attention-pool" else ToyTower(model)
+
+
+def block(model: VisionModel, layer: Layer, before: nn.LayerNorm, **of: Any) -> PreNormBlock:
+    kind = of.pop("kind", PreNormBlock)
+    return kind(
+        heads=model.heads,
+        head_dim=model.head_dim,
+        dtype=model.dtype,
+        norms=(before, layer.between),
+        qkv=(layer.qkv.weight, layer.qkv.bias),
+        out=(layer.out.weight, layer.out.bias),
+        mlp=PlainMlp(
+            (layer.up.weight, layer.up.bias),
+            nn.functional.gelu,
+            (layer.down.weight, layer.down.bias),
+        ),
+        **of,
+    )
 
 
 class ToyTower:
     def __init__(self, model: VisionModel) -> None:
-        self._model, self._visual, self.read = model, model.visual, ClassToken()
-        self.blocks = [
-            PreNormBlock(
-                heads=model.heads,
-                head_dim=model.head_dim,
-                dtype=model.dtype,
-                last=layer is self._visual.layers[-1],
-                reading=self.read,
-                norms=(layer.before, layer.between),
-                qkv=(layer.qkv.weight, layer.qkv.bias),
-                out=(layer.out.weight, layer.out.bias),
-                mlp=PlainMlp(
-                    (layer.up.weight, layer.up.bias),
-                    nn.functional.gelu,
-                    (layer.down.weight, layer.down.bias),
-                ),
+        self._model, self._visual = model, model.visual
+        readings = {"mean": Mean(0), "mean-of-normed": WeighedMean(model.prefix)}
+        self.read: Reading = readings.get(model.reading, ClassToken())
+        self.late = model.reading == "mean-of-normed"
+        layers, pooled = self._visual.layers, model.reading == "attention-pool"
+        self.trunk = self.blocks = [
+            block(
+                model, layer, layer.before, reading=self.read,
+                last=layer is layers[-1] and not pooled,
             )
-            for layer in self._visual.layers
-        ]
+            for layer in layers
+        ]  # fmt: skip
 
     @property
     def tail(self) -> Tail:
         return Tail(Norm.of(self._visual.after), float64(self._visual.head.weight).T)
 
-    late = False
-
     def start(self, images_bchw: Tensor) -> Tensor:
+        if self.late:
+            self.read.weights_bt = None
         x_btd, positions_td = self.embed(images_bchw)
         return x_btd + positions_td
 
-    enter = start
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        if self.late:
+            self.leave(self.run(self.start(images_bchw)))
+            x_btd, positions_td = self.embed(images_bchw)
+            return x_btd + positions_td
+        return self.start(images_bchw)
+
+    def run(self, x_btd: Tensor) -> Tensor:
+        for each in self.trunk:
+            x_btd = each.rest(x_btd, each.attention(x_btd)).stream_btd
+        return x_btd
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)
@@ -182,7 +253,69 @@ class ToyTower:
         return torch.cat([first_btd, patches_btd], 1), visual.positions
 
     def leave(self, x_btd: Tensor) -> Left:
-        class_bd, norm = self.read(x_btd), self._visual.after
-        variance_b, mean_b = torch.var_mean(class_bd, -1, correction=0)
-        embedding_be = self._visual.head(norm(class_bd))
+        norm = self._visual.after
+        if self.late:
+            variance_bt, _ = torch.var_mean(x_btd, -1, correction=0)
+            weight_b = self.read.weigh((variance_bt + norm.eps).rsqrt())
+            normed_bd = norm(x_btd)[:, self._model.prefix :].mean(1)
+            mean_b = self.read(x_btd).mean(-1)
+            return Left(self._visual.head(normed_bd), mean_b, torch.ones_like(weight_b), weight_b)
+        read_bd = self.read(x_btd)
+        variance_b, mean_b = torch.var_mean(read_bd, -1, correction=0)
+        embedding_be = self._visual.head(norm(read_bd))
         return Left(embedding_be, mean_b, (variance_b + norm.eps).sqrt())
+
+
+class PoolBlock(PreNormBlock):
+    """A query of its own in place of the tokens', and nothing of the stream carried on."""
+
+    query: Tensor
+
+    def attention(self, x_btd: Tensor) -> Attention:
+        found = super().attention(x_btd)
+        (weight, bias), inner = self.qkv, self.heads * self.head_dim
+        query_1d = self.query.to(self.dtype)
+        queries_1d = nn.functional.linear(query_1d, weight[:inner], bias[:inner])
+        queries = queries_1d.view(1, 1, self.heads, -1).transpose(1, 2)
+        queries = queries.expand(len(x_btd), -1, -1, -1)
+        return Attention(queries, found.keys, found.values, self.reading)
+
+    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
+        return super().attend(torch.zeros_like(x_btd[:, :1]), attention)
+
+    def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
+        return super().write(torch.zeros_like(x_btd[:, :1]), mixed_bhqk)
+
+
+class PoolRow(ClassToken):
+    """The row that the pool makes; of the tokens that it looks at nothing is read."""
+
+    def __call__(self, values_bt: Tensor) -> Tensor:
+        return values_bt[:, 0] * float(values_bt.shape[1] == 1)
+
+
+class ToyPool(ToyTower):
+    """The pool is the one layer; what comes before it is how it is entered."""
+
+    def __init__(self, model: VisionModel) -> None:
+        super().__init__(model)
+        visual, self.read = self._visual, PoolRow()
+        pool = block(
+            model, visual.pool.layer, visual.after, kind=PoolBlock, last=True, reading=self.read
+        )
+        pool.query = visual.pool.query
+        self.blocks = [pool]
+
+    @property
+    def tail(self) -> Tail:
+        return Tail(Norm.none(self._model.width), float64(self._visual.head.weight).T)
+
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        return self.run(super().start(images_bchw))
+
+    start = enter
+
+    def leave(self, x_btd: Tensor) -> Left:
+        read_bd = self.read(x_btd)
+        one_b = torch.ones_like(read_bd[:, 0])
+        return Left(self._visual.head(read_bd), 0 * one_b, one_b)

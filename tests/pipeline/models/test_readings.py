@@ -1,0 +1,183 @@
+"""What is told of an embedding sums to it whatever a tail reads, and goes the whole way."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cluster.work import Workers
+from pipeline.extraction.decompose import Decomposer
+from pipeline.extraction.run import run
+from pipeline.extraction.spec import StoreSpec
+from pipeline.extraction.store import open_or_create
+from pipeline.heads import ablation as ablate
+from pipeline.heads.edited import EditedModel
+from pipeline.heads.edits import edit_from, edited_embedding, edited_logits, edited_mean
+from pipeline.heads.parts import StoredParts, part_arrays
+from pipeline.heads.shares import shares
+from pipeline.heads.studies import maps_of
+from pipeline.heatmaps.split import shares_of, split_of, stored_split
+from pipeline.heatmaps.tokens import TokenMaps
+from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.models.families import FAMILIES
+from pipeline.repair.gains import Components
+from pipeline.repair.scores import Scorer
+from pipeline.stats.reductions import reduce_store
+from storage import open_store
+from storage.store import Store
+from tests.pipeline.images import kit
+from tests.pipeline.models import toy_vit
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+POOLS = tuple(toy_vit.READINGS)
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def config_of(pool: str) -> dict:
+    vision = toy_vit.CONFIG["vision_cfg"] | ({"timm_pool": pool} if pool else {})
+    return {**toy_vit.CONFIG, "vision_cfg": vision}
+
+
+@pytest.fixture(scope="module", params=POOLS, ids=lambda pool: toy_vit.READINGS[pool])
+def made(request, tmp_path_factory):
+    """A model of a reading in float64, and a store of nine pictures of it."""
+    from pipeline.cluster import machines
+
+    machines.work("here")
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(FAMILIES, toy_vit.NAME, toy_vit)
+        (folder / "toy.json").write_text(json.dumps(config_of(request.param)))
+        spec = ModelSpec(str(folder / "toy.json"), "none", 3)
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        for i in range(9):
+            (pictures / f"{i}.png").write_bytes(kit.encode(kit.picture(i, 20, 30), "PNG"))
+        asked = StoreSpec(
+            images=str(pictures), model=spec, components=("heads", "mlps", "tokens"), layers="all",
+            precision="fp32", store_dtype="float32", shard_size=4,
+        )  # fmt: skip
+        model = load_model(spec)
+        store, _ = open_or_create(str(folder / "store"), asked, model, model)
+        run(store, model, Workers("cpu", 1, 1, 4), max_bad=0.2)
+        assert store.validate() == []
+        yield load_model(spec, dtype=torch.float64), open_store(store.url)
+    machines.work("ray")
+
+
+@pytest.fixture
+def model(made) -> VisionModel:
+    return made[0]
+
+
+@pytest.fixture
+def store(made) -> Store:
+    return made[1]
+
+
+def pictures(n: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 3, 12, 18, generator=generator, dtype=torch.float64)
+
+
+def directions(n: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(n, 7))
+
+
+def rows_of(store: Store) -> StoredParts:
+    data = store.contributions().load()
+    return StoredParts.of({name: data[name].values for name in part_arrays(store.meta)})
+
+
+def test_parts_sum_to_the_output(model):
+    images = pictures(3)
+    parts = Decomposer(model)(images)
+    with torch.no_grad():
+        wanted = model.module.encode_image(images)
+    torch.testing.assert_close(parts.embedding_be, wanted, rtol=1e-10, atol=1e-10)
+    assert float(parts.residual_b.max()) < 1e-10
+    assert (parts.bias_weights_bl is not None) == model.varying_bias
+    # Tokens are told apart by what is read of attention, in a pass of their own where that is late.
+    tokens = Decomposer(model, ("heads", "tokens"), range(model.layers))(images)
+    torch.testing.assert_close(tokens.heads_blhk, parts.heads_blhk, **EXACT)
+
+
+def test_a_store_has_all_that_sums_to_the_embedding(store):
+    total = store.constants()
+    for layer, head in np.ndindex(store.meta.layers, store.meta.heads):
+        total = total + store.heads(layer, head)
+    for block in range(store.meta.layers + 1):
+        total = total + store.mlps(block)
+    np.testing.assert_allclose(total, store.embeddings(), rtol=1e-4, atol=1e-5)
+    found = shares(store, 100)
+    assert found.images == 9
+    assert found.heads.sum() + found.mlps.sum() + found.constants == pytest.approx(1, abs=1e-5)
+
+
+def test_a_map_and_what_it_leaves_out_are_the_logit(model, store):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 18, 3), np.uint8)
+    texts = directions(3)
+    chosen = [model.layers - 1]
+    shown = split_of(shares_of(model, pixels, texts, chosen), chosen)
+    np.testing.assert_allclose(shown.residual_m, 0, atol=1e-9)
+    kept = stored_split(store, 2, texts)
+    np.testing.assert_allclose(kept.residual_m, 0, atol=1e-4)
+    assert kept.patches_mrc.shape == (3, 2, 3)
+
+
+def test_all_that_is_ablated_by_its_mean_leaves_the_mean(store):
+    found = reduce_store(store)
+    parts, size = rows_of(store), ablate.ModelSize(store.meta.layers, store.meta.heads)
+    readout, means = ablate.Readout(maps_of(store), directions(4)), ablate.reduced_means(found)
+    everything = size.ablation("all", layers=range(size.layers), mlps=True, start=True)
+    base, after = ablate.logits(parts, means, readout, [everything])
+    last = store.model()["bias"].values / parts.norm_b[:, None]
+    unit = parts.embedding_be / parts.norm_b[:, None]
+    wanted = ((unit - last).mean(0) + last) @ readout.classes.T
+    np.testing.assert_allclose(base, unit @ readout.classes.T, atol=1e-6)
+    np.testing.assert_allclose(after, wanted, atol=1e-5)
+    # The same one part after the other.
+    components = Components(size.layers, size.heads)
+    scorer = Scorer(components, means, readout)
+    scores = scorer.scores(parts, np.ones(components.count, bool))
+    np.testing.assert_allclose(base - scores.sum(0), wanted, atol=1e-5)
+    (numbers,) = scorer.parts(store, 0, np.array([True, False, True, True]))
+    np.testing.assert_allclose(scorer.logits(numbers), base[[0, 2, 3]], atol=1e-6)
+
+
+def test_edits_are_of_biases_too(model, store):
+    found = reduce_store(store)
+    gains = {layer: 0.3 + layer for layer in range(store.meta.layers)}
+    edit = edit_from(store, found, "some", {(0, 1): 0.2}, {0: 0.5, 1: 2.0}, gains)
+    parts, maps = rows_of(store), maps_of(store)
+    whole = edited_embedding(parts, edit, maps)
+    np.testing.assert_allclose(whole.mean(0), edited_mean(store, found, edit), atol=1e-5)
+    classes = directions(4)
+    logits = edited_logits(parts, edit, ablate.Readout(maps, classes))
+    np.testing.assert_allclose(logits, whole @ classes.T, atol=1e-5)
+    # New pictures in one pass, and their maps, are those of what a store would keep.
+    images = pictures(3)
+    passed = StoredParts.passed(Decomposer(model)(images))
+    wanted = edited_embedding(passed, edit, maps)
+    np.testing.assert_allclose(EditedModel(model, edit)(images), wanted, atol=1e-5)
+    along = torch.from_numpy(np.tile(classes, (3, 1, 1)))
+    shown = TokenMaps(model, [0], edit=edit)(images, along)
+    total = shown.maps_bclht.sum((2, 3, 4)) + sum(shown.rest.values())
+    np.testing.assert_allclose(total, shown.logit_bc, atol=1e-9)
+    np.testing.assert_allclose(shown.logit_bc, wanted @ classes.T, atol=1e-5)
+
+
+def test_a_mean_of_bias_weights_is_kept_where_they_vary(store):
+    found = reduce_store(store).data
+    assert ("bias_weights_mean" in found) == store.meta.varying_bias
+    if store.meta.varying_bias:
+        parts = rows_of(store)
+        wanted = (parts.bias_weights_bl / parts.scale_b[:, None]).mean(0)
+        np.testing.assert_allclose(found["bias_weights_mean"], wanted, rtol=1e-6)
+        fewer = replace(parts, bias_weights_bl=parts.bias_weights_bl * 0)
+        everything = np.ones(store.meta.layers)
+        maps = (np.zeros((3, 7)), store.model()["bias_map"].values)
+        assert np.abs(parts.biases(everything, *maps)).max() > 1e-3
+        assert not fewer.biases(everything, *maps).any()
