@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import openclip_vit
-from .family import Family
+from . import clip_resnet, coca, openclip_vit
+from .family import Family, OtherTower
 
 FAMILIES: dict[str, Family] = {
     "openclip-vit": openclip_vit,
+    "coca": coca,
+    "clip-resnet": clip_resnet,
 }
 
 
@@ -19,4 +21,5 @@ def family_of(config: dict[str, Any]) -> str | None:
 
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps the family that comes closest from taking a configuration, in words."""
-    return min((family.faults(config) for family in FAMILIES.values()), key=len)
+    found = [family.faults(config) for family in FAMILIES.values()]
+    return min(found, key=lambda of: (any(isinstance(f, OtherTower) for f in of), len(of)))

@@ -38,11 +38,16 @@ class Sizes:
     """Whether what the attention's biases write is another multiple for every image and layer."""
 
 
+class OtherTower(str):
+    """A fault of a model that is built in another way, so that another family has to say more."""
+
+
 class Family(Protocol):
     """A way of building models: a module of this folder, and a row of `FAMILIES`."""
 
     def faults(self, config: dict[str, Any]) -> list[str]:
-        """What keeps this family from taking a model configuration, in words; else empty."""
+        """What keeps this family from taking a model configuration, in words; else empty. An
+        `OtherTower` of a model that is none of this family's."""
 
     def sizes(self, config: dict[str, Any]) -> Sizes:
         """Sizes of a model without faults."""

@@ -15,7 +15,7 @@ from .mlps import PlainMlp
 from .norms import inverse_std, linear_of
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, Reading, WeighedMean
-from .tower import Left, Norm, Tail, float64
+from .tower import Block, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -100,9 +100,9 @@ class OpenClipTower:
 
     def __init__(self, model: VisionModel) -> None:
         self._model, self._visual = model, model.visual
-        self.read = READINGS[model.reading]()
+        self.read: Reading = READINGS[model.reading]()
         resblocks = self._visual.transformer.resblocks
-        self.blocks: Sequence[PreNormBlock] = [
+        self.blocks: Sequence[Block] = [
             block_of(block, model.dtype, block is resblocks[-1], self.read) for block in resblocks
         ]
 
@@ -137,7 +137,7 @@ class OpenClipTower:
         model.refuse_other_images(images_bchw)
         filters = visual.conv1.weight
         images = images_bchw.to(filters.device, filters.dtype)
-        x_btd = images.new_empty(len(images), model.tokens, model.width)
+        x_btd = images.new_empty(len(images), model.tokens, len(filters))
         x_btd[:, 0] = visual.class_embedding
         x_btd[:, 1:] = embed_patches(images, filters)
         return x_btd, visual.positional_embedding

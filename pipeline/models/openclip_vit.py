@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .family import Sizes
+from .family import OtherTower, Sizes
 from .openclip_files import text_config, vision_config
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps a model from being decomposed, in words; empty if nothing does."""
-    if other := _other_tower(config):
-        return [other]
+    if other := other_tower(config):
+        return [OtherTower(other)]
     vision = config["vision_cfg"]
-    found = []
+    found: list[str] = []
     if "multimodal_cfg" in config:
-        found.append("it is a CoCa")
+        found.append(OtherTower("it is a CoCa"))
     if vision.get("attentional_pool"):
-        found.append("it pools by attention (attentional_pool)")
+        found.append(OtherTower("it pools by attention (attentional_pool)"))
     return found + tower_faults(config)
 
 
-def _other_tower(config: dict[str, Any]) -> str:
+def other_tower(config: dict[str, Any]) -> str:
     """Whose the image tower is, if it is no ViT of open_clip's own; else empty."""
     if "architecture" in config:
         return f"it is timm's {config['architecture']}"

@@ -10,7 +10,7 @@ Letters: b image, l layer, h head, k head_dim, t token, q query, d width, e embe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -280,12 +280,11 @@ def _coca(taps: Taps, trunk: nn.Module) -> Golden:
 
 
 def _resnet(taps: Taps, trunk: nn.Module) -> Golden:
-    """CLIP's ResNet: the pool's query is the mean pixel."""
+    """CLIP's ResNet: the pool's query is the mean pixel, whose share is every pixel's."""
     pool = trunk.attnpool
     pixels = taps.before[pool].flatten(2).mT
-    tokens = (
-        torch.cat([pixels.mean(1, keepdim=True), pixels], 1) + pool.positional_embedding.detach()
-    )
+    positions = pool.positional_embedding.detach()
+    tokens = torch.cat([pixels.mean(1, keepdim=True), pixels], 1) + positions
     q, k, v = (
         split(tokens @ part.weight.detach().T + part.bias.detach(), pool.num_heads)
         for part in (pool.q_proj, pool.k_proj, pool.v_proj)
@@ -293,7 +292,20 @@ def _resnet(taps: Taps, trunk: nn.Module) -> Golden:
     look = Look(q, k, v)
     out = pool.c_proj.weight.detach()
     embed = len(out)
-    return _pooled(
+
+    def values(_: int, head: int) -> Tensor:
+        rows = slice(head * v.shape[-1], (head + 1) * v.shape[-1])
+        weight, bias = pool.v_proj.weight.detach()[rows], pool.v_proj.bias.detach()[rows]
+        found = torch.zeros_like(v[:, head])
+        for image in range(len(found)):
+            mean, *alpha = look.alpha(image, head, 0)
+            found[image, 0] = bias + mean * (weight @ positions[0])
+            for t, share in enumerate(alpha):
+                found[image, 0] += share * (weight @ positions[1 + t])
+                found[image, 1 + t] = (share + mean / len(alpha)) * (weight @ pixels[image, t])
+        return found
+
+    pooled = _pooled(
         taps,
         look,
         gathered(look)[:, 0],
@@ -303,6 +315,7 @@ def _resnet(taps: Taps, trunk: nn.Module) -> Golden:
         torch.eye(embed, dtype=out.dtype),
         out.new_zeros(embed),
     )
+    return replace(pooled, values=values)
 
 
 def _convnext(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:

@@ -35,8 +35,6 @@ from tests.pipeline.models.kit import CONFIG, write_config
     [
         ("ViT-B-16-SigLIP", "timm's vit_base_patch16_siglip_224"),
         ("EVA02-B-16", "timm's eva02_base_patch16_clip_224"),
-        ("RN50", "ResNet"),
-        ("coca_ViT-B-32", "CoCa and it pools by attention"),
     ],
 )
 def test_refuses_what_cannot_be_decomposed(name, words):
@@ -52,7 +50,7 @@ def test_refuses_what_cannot_be_decomposed(name, words):
     [
         ({"scale_attn": True}, {}, "norm what their attention writes"),
         ({"pool_type": "none"}, {}, "does not pool"),
-        ({"layers": [1, 1, 1, 1]}, {}, "ResNet"),
+        ({"layers": [1, 1, 1, 1], "head_width": 50}, {}, "768 channels do not divide"),
         ({"width": 100, "head_width": 32}, {}, "width 100 does not divide into heads"),
         ({"patch_size": 32}, {}, "image_size 16 is below its patch_size 32"),
     ],
