@@ -206,7 +206,8 @@ def test_the_nearest_images_are_those_nearest_in_what_it_writes(made: Made):
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     scores = rows @ rows[2]
     order = np.argsort(-scores)[:4]
-    assert found.rows_qk[0].tolist() == order.tolist()
+    # Vectors are kept in float16, so what lies within that may change places.
+    np.testing.assert_allclose(scores[found.rows_qk[0]], scores[order], atol=5e-3)
     np.testing.assert_allclose(found.scores_qk[0], scores[order], atol=5e-3)  # kept in float16
 
 
