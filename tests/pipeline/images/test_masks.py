@@ -17,14 +17,13 @@ from pipeline.images.masks import (
     check_masks,
     parse_masks,
 )
-from pipeline.images.resize import Resize
+from pipeline.images.resize import MODES, PADDED, Resize
 from pipeline.microworld.draw import picture as micro_picture
 from storage.errors import StoreError
 from tests.pipeline.images.kit import Listed, encode, listed, masks_of, picture
 
 SIDE = 64
 SQUARE = Resize(SIDE, SIDE, "bicubic", "shortest", 0)
-MODES = ("shortest", "longest", "squash")
 
 
 def saved(folder: Path, name: str, image: Image.Image, **options: object) -> None:
@@ -107,12 +106,14 @@ def geometries(draw: st.DrawFn) -> tuple[Resize, tuple[int, int], int]:
     """A resize of any mode, a picture's size, a seed."""
     height = draw(st.integers(3, 40))
     width = draw(st.one_of(st.just(height), st.integers(3, 40)))
-    resize = Resize(height, width, "bilinear", draw(st.sampled_from(MODES)), 100)
+    mode = draw(st.sampled_from(MODES))
+    crop = draw(st.sampled_from([1.0, 0.8] if mode in PADDED else [1.0, 0.8, 1.15]))
+    resize = Resize(height, width, "bilinear", mode, 100, crop)
     short = draw(st.integers(1, 60))
     long = draw(st.one_of(st.just(3 * short), st.integers(1, 120)))
     width, height = draw(st.permutations([short, long]))
     # A thread of pixels is rounded to nothing.
-    assume(resize.mode != "longest" or 2 * min(width, height) * 3 > max(width, height))
+    assume(mode not in PADDED or 2 * min(width, height) * 3 > max(width, height))
     return resize, (width, height), draw(st.integers(0, 2**31))
 
 
@@ -135,7 +136,7 @@ def test_a_picture_that_is_its_own_mask_comes_out_on_the_same_pixels(geometry: t
     if resize.mode == "shortest" and resize.height != resize.width:
         # Bicubic, which weighs pixels negatively as well: the same by hand.
         shown = resize.mask(grey.resize(resize._size(grey), Image.Resampling.BILINEAR), 100)
-        placed = Resize(resize.height, resize.width, "bilinear", "shortest", 0)
+        placed = Resize(resize.height, resize.width, "bilinear", "shortest", 0, resize.crop)
         found = placed.mask(Image.fromarray(mask), IGNORED)
     else:
         shown = resize(grey.convert("RGB"))[..., 0]
@@ -144,7 +145,7 @@ def test_a_picture_that_is_its_own_mask_comes_out_on_the_same_pixels(geometry: t
     np.testing.assert_array_equal(found[shown == 255], 1)
     inside = found != IGNORED
     np.testing.assert_array_equal(found[inside & (shown == 0)], 0)
-    if resize.mode != "longest":
+    if resize.mode not in PADDED:
         return
     # What is padding in the one is ignored in the other.
     padding = np.asarray(resize(Image.new("RGB", size))) == 100

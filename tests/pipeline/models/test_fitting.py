@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pipeline.models import ModelSpec, load_model
 from pipeline.models.errors import ModelError
-from pipeline.models.fitting import fitted
+from pipeline.models.fitting import fitted, has_texts
 from pipeline.models.loading import digest_of
 from pipeline.models.timm_alone import TimmAlone
 from pipeline.models.weights import read_state
@@ -152,6 +152,74 @@ def test_a_whole_clip_gives_timm_its_image_tower():
     found = alone(trunk, clip)
     assert torch.equal(found["visual.blocks.1.attn.qkv.weight"],
                        clip["visual.transformer.resblocks.1.attn.in_proj_weight"])  # fmt: skip
+
+
+def test_aimv2_as_apple_publishes_it():
+    trunk = drawn(timm.create_model("aimv2_large_patch14_224", img_size=28, embed_dim=48, depth=2,
+                                    num_heads=3))  # fmt: skip
+    swaps = {"patch_embed.": "preprocessor.patchifier.", "pos_embed": "preprocessor.pos_embed",
+             "blocks.": "trunk.blocks.", "norm1": "norm_1", "norm2": "norm_2",
+             "fc1_g": "fc1", "fc1_x": "fc3"}  # fmt: skip
+    apple = {}
+    for name, value in trunk.state_dict().items():
+        name = "trunk.post_trunk_norm.weight" if name == "norm.weight" else name
+        for ours, theirs in swaps.items():
+            name = name.replace(ours, theirs)
+        apple[name] = value
+    agree(alone(trunk, apple), trunk)
+
+
+@pytest.fixture(scope="module")
+def perception():
+    """A whole PE of open_clip's: timm's image tower, open_clip's text tower."""
+    vision = {"timm_model_name": "vit_pe_core_tiny_patch16_384", "timm_pool": "map",
+              "timm_proj": None, "image_size": 32}  # fmt: skip
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    return drawn(open_clip.CustomTextCLIP(embed_dim=512, vision_cfg=vision, text_cfg=text))
+
+
+def test_pe_as_meta_publishes_it(perception):
+    state = perception.state_dict()
+    swaps = {"patch_embed.proj": "conv1", "norm_pre": "ln_pre", "norm1": "ln_1", "norm2": "ln_2",
+             "qkv.": "in_proj_", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}  # fmt: skip
+    meta = {}
+    for name, value in state.items():
+        if not name.startswith("visual."):
+            meta[name.removeprefix("text.")] = value
+            continue
+        name = name.removeprefix("visual.trunk.")
+        if name.startswith("blocks."):
+            name = name.replace("attn.proj", "attn.out_proj")
+            name = f"transformer.res{name}"
+        for ours, theirs in swaps.items():
+            name = name.replace(ours, theirs)
+        meta[f"visual.{name}"] = value
+    images = {n.removeprefix("visual."): v for n, v in meta.items() if n.startswith("visual.")}
+    images.pop("head.bias")
+    meta = {n: v for n, v in meta.items() if not n.startswith("visual.")}
+    images["proj"] = images.pop("head.weight").T
+    images["class_embedding"] = images.pop("cls_token")[0, 0]
+    images["positional_embedding"] = images.pop("pos_embed")[0]
+    images |= {"ln_post.weight": images.pop("norm.weight"), "ln_post.bias": images.pop("norm.bias")}
+    pool = {n: images.pop(n) for n in list(images) if n.startswith("attn_pool.")}
+    for kind in ("weight", "bias"):
+        both = [pool.pop(f"attn_pool.{part}.{kind}") for part in ("q", "kv")]
+        pool[f"attn_pool.attn.in_proj_{kind}"] = torch.cat(both)
+        pool[f"attn_pool.attn.out_proj.{kind}"] = pool.pop(f"attn_pool.proj.{kind}")
+        pool[f"attn_pool.layernorm.{kind}"] = pool.pop(f"attn_pool.norm.{kind}")
+    pool["attn_pool.probe"] = pool.pop("attn_pool.latent")
+    meta |= {f"visual.{n}": v for n, v in (images | pool).items()}
+    found = fitted(meta, perception, "file F")
+    wanted = state | {"visual.trunk.head.bias": torch.zeros(512)}  # which Meta's has not
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_trunk_s_own_names_are_a_clip_s_image_tower(perception):
+    found = fitted(perception.visual.trunk.state_dict(), perception, "file F")
+    wanted = {n: v for n, v in perception.state_dict().items() if n.startswith("visual.")}
+    assert found.keys() == wanted.keys()
+    assert not has_texts(found)
 
 
 @pytest.mark.parametrize("more", [{}, {"mask_token": torch.zeros(1, 24)}])
