@@ -135,7 +135,7 @@ def say_found(url: str) -> None:
 
 
 # Works whose command is whole with the settings that an error gives; others need some more.
-WHOLE = ("second_order", "reduce", "label", "index", "align")
+WHOLE = ("second_order", "reduce", "label", "index")
 
 
 def told(error: FacetError) -> str:

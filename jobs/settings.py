@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import machines
 from storage.errors import FacetError
+
+if TYPE_CHECKING:
+    from storage.metadata import Metadata
 
 # In a command: what the reader knows better.
 ELIDED = "…"
@@ -110,3 +113,13 @@ def choose_place(config: Any) -> None:
     machines.work("ray" if several and config.workers == "auto" else config.workers)
     if config.workers == "here":
         refuse_unused(config, ["num_actors"], "--workers ray")
+
+
+def describing(url: str, meta: Metadata, **settings: object) -> str:
+    """The command that puts a store's heads into words: in its own model's, or in a CLIP's."""
+    from pipeline.texts.towers import CLIP_STORE, without_text_tower
+
+    pool, layers = pool_of(meta.source), None if meta.layers >= 4 else "all"
+    if without_text_tower(meta) is None:
+        return command("textspan", store=url, pool=pool, layers=layers, **settings)
+    return command("align", from_=CLIP_STORE, to=url, pool=pool, layers=layers)

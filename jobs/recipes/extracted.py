@@ -11,7 +11,7 @@ from humanize import naturalsize
 
 from jobs import extract
 from jobs.console import TELLER, say_found, show_next, show_table
-from jobs.settings import command, pool_of
+from jobs.settings import command, describing
 from pipeline.extraction.finished import find_finished
 from pipeline.extraction.progress import Progress, so_far
 from pipeline.identity import settings
@@ -67,12 +67,7 @@ def next_command(store: Store) -> str:
     """What the parts are for."""
     if "heads" not in store.meta.components:
         return command("report", store=store.url)
-    return command(
-        "textspan",
-        store=store.url,
-        pool=pool_of(store.meta.source),
-        layers=None if store.meta.layers >= 4 else "all",
-    )
+    return describing(store.url, store.meta)
 
 
 def opening(url: str) -> str:

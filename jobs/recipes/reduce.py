@@ -6,9 +6,9 @@ import time
 
 from jobs.console import say_found, show_next, show_table
 from jobs.reduce import ReduceConfig
-from jobs.settings import ELIDED, command, pool_of
+from jobs.settings import ELIDED, describing
 from jobs.steps import opened, reduced
-from pipeline.models.spec import WEIGHT_SUFFIXES
+from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.stats.choices import available_components
 from pipeline.stats.reductions import check, missing_shards
 from storage.reductions import TABLE, Reductions, subset_url
@@ -45,11 +45,6 @@ def run(config: ReduceConfig) -> Reductions:
 def next_command(config: ReduceConfig, store: Store) -> str:
     """What the moments of the subset are for."""
     file = store.meta.weights.endswith(WEIGHT_SUFFIXES) and remembered(store.url) is None
-    return command(
-        "textspan",
-        store=config.store,
-        pool=pool_of(store.meta.source),
-        layers=None if store.meta.layers >= 4 else "all",
-        where=config.where,
-        pretrained=ELIDED if file else None,
+    return describing(
+        config.store, store.meta, where=config.where, pretrained=ELIDED if file else None
     )

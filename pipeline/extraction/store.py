@@ -15,7 +15,7 @@ from pipeline.cluster.tasks import each, listed
 from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
 from pipeline.models import Architecture
-from pipeline.models.spec import WEIGHT_SUFFIXES
+from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.telling import SILENT, Teller
 from storage.images import ListDigest, write_images
 from storage.layout import bytes_per_image

@@ -20,8 +20,8 @@ from pipeline.lean import open_clip, timm, torchvision
 from pipeline.microworld.world import SIDE
 from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
+from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.models.errors import ModelError
-from pipeline.models.spec import WEIGHT_SUFFIXES
 from storage.rosetta import MapSize
 
 

@@ -8,6 +8,8 @@ from pipeline.models.spec import Architecture, ModelSpec, check_supported
 from storage.errors import FacetError, Remedy
 from storage.metadata import Metadata
 
+# Where texts come from then.
+CLIP_STORE = "CLIP-STORE"
 ALIGN = "texts of a CLIP over the same images can be brought to its heads"
 
 
@@ -47,7 +49,7 @@ def refuse_without_texts(model: Architecture, url: str | None = None) -> None:
     """
     if why := why_without_texts(model):
         aligned = url is not None and why.endswith(ALIGN)
-        known = {"from_": "CLIP-STORE", "pool": "POOL"}
+        known = {"from_": CLIP_STORE, "pool": "POOL"}
         raise FacetError(why, Remedy.first("align", str(url), **known) if aligned else None)
 
 
@@ -66,9 +68,14 @@ def refuse_store_without_texts(url: str, meta: Metadata) -> None:
     ------
     FacetError
     """
+    if (model := without_text_tower(meta)) is not None:
+        refuse_without_texts(model, url)
+
+
+def without_text_tower(meta: Metadata) -> Architecture | None:
+    """The model of a store if its configuration has no text tower; else None."""
     try:
         model = check_supported(ModelSpec(meta.architecture, "none"))
     except ModelError:  # a configuration that is gone is told of when it is needed
-        return
-    if model.config.get("text_cfg") is None:
-        refuse_without_texts(model, url)
+        return None
+    return model if model.config.get("text_cfg") is None else None

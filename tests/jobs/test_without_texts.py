@@ -14,11 +14,14 @@ from jobs import (
     heatmap,
     label,
     omp,
+    reduce,
     repair,
     search,
     segment,
     textspan,
 )
+from jobs.recipes import extracted
+from jobs.recipes.reduce import next_command as next_of_reduce
 from pipeline.explorer import words
 from pipeline.explorer.model import Loaded
 from pipeline.models import ModelSpec, check_supported, load_model
@@ -76,7 +79,7 @@ def bare(store, monkeypatch):
 
 WORDS = (
     r"model timm:vit has no text tower, so no text can be embedded with it; .*: run `facet align "
-    r"--to \S+ --from CLIP-STORE --pool POOL` first$"
+    r"--to \S+ --from CLIP-STORE --pool POOL …` first$"
 )
 
 
@@ -95,6 +98,11 @@ def test_texts_are_aligned_from_a_model_that_has_some(store, bare):
     with refused(towers.FacetError, WORDS):
         align.check(align.AlignConfig(from_=store.url, to=store.url, pool=POOL, layers="all"))
     assert align.check(align.AlignConfig(from_=store.url, to=store.url, layers="all")) is None
+
+
+def test_the_next_command_is_that_which_brings_them(store, bare):
+    assert extracted.next_command(store).startswith("facet align --from CLIP-STORE --to ")
+    assert "facet align" in next_of_reduce(reduce.ReduceConfig(store.url), store)
 
 
 def test_whoever_embeds_texts_otherwise_gets_the_same_line(store, bare):
