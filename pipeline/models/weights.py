@@ -88,6 +88,8 @@ def _tensors(path: Path, averaged: bool) -> dict[str, Tensor]:
     _refuse_other_files(path)
     try:
         content = _content(path)
+    except ModelError:
+        raise
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"weights file {path} is not a plain state dict, and anything else in a pickle could "
@@ -132,6 +134,14 @@ def _refuse_other_files(path: Path) -> None:
         )
 
 
+def _refuse_arrays(path: Path, archive: zipfile.ZipFile) -> None:
+    if any(name.endswith(".npy") for name in archive.namelist()):
+        raise ModelError(
+            f"weights file {path} holds NumPy's arrays, as big_vision names them: the same weights "
+            "are on the hub in open_clip's and timm's layout, under a tag of theirs"
+        )
+
+
 def _content(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
@@ -141,6 +151,7 @@ def _content(path: Path) -> Any:
             return load_file(path)
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
+                _refuse_arrays(path, archive)
                 scripted = any(n.rsplit("/", 1)[-1] == "constants.pkl" for n in archive.namelist())
             file.seek(0)
             if scripted:

@@ -3,6 +3,7 @@
 import argparse
 import warnings
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -132,6 +133,13 @@ def test_files_that_are_no_weights_are_called_by_name(content, words, suffix, tm
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=words):
+        load_model(ModelSpec(write_config(tmp_path), str(path)))
+
+
+def test_arrays_of_big_vision_are_called_by_name(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"params/img/cls": np.zeros(3)})
+    path = (tmp_path / "w.npz").rename(tmp_path / "w.bin")
+    with pytest.raises(ModelError, match="holds NumPy's arrays, as big_vision names them"):
         load_model(ModelSpec(write_config(tmp_path), str(path)))
 
 
