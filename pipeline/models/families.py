@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clip_resnet, coca, openclip_vit
+from . import clip_resnet, coca, openclip_vit, timm_vit
 from .family import Family, OtherTower
 
 FAMILIES: dict[str, Family] = {
     "openclip-vit": openclip_vit,
     "coca": coca,
     "clip-resnet": clip_resnet,
+    "timm-vit": timm_vit,
 }
 
 

@@ -126,8 +126,8 @@ class PreNormBlock:
         inner = self.heads * self.head_dim
         return Weights(
             norm=Norm.of(self.norm_1),
-            value_hkd=float64(weight)[2 * inner :].reshape(self.heads, self.head_dim, -1),
-            value_bias_hk=float64(bias)[2 * inner :].reshape(self.heads, self.head_dim),
+            value_hkd=float64(weight)[-inner:].reshape(self.heads, self.head_dim, -1),
+            value_bias_hk=float64(bias)[-inner:].reshape(self.heads, self.head_dim),
             out_dhk=float64(out).reshape(-1, self.heads, self.head_dim),
             out_bias_d=float64(out_bias),
             down_dn=float64(down),

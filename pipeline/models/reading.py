@@ -1,4 +1,4 @@
-"""What a tail reads of the tokens: the class token's row, or a mean over tokens.
+"""What a tail reads of the tokens: one row, or a mean over tokens.
 
 A reading is linear in what every token has, and the same for the stream and for all that is
 written to it: that is what makes contributions add up.
@@ -22,6 +22,9 @@ class Reading(Protocol):
     def __call__(self, values_bt: Tensor) -> Tensor:
         """Read; values may lack the tokens behind `queries`."""
 
+    def forget(self) -> None:
+        """Begin another batch: nothing that was known of the last one is left."""
+
 
 class ClassToken:
     """The class token's row."""
@@ -30,6 +33,23 @@ class ClassToken:
 
     def __call__(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, 0]
+
+    def forget(self) -> None:
+        pass
+
+
+class PoolQuery:
+    """The one row that an attention pool makes; of the tokens that it looks at nothing is read."""
+
+    queries = 1
+
+    def __call__(self, values_bt: Tensor) -> Tensor:
+        if values_bt.shape[1] == 1:  # no pool looks at one token alone
+            return values_bt[:, 0]
+        return values_bt.new_zeros(len(values_bt), *values_bt.shape[2:])
+
+    def forget(self) -> None:
+        pass
 
 
 class Mean:
@@ -48,6 +68,9 @@ class Mean:
 
     def __call__(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, self.first :].mean(1)
+
+    def forget(self) -> None:
+        pass
 
 
 class WeighedMean:
@@ -80,3 +103,6 @@ class WeighedMean:
             return values_bt
         weights_bt = self.weights_bt.to(values_bt.dtype)
         return torch.einsum("bt,bt...->b...", weights_bt, values_bt)
+
+    def forget(self) -> None:
+        self.weights_bt = None

@@ -1,0 +1,60 @@
+"""timm's ViT, in open_clip's models or by itself: CLIP, SigLIP, DeiT 3, DINO, DINOv2, MAE, AIMv2.
+
+Most of what is told here of a configuration stands in a table; ``timm_vit_tower.py`` knows the
+module, and needs the libraries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .family import Sizes
+
+if TYPE_CHECKING:
+    from .loading import VisionModel
+    from .tower import Tower
+
+
+def faults(config: dict[str, Any]) -> list[str]:
+    """What keeps a model from being decomposed, in words; empty if nothing does."""
+    if "architecture" not in config and not config["vision_cfg"].get("timm_model_name"):
+        return ["its image tower is none of timm's"]
+    return _known(config)[0]
+
+
+def sizes(config: dict[str, Any]) -> Sizes:
+    """Sizes of a model without faults."""
+    found: Sizes = _known(config)[1]
+    return found
+
+
+def parameters(config: dict[str, Any]) -> int | None:
+    """How many numbers both towers hold: only the built module tells."""
+    return None
+
+
+def _known(config: dict[str, Any]) -> tuple[list[str], Any]:
+    from . import timm_vit_tower
+
+    return timm_vit_tower.known(config)
+
+
+def build(config: dict[str, Any]) -> Any:
+    """open_clip's model with a tower of timm's, or timm's alone; random weights."""
+    from . import timm_trunk
+
+    return timm_trunk.build(config)
+
+
+def prepare(module: Any) -> None:
+    """Fold what can be folded exactly."""
+    from . import timm_vit_tower
+
+    timm_vit_tower.prepare(module)
+
+
+def tower(model: VisionModel) -> Tower:
+    """The image tower of a loaded model."""
+    from .timm_vit_tower import TimmVitTower
+
+    return TimmVitTower(model)
