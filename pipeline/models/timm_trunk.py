@@ -141,7 +141,10 @@ class TimmTower:
         self.late = name == "mean-of-normed"
         self._weighed = WeighedMean(first)
         others: dict[str, Reading] = {
-            "class-token": ClassToken(), "mean": Mean(first), "attention-pool": PoolQuery()}
+            "class-token": ClassToken(),
+            "mean": Mean(first),
+            "attention-pool": PoolQuery(),
+        }
         self.read: Reading = self._weighed if self.late else others[name]
         self._norm = trunk.fc_norm
         self._before: Sequence[PreNormBlock] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .family import Sizes
+from .timm_known import is_timm, known, trunk_name
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -17,26 +18,24 @@ if TYPE_CHECKING:
 
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps a model from being decomposed, in words; empty if nothing does."""
-    if "architecture" not in config and not config["vision_cfg"].get("timm_model_name"):
+    if not is_timm(config):
         return ["its image tower is none of timm's"]
-    return _known(config)[0]
+    found = known(config)
+    if found.family in ("timm-vit", ""):
+        return list(found.faults)
+    return [f"its image tower is timm's {trunk_name(config)}, which is no plain ViT"]
 
 
 def sizes(config: dict[str, Any]) -> Sizes:
     """Sizes of a model without faults."""
-    found: Sizes = _known(config)[1]
+    found = known(config).sizes
+    assert found is not None  # it has no faults
     return found
 
 
 def parameters(config: dict[str, Any]) -> int | None:
-    """How many numbers both towers hold: only the built module tells."""
-    return None
-
-
-def _known(config: dict[str, Any]) -> tuple[list[str], Any]:
-    from . import timm_vit_tower
-
-    return timm_vit_tower.known(config)
+    """How many numbers both towers hold; None where there is a text tower, which is to be built."""
+    return None if config.get("text_cfg") else known(config).parameters
 
 
 def build(config: dict[str, Any]) -> Any:

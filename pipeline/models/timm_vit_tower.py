@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.lean import timm
@@ -17,7 +15,6 @@ from .norms import linear_of
 from .prenorm import Positions, PreNormBlock
 from .timm_trunk import (
     TimmTower,
-    build,
     fold_scale,
     make_norms_full,
     norm_faults,
@@ -75,21 +72,6 @@ def _unknown(module: nn.Module, known: tuple[type, ...], what: str) -> list[str]
 def measure(trunk: Any) -> Sizes:
     """Sizes of a model without faults; it may be on ``meta``."""
     return Sizes(**read_sizes(trunk))
-
-
-def known(config: dict[str, Any]) -> tuple[list[str], Sizes | None]:
-    """Faults and sizes of a configuration, whose tower is built without its weights."""
-    with torch.device("meta"):
-        visual = build(config).visual
-    trunk = trunk_of(visual)
-    faults = examine(trunk)
-    projection = None if trunk is visual else getattr(visual.head, "proj", None)
-    if trunk is not visual and dict(visual.head.named_children()).keys() & {"mlp", "pool"}:
-        faults = [*faults, "its projection is an MLP or a pool of open_clip's own (timm_proj)"]
-    if faults:
-        return faults, None
-    sizes = measure(trunk)
-    return [], sizes if projection is None else replace(sizes, embed_dim=projection.out_features)
 
 
 def prepare(module: Any) -> None:
