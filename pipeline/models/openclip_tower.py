@@ -116,7 +116,7 @@ class OpenClipTower:
 
     def start(self, images_bchw: Tensor) -> Tensor:
         if isinstance(self.read, WeighedMean):
-            self.read.weights_bt = None
+            self.read.forget()
         x_btd, positions_td = self.embed(images_bchw)
         embedded: Tensor = self._visual.ln_pre(x_btd.add_(positions_td))
         return embedded
