@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .family import Sizes
+from .family import OtherTower, Sizes
 from .timm_known import is_timm, known, trunk_name
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps a model from being decomposed, in words; empty if nothing does."""
     if not is_timm(config):
-        return ["its image tower is none of timm's"]
+        return [OtherTower("its image tower is none of timm's")]
     found = known(config)
     if found.family in ("timm-vit", ""):
         return list(found.faults)
-    return [f"its image tower is timm's {trunk_name(config)}, which is no plain ViT"]
+    return [OtherTower(f"its image tower is timm's {trunk_name(config)}, which is no plain ViT")]
 
 
 def sizes(config: dict[str, Any]) -> Sizes:
