@@ -6,6 +6,7 @@ from typing import Any
 
 from . import clip_resnet, coca, openclip_vit, timm_vit
 from .family import Family, OtherTower
+from .timm_known import CLASSES, is_timm, known
 
 FAMILIES: dict[str, Family] = {
     "openclip-vit": openclip_vit,
@@ -17,10 +18,20 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(config: dict[str, Any]) -> str | None:
     """The family that takes a model configuration; None where none does."""
-    return next((name for name, family in FAMILIES.items() if not family.faults(config)), None)
+    return next((name for name in _asked(config) if not FAMILIES[name].faults(config)), None)
 
 
 def faults(config: dict[str, Any]) -> list[str]:
     """What keeps the family that comes closest from taking a configuration, in words."""
-    found = [family.faults(config) for family in FAMILIES.values()]
+    found = [FAMILIES[name].faults(config) for name in _asked(config)]
+    if not found:
+        return list(known(config).faults)
     return min(found, key=lambda of: (any(isinstance(f, OtherTower) for f in of), len(of)))
+
+
+def _asked(config: dict[str, Any]) -> list[str]:
+    """Families that may take a configuration: of timm's models the one that is known of it."""
+    timms = {family for family, _ in CLASSES.values()}
+    if is_timm(config):
+        return [name for name in [known(config).family] if name in FAMILIES]
+    return [name for name in FAMILIES if name not in timms]

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from storage import urls
-
+from . import configs, timm_names
 from . import openclip_files as open_clip
-from .checkpoint import WEIGHT_SUFFIXES
+from .checkpoint import WEIGHT_SUFFIXES, HubFile, weights_in
+from .configs import Configuration
 from .errors import ModelError, UnsupportedModel
 from .families import FAMILIES, family_of, faults
-from .openclip_files import get_pretrained_cfg, list_pretrained_tags_by_model
+from .names import OWN, Name, parse
 from .preprocess import Preprocess
+from .supported import others, supported, tags, unknown, unsaid
 
 MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
-TOP_LEVEL_KEYS = {
-    "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text",
-    "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,12 +25,38 @@ class ModelSpec:
     """What the user asked for."""
 
     model: str
-    """An open_clip name, a path or URL of an open_clip config (JSON), or ``microworld``."""
+    """A name: see `names`."""
     pretrained: str
-    """An open_clip tag, a weights file, ``none`` for random weights; ``microworld`` is the
-    tag of the embedded world's own weights."""
+    """A tag, a weights file, ``none`` for random weights, ``own`` for those that stand beside the
+    configuration in a folder or on the hub; ``microworld`` is the tag of the embedded world's
+    own weights."""
     seed: int = 0
     """Seed of random weights."""
+
+    @classmethod
+    def of(cls, model: str, pretrained: str | None = None, seed: int = 0) -> ModelSpec:
+        """What a name means that may say which weights, too, as ``ViT-B-32/openai``.
+
+        Parameters
+        ----------
+        model : str
+        pretrained : str, optional
+            Where the name does not say it. Of a model with weights of one name only, of timm's, of
+            a folder or repository and of the embedded world it may stay unsaid.
+        seed : int
+
+        Raises
+        ------
+        ModelError
+            If weights are named twice and not the same, or not at all where that is needed.
+        """
+        name = parse(model)
+        if pretrained and name.weights not in ("", pretrained):
+            raise ModelError(_two_weights(model, name.weights, pretrained))
+        weights = pretrained or name.weights or name.usual
+        if not weights:
+            raise ModelError(unsaid(name))
+        return cls(name.spelled, weights, seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,11 +64,11 @@ class Architecture:
     """A supported image tower, as its configuration tells it; no weights."""
 
     name: str
-    """open_clip's name of the model, or the address of its config."""
+    """The model's name, or the address of its config."""
     config: dict[str, Any]
-    """The open_clip model config."""
-    checkpoint: Path | dict[str, Any] | None
-    """Weights file, open_clip's entry of a tag, or None for random weights."""
+    """The open_clip model config, or timm's as its hub lays it out."""
+    checkpoint: Path | HubFile | dict[str, Any] | None
+    """Weights file, here or on the hub, open_clip's entry of a tag, or None for random weights."""
     preprocess: Preprocess
     family: str
     """How it is built: a row of `FAMILIES`."""
@@ -86,22 +105,23 @@ def check_supported(spec: ModelSpec) -> Architecture:
     Raises
     ------
     UnsupportedModel
-        If the image tower is not a ViT with class-token pooling.
+        If no family here takes the image tower.
     ModelError
         If the model, the tag, or a file is unknown.
     """
-    name, config, overlay = _configuration(spec.model)
-    family = _supported_family(name, config)
-    checkpoint = _checkpoint(spec, name)
-    if isinstance(checkpoint, dict):
-        _refuse_other_activation(spec, name, config, checkpoint)
-        overlay = checkpoint
-    sizes = FAMILIES[family].sizes(config)
+    name = parse(spec.model)
+    if name.weights not in ("", spec.pretrained):
+        raise ModelError(_two_weights(spec.model, name.weights, spec.pretrained))
+    found = _configuration(name, spec.pretrained)
+    family = _supported_family(name, found.config)
+    checkpoint = _checkpoint(spec, name, found)
+    sizes = FAMILIES[family].sizes(found.config)
+    of = Preprocess.of_timm if "architecture" in found.config else Preprocess.of
     return Architecture(
-        name=name,
-        config=config,
+        name=name.name if name.library == "open_clip" else name.spelled,
+        config=found.config,
         checkpoint=checkpoint,
-        preprocess=Preprocess.of(sizes.image_size, overlay),
+        preprocess=of(sizes.image_size, found.pictures),
         family=family,
         layers=sizes.layers,
         heads=sizes.heads,
@@ -114,7 +134,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
         activation=sizes.activation,
         reading=sizes.reading,
         varying_bias=sizes.varying_bias,
-        has_texts=config.get("text_cfg") is not None,
+        has_texts=found.config.get("text_cfg") is not None,
     )
 
 
@@ -128,128 +148,64 @@ def count_parameters(architecture: Architecture) -> int:
     return counted
 
 
-@cache
-def supported_models() -> tuple[str, ...]:
-    """open_clip's own model names that `check_supported` lets pass."""
-    return tuple(
-        name for name in open_clip.list_models() if family_of(open_clip.get_model_config(name))
-    )
+def _configuration(name: Name, weights: str) -> Configuration:
+    """The configuration that a name means, and with which pictures these weights were trained."""
+    if name.library == "config":
+        return configs.of_file(name.name)
+    if name.library == "local-dir":
+        return configs.of_folder(name.name)
+    if name.library == "hf-hub":
+        return configs.of_hub(name.name)
+    if name.library == "microworld":
+        if name.name != "microworld":
+            raise ModelError(unknown(name))
+        return configs.of_file(str(MICROWORLD))
+    if name.library == "timm":
+        if name.name in timm_names.list_models():
+            of = timm_names.settings(name.name, weights)
+            return Configuration(timm_names.config(name.name, of), of)
+        if name.name in timm_names.refused():
+            return Configuration({"architecture": name.name}, {})
+        raise ModelError(unknown(name))
+    if name.name not in open_clip.list_models():
+        raise ModelError(unknown(name))
+    entry = open_clip.get_pretrained_cfg(name.name, weights)
+    return Configuration(open_clip.get_model_config(name.name), dict(entry))
 
 
-def _configuration(model: str) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
-    """Name, model config and preprocessing settings of a name, path or URL."""
-    if model == "microworld":
-        return model, *_config_file(str(MICROWORLD))
-    if model.endswith(".json"):
-        return model, *_config_file(model)
-    _refuse_places(model)
-    name = model.replace("/", "-")  # OpenAI wrote ViT-B/32
-    if name not in open_clip.list_models():
-        near = get_close_matches(name, (*supported_models(), "microworld"), n=5, cutoff=0.5)
-        hint = f"; near names: {', '.join(near)}" if near else ""
-        raise ModelError(f"unknown model {model!r}{hint}. {_supported()}")
-    return name, open_clip.get_model_config(name), {}
-
-
-def _refuse_places(model: str) -> None:
-    """Names of Hugging Face's hub, and folders: which name or file is meant instead."""
-    kind, _, place = model.partition(":")
-    if kind == "local-dir" or Path(model).expanduser().is_dir():
-        folder = place if kind == "local-dir" else model.rstrip("/")
-        raise ModelError(
-            f"model {model} is a folder: give the files in it, `model` "
-            f"{folder}/open_clip_config.json `pretrained` {folder}/open_clip_model.safetensors"
-        )
-    hub = place if kind == "hf-hub" else model
-    for host in ("https://huggingface.co/", "hf://"):
-        hub = hub.removeprefix(host)
-    if model.endswith(".json") or (hub == model and "/" not in model):
-        return
-    if hub == model and model.replace("/", "-") in open_clip.list_models():
-        return
-    if own := re.fullmatch(r"openai/clip-vit-(base|large)-patch(\d+(?:-336)?)", hub):
-        size = {"base": "B", "large": "L"}[own[1]]
-        raise ModelError(
-            f"model {model} is transformers' name: write `model` ViT-{size}-{own[2]}-quickgelu "
-            "`pretrained` openai"
-        )
-    for name in supported_models():
-        for tag in list_pretrained_tags_by_model(name):
-            entry = get_pretrained_cfg(name, tag)
-            if entry.get("hf_hub", "").strip("/") == hub.strip("/") and bool(
-                entry.get("quick_gelu")
-            ) == name.endswith("-quickgelu"):
-                raise ModelError(
-                    f"model {model} is a name of Hugging Face's hub: write `model` {name} "
-                    f"`pretrained` {tag}"
-                )
-    if hub != model or (model.count("/") == 1 and not model.startswith((".", "/", "~"))):
-        raise ModelError(
-            f"model {model} looks like a name of Hugging Face's hub, and open_clip's are taken: "
-            "give its open_clip_config.json by `model` and its open_clip_model.safetensors by "
-            f"`pretrained`, where https://huggingface.co/{hub} has them. {_supported()}"
-        )
-
-
-def _config_file(url: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    try:
-        data = urls.read_bytes(url)  # bytes: JSON's reader knows byte order marks
-    except OSError as error:
-        raise ModelError(f"cannot read model config {url}: {error}") from error
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise ModelError(f"model config {url} is not valid JSON: {error}") from error
-    config = content.get("model_cfg", content) if isinstance(content, dict) else None
-    needed = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(config, dict) or any(key not in config for key in needed):
-        raise ModelError(
-            f"model config {url} lacks {', '.join(needed)}: it must be an open_clip model "
-            "config, bare or under 'model_cfg' as on the hub"
-        )
-    unknown = [
-        *(set(config) - TOP_LEVEL_KEYS),
-        *(set(config["vision_cfg"]) - {f.name for f in fields(open_clip.vision_config())}),
-        *(set(config["text_cfg"]) - {f.name for f in fields(open_clip.text_config())}),
-    ]
-    if unknown:
-        raise ModelError(
-            f"model config {url}: open_clip {open_clip.version()} knows no "
-            f"{', '.join(sorted(unknown))}"
-        )
-    return config, content.get("preprocess_cfg", {})
-
-
-def _supported_family(name: str, config: dict[str, Any]) -> str:
+def _supported_family(name: Name, config: dict[str, Any]) -> str:
     family = family_of(config)
     if family is None:
         raise UnsupportedModel(
-            f"model {name} cannot be decomposed: {' and '.join(faults(config))}. {_supported()}"
+            f"model {name.spelled} cannot be decomposed: {' and '.join(faults(config))}. "
+            f"{others(name)}"
         )
     return family
 
 
-def _supported() -> str:
-    named = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14")
-    more = "python -c 'from pipeline.models import *; print(*supported_models())'"
-    return (
-        "Supported are OpenCLIP and OpenAI ViTs with class-token pooling: microworld, "
-        f"{', '.join(named)}, {len(supported_models()) - len(named)} more (`{more}` lists them), "
-        "or a config file (.json) of such a ViT."
-    )
-
-
-def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
+def _checkpoint(
+    spec: ModelSpec, name: Name, found: Configuration
+) -> Path | HubFile | dict[str, Any] | None:
     """Where the weights are, without reading them."""
     if spec.pretrained == "none":
         return None
-    if spec.model == "microworld" and spec.pretrained == "microworld":
+    if spec.pretrained == OWN and found.own is not None:
+        return weights_in(found.own) if isinstance(found.own, Path) else found.own
+    if name.library == "microworld" and spec.pretrained == "microworld":
         path = MICROWORLD.with_suffix(".safetensors")
         if not path.is_file():
             raise ModelError(f"{path} is absent: pipeline/microworld/training makes it")
         return path
-    if tag := get_pretrained_cfg(name, spec.pretrained):
-        return dict(tag)
+    if name.library == "timm" and spec.pretrained in timm_names.tags(name.name):
+        return timm_names.checkpoint(name.name, spec.pretrained)
+    if name.library == "open_clip" and spec.pretrained in tags(name):
+        _refuse_other_activation(spec, name.name, found.config, found.pictures)
+        return found.pictures
+    return _file(spec, name)
+
+
+def _file(spec: ModelSpec, name: Name) -> Path:
+    """The weights file that is given."""
     if "://" in spec.pretrained:
         raise ModelError(
             f"weights {spec.pretrained} are at a URL, and weights are read from files: copy them "
@@ -259,15 +215,21 @@ def _checkpoint(spec: ModelSpec, name: str) -> Path | dict[str, Any] | None:
     if path.is_dir():
         raise ModelError(f"weights {path} are a folder: give the file in it that holds them")
     if not path.is_file():
-        tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
+        known = tags(name)
+        near = get_close_matches(spec.pretrained, known, n=5, cutoff=0.5) or known[:5]
+        more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
         raise ModelError(
-            f"pretrained {spec.pretrained!r} of model {name} is neither a tag nor a file; its "
-            f"tags: {', '.join(tags) or 'none'}. Or give a weights file "
+            f"pretrained {spec.pretrained!r} of model {name.spelled} is neither a tag nor a file; "
+            f"its tags: {', '.join(near) or 'none'}{more}. Or give a weights file "
             f"({', '.join(WEIGHT_SUFFIXES)}), or 'none' for random weights."
         )
     if not path.name.endswith(WEIGHT_SUFFIXES):
         raise ModelError(f"weights file {path} must end in one of {', '.join(WEIGHT_SUFFIXES)}")
     return path
+
+
+def _two_weights(model: str, one: str, other: str) -> str:
+    return f"model {model} names its weights, {one}, and `pretrained` names others: {other}"
 
 
 def _refuse_other_activation(
@@ -277,7 +239,7 @@ def _refuse_other_activation(
     wanted, given = bool(tag.get("quick_gelu")), bool(config.get("quick_gelu"))
     if wanted != given:
         other = f"{name}-quickgelu" if wanted else name.removesuffix("-quickgelu")
-        known = other in supported_models()
+        known = other in supported("open_clip")
         remedy = f"model {other}" if known else f"a config file with quick_gelu {wanted}"
         raise ModelError(
             f"weights {spec.pretrained!r} were trained with {_gelu(wanted)}, but model {name} "

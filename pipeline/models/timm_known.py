@@ -68,7 +68,9 @@ def trunk_name(config: dict[str, Any]) -> str:
 def key(config: dict[str, Any]) -> str:
     """All that decides how the image tower is built, as one word of the table."""
     if "architecture" in config:
-        given = {n: config[n] for n in ("num_classes", "global_pool") if n in config}
+        given: dict[str, Any] = {
+            n: config[n] for n in ("num_classes", "global_pool") if n in config
+        }
         given |= {**config.get("pretrained_cfg", {}), **config.get("model_args", {})}
     else:
         vision = vision_config(**config["vision_cfg"])
@@ -88,9 +90,9 @@ def _read(row: list[Any]) -> Known:
     family, faults, values, parameters = row
     if values is None:
         return Known(family, tuple(faults), None, parameters)
-    named = zip((f.name for f in fields(Sizes)), values, strict=True)
-    sizes = Sizes(**{n: tuple(v) if isinstance(v, list) else v for n, v in named})
-    return Known(family, tuple(faults), sizes, parameters)
+    plain = [tuple(value) if isinstance(value, list) else value for value in values]
+    named: dict[str, Any] = dict(zip((f.name for f in fields(Sizes)), plain, strict=True))
+    return Known(family, tuple(faults), Sizes(**named), parameters)
 
 
 @cache
