@@ -39,11 +39,13 @@ class ExtractConfig:
     """Folder, WebDataset tars or Parquet files (globs and {000..009} allowed, local or s3://,
     gs://), gtsegs:PATH (ImageNet-Segmentation's file), or microworld:n=2000,seed=7,split=test."""
     model: str
-    """An OpenCLIP model name, a model config (JSON), or microworld."""
-    pretrained: str
-    """A pretrained tag, a weights file, or none for random weights."""
+    """A model's name, such as ViT-B-32/openai, timm:NAME/TAG, hf-hub:ORG/NAME, local-dir:PATH, a
+    model config (JSON), or microworld: facet models lists names."""
     store: str
     """Where the store is or will be: a local path or an object-store URL."""
+    pretrained: str | None = None
+    """Which weights, where the model's name does not say it: a tag, a weights file, or none for
+    random weights."""
     components: tuple[Literal["heads", "mlps", "tokens"], ...] = ("heads", "mlps")
     """What to keep."""
     layers: str = "last:4"
@@ -93,10 +95,10 @@ def check(config: ExtractConfig) -> None:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
     if "tokens" not in config.components:
         refuse_unused(config, ["layers"], "--components tokens")
-    if config.pretrained != "none":
-        refuse_unused(config, ["seed"], "--pretrained none")
     refuse_source(config.images)
     spec = spec_of(config)
+    if spec.model.pretrained != "none":
+        refuse_unused(config, ["seed"], "--pretrained none")
     architecture = check_supported(spec.model)
     if "tokens" in config.components:
         plan.parse_layers(config.layers, architecture.layers)
@@ -113,7 +115,7 @@ def spec_of(config: ExtractConfig) -> StoreSpec:
     """What decides the store."""
     return StoreSpec(
         images=config.images,
-        model=ModelSpec(config.model, config.pretrained, config.seed),
+        model=ModelSpec.of(config.model, config.pretrained, config.seed),
         components=config.components,
         layers=config.layers,
         precision=config.precision,

@@ -92,14 +92,14 @@ def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
     url = urls.absolute(config.store)
     existing = planned or find_metadata(url)
     if existing is None:
-        wanted = {n: getattr(config, n) for n in ("images", "model", "pretrained")}
+        wanted = {n: getattr(config, n) for n in ("images", "model")}
         if absent := [f"--{name}" for name, value in wanted.items() if value is None]:
             raise FacetError(
                 f"there is no store at {url}: give the one that is meant by --store, or, to make "
-                f"it, --images, --model and --pretrained ({', '.join(absent)} not given)"
+                f"it, --images and --model ({', '.join(absent)} not given)"
             )
         extract.check(to_extract(config))
-        layers = check_supported(ModelSpec(config.model or "", config.pretrained or "")).layers
+        layers = check_supported(ModelSpec.of(config.model or "", config.pretrained)).layers
     else:
         if config.keep == "moments":
             refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
@@ -117,7 +117,7 @@ def to_extract(config: SecondOrderConfig) -> extract.ExtractConfig:
     return extract.ExtractConfig(
         images=config.images or "",
         model=config.model or "",
-        pretrained=config.pretrained or "",
+        pretrained=config.pretrained,
         store=config.store,
         store_dtype=config.store_dtype or "float16",
         batch_size=config.batch_size,

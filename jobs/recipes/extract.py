@@ -62,7 +62,7 @@ def run(config: ExtractConfig) -> Store:
 
 def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:
     """The extraction that goes on with a store as it was begun, whatever it is asked to keep."""
-    given = config.pretrained if config.pretrained not in ("", "none") else None
+    given = config.pretrained if config.pretrained not in (None, "none") else None
     begun = model_spec(urls.absolute(config.store), existing, given)
     return replace(
         config,

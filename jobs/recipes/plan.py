@@ -11,6 +11,7 @@ from jobs.plan import PlanConfig
 from pipeline.extraction.cost import GPUS, Assumptions, Scale, forward_flops, scale
 from pipeline.extraction.spec import StoreSpec
 from pipeline.models import ModelSpec, check_supported, count_parameters
+from pipeline.models.names import parse
 
 
 def run(config: PlanConfig) -> dict[str, list[str]]:
@@ -33,11 +34,14 @@ def rows(config: PlanConfig) -> dict[str, list[str]]:
 
 def project_model(config: PlanConfig, model: str) -> Scale:
     """The projection of one model."""
-    architecture = check_supported(ModelSpec(model, "none"))
+    name = parse(model)
+    # What a tag decides is planned, too: how many classes a model has, for example.
+    spec = ModelSpec(name.spelled, name.weights or name.usual or "none")
+    architecture = check_supported(spec)
     # A store that does not exist: its axes are real, its digests are empty.
     meta = StoreSpec(
         images="",
-        model=ModelSpec(model, "none"),
+        model=spec,
         components=config.components,
         layers="all",
         precision=config.precision,

@@ -139,23 +139,23 @@ def _alone(file: str) -> str:
 
 
 def parse_second(text: str) -> ModelSpec:
-    """A second model, ``MODEL`` or ``MODEL/WEIGHTS`` of open_clip.
+    """A second model, by its name and, where that is not certain, its weights: ``MODEL/WEIGHTS``.
 
     Raises
     ------
     FacetError
-        If there is no such model, or it has weights of several names and none is said.
+        If there is no such model, it has weights of several names and none is said, or it has no
+        text tower to judge with.
     """
-    from pipeline.models.openclip_files import list_pretrained_tags_by_model
+    from pipeline.models.errors import ModelError
     from pipeline.models.spec import ModelSpec, check_supported
 
-    name, _, weights = text.partition("/")
-    tags = ["microworld"] if name == "microworld" else list_pretrained_tags_by_model(name)
-    if not weights and len(tags) != 1:
-        one = f", such as {name}/{tags[0]}" if tags else ""
-        raise FacetError(f"`judge` {text}: say by which weights, as MODEL/WEIGHTS{one}")
-    spec = ModelSpec(name, weights or tags[0])
-    check_supported(spec)
+    try:
+        spec = ModelSpec.of(text)
+    except ModelError as error:
+        raise ModelError(f"`judge` {text}: {error}") from error
+    if not check_supported(spec).has_texts:
+        raise FacetError(f"`judge` {text}: it has no text tower, and classes are told by texts")
     return spec
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.images.listing import list_images
 from pipeline.images.rows import ListingReport
+from pipeline.models.names import OWN
 from pipeline.models.spec import Architecture, check_supported
 from pipeline.provenance import versions
 from pipeline.telling import Teller
@@ -53,7 +54,9 @@ def _same_weights(
     """Whether the weights that are asked for are the store's, as far as no model need tell."""
     if isinstance(architecture.checkpoint, Path):
         return holds(url, architecture.checkpoint)
-    # A tag names weights that open_clip knows the address of, a seed those that torch draws.
+    if spec.model.pretrained == OWN:  # a repository of the hub may hold others by now
+        return False
+    # A tag names weights whose address a library knows, a seed those that torch draws.
     made, now = existing.versions, versions()
     if any(made.get(name) != now[name] for name in ("torch", "open_clip_torch")):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.models.checkpoint import WEIGHT_SUFFIXES
+from pipeline.models.names import parse
 from pipeline.models.spec import Architecture, ModelSpec, check_supported
 from pipeline.provenance import revision, versions
 from storage.metadata import Metadata, require_same
@@ -123,8 +124,17 @@ def refuse_other_model(
     """
     asked = existing
     if model is not None:
-        found = check_supported(ModelSpec(model, pretrained or "none"))
-        asked = replace(asked, architecture=model, architecture_digest=config_digest(found.config))
+        name = parse(model)
+        if pretrained and name.weights:
+            ModelSpec.of(model, pretrained)  # refuses what contradicts itself
+        pretrained = pretrained or name.weights or None
+        weights = pretrained or existing.weights
+        named = not weights.startswith("none:") and not weights.endswith(WEIGHT_SUFFIXES)
+        # What a tag decides of how timm's models are built is known by its name.
+        found = check_supported(ModelSpec(name.spelled, weights if named else "none"))
+        asked = replace(
+            asked, architecture=name.spelled, architecture_digest=config_digest(found.config)
+        )
     if pretrained is not None and not pretrained.endswith(WEIGHT_SUFFIXES):
         same = pretrained == "none" and existing.weights.startswith("none:")
         asked = replace(asked, weights=existing.weights if same else pretrained)

@@ -10,13 +10,8 @@ if TYPE_CHECKING:
     from .loading import VisionModel, load_model
     from .maps import MeanMaps, ModelMaps, mean_maps, model_maps
     from .preprocess import Preprocess
-    from .spec import (
-        Architecture,
-        ModelSpec,
-        check_supported,
-        count_parameters,
-        supported_models,
-    )
+    from .spec import Architecture, ModelSpec, check_supported, count_parameters
+    from .supported import supported_models
     from .tower import Block, Tower, Weights
 
 __all__ = [
@@ -50,8 +45,8 @@ _PLACES = {
         "ModelSpec",
         "check_supported",
         "count_parameters",
-        "supported_models",
     ),
+    "pipeline.models.supported": ("supported_models",),
     "pipeline.models.tower": ("Block", "Tower", "Weights"),
 }  # fmt: skip
 

@@ -18,6 +18,13 @@ from .errors import ModelError
 Library = Literal["open_clip", "timm", "hf-hub", "local-dir", "config", "microworld"]
 PREFIXES: tuple[Library, ...] = ("open_clip", "timm", "hf-hub", "local-dir", "microworld")
 HUBS = ("https://huggingface.co/", "hf://")
+# transformers' names of weights that open_clip has, too.
+OPENAI = {
+    "base-patch32": "ViT-B-32-quickgelu",
+    "base-patch16": "ViT-B-16-quickgelu",
+    "large-patch14": "ViT-L-14-quickgelu",
+    "large-patch14-336": "ViT-L-14-336-quickgelu",
+}
 OWN = "own"
 """The weights that stand beside a configuration, in a folder or a repository of the hub."""
 
@@ -90,7 +97,7 @@ def _hub(text: str, place: str) -> Name:
     repo, _, revision = place.partition("@")
     if repo.count("/") != 1:
         raise ModelError(f"model {text!r}: write hf-hub:ORGANISATION/NAME")
-    if not revision and (known := _open_clip_hubs().get(repo)):
+    if not revision and (known := open_clip_hubs().get(repo)):
         return Name("open_clip", known[0], known[0], usual=known[1])
     if not revision and (known := timm_names.of_hub(repo)):
         return Name("timm", known[0], f"timm:{known[0]}", usual=known[1])
@@ -98,9 +105,9 @@ def _hub(text: str, place: str) -> Name:
 
 
 @cache
-def _open_clip_hubs() -> dict[str, tuple[str, str]]:
+def open_clip_hubs() -> dict[str, tuple[str, str]]:
     """Repositories of the hub that hold weights of open_clip's tags: model and tag of each."""
-    found: dict[str, tuple[str, str]] = {}
+    found = {f"openai/clip-vit-{old}": (new, "openai") for old, new in OPENAI.items()}
     for name in open_clip.list_models():
         for tag in open_clip.list_pretrained_tags_by_model(name):
             entry = open_clip.get_pretrained_cfg(name, tag)

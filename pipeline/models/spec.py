@@ -55,6 +55,7 @@ class ModelSpec:
             raise ModelError(_two_weights(model, name.weights, pretrained))
         weights = pretrained or name.weights or name.usual
         if not weights:
+            check_supported(cls(name.spelled, "none"))  # a name that means nothing is told first
             raise ModelError(unsaid(name))
         return cls(name.spelled, weights, seed)
 

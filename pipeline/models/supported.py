@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from . import openclip_files as open_clip
 from . import timm_names
 from .families import family_of
-from .names import Name
+from .names import Name, open_clip_hubs
 
 NEAR = 5
 LIBRARIES = ("open_clip", "timm")
@@ -63,10 +64,12 @@ def unknown(name: Name) -> str:
         bare = name.name.partition("/")[0].partition(".")[0]
         if bare in timm_names.list_models() or bare in timm_names.refused():
             return f"{said}: timm's names are written timm:{name.name}"
+        if Path(name.name).expanduser().is_dir():
+            return f"model {name.name} is a folder: write local-dir:{name.name}"
+        if hub := open_clip_hubs().get(name.name):
+            return f"{said}: write {hub[0]}/{hub[1]}, or hf-hub:{name.name}"
         if name.name.count("/") == 1 and not name.name.startswith((".", "/", "~")):
-            said += (
-                f"; if it is a repository of Hugging Face's hub, write hf-hub:{name.name}"
-            )
+            said += f"; if it is a repository of Hugging Face's hub, write hf-hub:{name.name}"
         found = near(name.name.replace("/", "-"), (*supported("open_clip"), *WORLD))
     hint = f"; near names: {', '.join(found)}" if found else ""
     return f"{said}{hint}. `facet models` lists all that are supported, `facet models WORD` some"
@@ -90,7 +93,8 @@ def unsaid(name: Name) -> str:
             f"model {name.spelled}: say by which weights, as `pretrained` FILE, or none for random "
             "weights"
         )
+    more = f" and {len(known) - NEAR} more" if len(known) > NEAR else ""
     return (
         f"model {name.spelled}: say by which weights, as {name.spelled}/{known[0]}; its tags: "
-        f"{', '.join(known)}"
+        f"{', '.join(known[:NEAR])}{more}"
     )

@@ -180,7 +180,7 @@ def test_what_speaks_for_the_target_sums_to_the_margin(model, means, drawn):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("ViT-B-32", r"say by which weights, as MODEL/WEIGHTS, such as ViT-B-32/openai"),
+        ("ViT-B-32", r"say by which weights, as ViT-B-32/openai"),
         ("ViT-B-99/openai", "ViT-B-99"),
         ("microworld/elsewhere", "elsewhere"),
     ],

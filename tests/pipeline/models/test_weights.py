@@ -146,15 +146,13 @@ def test_arrays_of_big_vision_are_called_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("model", "pretrained", "words"),
     [
-        ("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "none",
-         "write `model` ViT-B-32 `pretrained` laion2b_s34b_b79k"),
-        ("https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "none",
-         "write `model` ViT-B-32 `pretrained` laion2b_s34b_b79k"),
         ("openai/clip-vit-large-patch14-336", "openai",
-         "write `model` ViT-L-14-336-quickgelu `pretrained` openai"),
-        ("somebody/their-clip", "none", "open_clip_config.json by `model`"),
-        ("local-dir:/x", "none", "`model` /x/open_clip_config.json"),
-        ("/tmp", "none", "model /tmp is a folder"),
+         "write ViT-L-14-336-quickgelu/openai, or hf-hub:openai/clip"),
+        ("somebody/their-clip", "none", "write hf-hub:somebody/their-clip"),
+        ("hf-hub:their-clip", "none", "write hf-hub:ORGANISATION/NAME"),
+        ("local-dir:/x", "none", "there is no such folder"),
+        ("local-dir:/usr", "own", "neither open_clip_config.json nor config.json"),
+        ("/tmp", "none", "model /tmp is a folder: write local-dir:/tmp"),
         ("ViT-B-32", "s3://b/x.pt", "are at a URL.*copy them to this machine"),
         ("ViT-B-32", "/tmp", "weights /tmp are a folder"),
     ],
@@ -165,7 +163,7 @@ def test_places_say_what_is_taken_instead(model, pretrained, words):
 
 
 def test_names_that_are_near_nothing_are_not_answered_with_all_names():
-    with pytest.raises(ModelError, match="unknown model 'zzz'. Supported are") as caught:
+    with pytest.raises(ModelError, match="unknown model 'zzz'. `facet models` lists") as caught:
         check_supported(ModelSpec("zzz", "none"))
     assert "none" not in str(caught.value)
     assert len(str(caught.value)) < 350
