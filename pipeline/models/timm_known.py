@@ -42,8 +42,9 @@ class Known:
 
 
 def is_timm(config: dict[str, Any]) -> bool:
-    """Whether a model configuration's image tower is one of timm's."""
-    return "architecture" in config or bool(config.get("vision_cfg", {}).get("timm_model_name"))
+    """Whether a model configuration's image tower is one that timm has."""
+    name = config.get("architecture") or config.get("vision_cfg", {}).get("timm_model_name")
+    return name in timm_names.table()["models"] or name in timm_names.refused()
 
 
 def known(config: dict[str, Any]) -> Known:
