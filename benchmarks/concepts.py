@@ -202,7 +202,7 @@ def main(settings: Settings) -> None:
         images = f"microworld:n={settings.images},seed={settings.seed},split=test"
         store = extract.main(
             extract.ExtractConfig(
-                images, "microworld", "microworld", f"{folder}/store", workers="here"
+                images, "microworld", f"{folder}/store", "microworld", workers="here"
             )
         )
         layers = range(store.meta.layers - 1)

@@ -138,7 +138,7 @@ def main(settings: Settings) -> None:
         world = f"microworld:n={settings.images},seed={settings.seed},split=test"
         store = extract.main(
             extract.ExtractConfig(
-                world, "microworld", "microworld", f"{folder}/store", workers="here"
+                world, "microworld", f"{folder}/store", "microworld", workers="here"
             )
         )
         first = f"index < {settings.images // 2}"

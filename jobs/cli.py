@@ -67,6 +67,7 @@ JOBS = {
     "rosetta": Job("units that different models share", ()),
     "invert": Job("latents whose pictures are given ones, led by shared units"),
     "compare-models": Job("models side by side: scores of their heads' labels"),
+    "models": Job("models by name: what is supported, and why others are not"),
     "plan": Job("what a store of any size will take, before any of it is made"),
     "status": Job("what of a store is done, running and failed"),
     "run": Job("the jobs of a run file, in order"),

@@ -18,6 +18,9 @@ TOP_LEVEL_KEYS = {
     "embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text",
     "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
 }  # fmt: skip
+# The embedded world's own models, by name.
+WORLD = ("microworld",)
+MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights"
 # Names of configurations as open_clip and as timm write them; the first that is there is meant.
 OPEN_CLIP, TIMM = "open_clip_config.json", "config.json"
 
@@ -32,6 +35,13 @@ class Configuration:
     """Settings of preprocessing: open_clip's, or timm's ``pretrained_cfg``."""
     own: Path | HubFile | None = None
     """Where the weights beside it are, if there are any: a folder, or a repository."""
+
+
+def of_world(name: str) -> Configuration:
+    """The configuration of one of the embedded world's models, and its trained weights."""
+    place = MICROWORLD / "clip.json"
+    found = of_file(str(place))
+    return Configuration(found.config, found.pictures, place.with_suffix(".safetensors"))
 
 
 def of_file(url: str) -> Configuration:

@@ -17,8 +17,6 @@ from .names import OWN, Name, parse
 from .preprocess import Preprocess
 from .supported import others, supported, tags, unknown, unsaid
 
-MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights" / "clip.json"
-
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -158,9 +156,9 @@ def _configuration(name: Name, weights: str) -> Configuration:
     if name.library == "hf-hub":
         return configs.of_hub(name.name)
     if name.library == "microworld":
-        if name.name != "microworld":
+        if name.name not in configs.WORLD:
             raise ModelError(unknown(name))
-        return configs.of_file(str(MICROWORLD))
+        return configs.of_world(name.name)
     if name.library == "timm":
         if name.name in timm_names.list_models():
             of = timm_names.settings(name.name, weights)
@@ -190,13 +188,10 @@ def _checkpoint(
     """Where the weights are, without reading them."""
     if spec.pretrained == "none":
         return None
-    if spec.pretrained == OWN and found.own is not None:
-        return weights_in(found.own) if isinstance(found.own, Path) else found.own
-    if name.library == "microworld" and spec.pretrained == "microworld":
-        path = MICROWORLD.with_suffix(".safetensors")
-        if not path.is_file():
-            raise ModelError(f"{path} is absent: pipeline/microworld/training makes it")
-        return path
+    own = "microworld" if name.library == "microworld" else OWN
+    if spec.pretrained == own and found.own is not None:
+        folder = isinstance(found.own, Path) and found.own.is_dir()
+        return weights_in(Path(str(found.own))) if folder else found.own
     if name.library == "timm" and spec.pretrained in timm_names.tags(name.name):
         return timm_names.checkpoint(name.name, spec.pretrained)
     if name.library == "open_clip" and spec.pretrained in tags(name):

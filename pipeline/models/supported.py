@@ -9,6 +9,7 @@ from typing import Any
 
 from . import openclip_files as open_clip
 from . import timm_names
+from .configs import WORLD, of_world
 from .families import family_of
 from .names import Name, open_clip_hubs
 
@@ -18,6 +19,8 @@ LIBRARIES = ("open_clip", "timm")
 
 def configuration(library: str, name: str) -> dict[str, Any]:
     """A library's configuration of one of its models; timm's of the tag that is its own choice."""
+    if library == "microworld":
+        return of_world(name).config
     if library == "open_clip":
         return open_clip.get_model_config(name)
     if name in timm_names.refused():
@@ -73,9 +76,6 @@ def unknown(name: Name) -> str:
         found = near(name.name.replace("/", "-"), (*supported("open_clip"), *WORLD))
     hint = f"; near names: {', '.join(found)}" if found else ""
     return f"{said}{hint}. `facet models` lists all that are supported, `facet models WORD` some"
-
-
-WORLD = ("microworld",)
 
 
 def tags(name: Name) -> list[str]:

@@ -68,12 +68,12 @@ def make(folder: Path) -> World:
     store, other = str(folder / "world"), str(folder / "other")
     extract.main(
         extract.ExtractConfig(
-            SOURCE, "microworld", "microworld", store, components=("heads", "mlps", "tokens"),
+            SOURCE, "microworld", store, "microworld", components=("heads", "mlps", "tokens"),
             shard_size=128, workers="here",
         )
     )  # fmt: skip
     small = tiny.write_config(folder, SMALL)
-    plain = extract.ExtractConfig(SOURCE, small, "none", other, workers="here")
+    plain = extract.ExtractConfig(SOURCE, small, other, "none", workers="here")
     extract.main(replace(plain, images=SOURCE.replace(str(IMAGES), "60")))
     files = pictures(folder / "pictures")
     extract.main(replace(plain, images=files, store=str(folder / "folder"), max_bad=0.5))

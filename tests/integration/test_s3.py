@@ -46,7 +46,7 @@ from jobs import ablate, encode_texts, extract, reduce, show, textspan
 from jobs.console import run_job
 store = "s3://bucket/one"
 images = extract.ExtractConfig(
-    "s3://bucket/tars/*.tar", "s3://bucket/tiny.json", "none", store,
+    "s3://bucket/tars/*.tar", "s3://bucket/tiny.json", store, "none",
     shard_size=8, batch_size=8, num_actors=1,
 )
 try:

@@ -42,7 +42,7 @@ def made(tmp_path, here) -> ExtractConfig:
     model = load_model(ModelSpec(path, "none", 1))
     state = {name: value.contiguous() for name, value in model.module.state_dict().items()}
     save_file(state, tmp_path / "w.safetensors")
-    places = ("photos", "tiny.json", "w.safetensors", "s")
+    places = ("photos", "tiny.json", "s", "w.safetensors")
     config = ExtractConfig(*(str(tmp_path / p) for p in places), shard_size=4, workers="here")
     main(config)
     return config
@@ -60,7 +60,7 @@ def no_model(made, monkeypatch) -> ExtractConfig:
 
 
 def test_it_imports_no_torch_and_says_what_the_first_run_said(made):
-    arguments = [made.images, made.model, made.pretrained, made.store]
+    arguments = [made.images, made.model, made.store, str(made.pretrained)]
     done = subprocess.run(
         [sys.executable, "-c", CODE, *arguments], cwd=ROOT, capture_output=True, text=True
     )
@@ -150,7 +150,7 @@ def test_new_images_and_missing_shards_are_extracted(made):
 @pytest.mark.parametrize("library", ["torch", "open_clip_torch"])
 def test_random_weights_are_those_of_the_same_libraries(library, tmp_path, here, monkeypatch):
     path = write_config(tmp_path, tiny({"layers": 4}, FEW_WORDS))
-    config = ExtractConfig("microworld:n=3", path, "none", str(tmp_path / "s"), workers="here")
+    config = ExtractConfig("microworld:n=3", path, str(tmp_path / "s"), "none", workers="here")
     main(config)
     loaded = []
     monkeypatch.setattr(recipe, "load_model", lambda spec: loaded.append(spec) or load_model(spec))

@@ -39,7 +39,7 @@ def extracted(tiny, tmp_path_factory) -> str:
     store = tmp_path_factory.mktemp("extracted") / "store"
     extract.main(
         extract.ExtractConfig(
-            SOURCE, tiny, "none", str(store), shard_size=16, batch_size=8, seed=5, workers="here"
+            SOURCE, tiny, str(store), "none", shard_size=16, batch_size=8, seed=5, workers="here"
         )
     )
     return str(store)

@@ -91,7 +91,7 @@ def model(tmp_path_factory) -> str:
 
 def extracted(model: str, folder: Path, **changes) -> str:
     plain = extract.ExtractConfig(
-        "microworld:n=24,seed=3,split=test", model, "none", str(folder), store_dtype="float32",
+        "microworld:n=24,seed=3,split=test", model, str(folder), "none", store_dtype="float32",
         shard_size=10, seed=5, workers="here",
     )  # fmt: skip
     return extract.main(replace(plain, **changes)).url

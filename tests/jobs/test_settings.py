@@ -194,6 +194,7 @@ SHOWN = {
         "decodes_per_second dollars_gb_month dollars_thousand_puts dollars_thousand_gets": HERE
         + "test_settings_of_plans",
     },
+    "models": {"word format out": JOBS + "models_job.py::test_names_are_found_and_shown"},
     "status": {"format": JOBS + "show.py::test_a_store"},
     "report": {
         "pretrained": JOBS + "textspan_job.py::test_another_model_than_the_stores_is_refused",
@@ -240,7 +241,7 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
     other.write_text(json.dumps(TINY | {"embed_dim": 32}))
     images = ListDigest()
     images.update(image_table(40))
-    plain = extract.ExtractConfig("photos", model, "none", str(tmp_path / "s"))
+    plain = extract.ExtractConfig("photos", model, str(tmp_path / "s"), "none")
 
     def identity(**changes):
         config = replace(plain, **changes)
@@ -271,9 +272,9 @@ def test_settings_of_extraction_are_the_stores_identity(model, tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (extract.ExtractConfig("i", "microworld", "microworld", "s", layers="all"),
+        (extract.ExtractConfig("i", "microworld", "s", "microworld", layers="all"),
          "--layers belongs to --components tokens"),
-        (extract.ExtractConfig("i", "microworld", "microworld", "s", seed=3),
+        (extract.ExtractConfig("i", "microworld", "s", "microworld", seed=3),
          "--seed belongs to --pretrained none"),
         (ablate.AblateConfig("s", "c", pool="microworld", layers="all"),
          "--pool, --layers belong to --study textspan"),

@@ -133,14 +133,14 @@ def test_work_begun_here_goes_on_under_ray_and_the_reverse(alone, ray_cluster, t
 
 
 def test_workers_are_not_counted_where_there_is_only_this_process(tmp_path):
-    config = extract.ExtractConfig("photos", "microworld", "microworld", str(tmp_path / "s"))
+    config = extract.ExtractConfig("photos", "microworld", str(tmp_path / "s"), "microworld")
     asked = {f.name: getattr(config, f.name) for f in fields(config)}
     with pytest.raises(FacetError, match="--num-actors belongs to --workers ray"):
         extract.main(extract.ExtractConfig(**{**asked, "num_actors": 2, "workers": "here"}))
 
 
 def test_several_copies_of_a_model_are_work_for_ray(tmp_path, monkeypatch):
-    config = extract.ExtractConfig("photos", "microworld", "microworld", str(tmp_path / "s"))
+    config = extract.ExtractConfig("photos", "microworld", str(tmp_path / "s"), "microworld")
     for workers, count, here in (("auto", "auto", True), ("auto", 1, True), ("auto", 2, False)):
         monkeypatch.setattr(machines, "_at_hand", lambda: False)
         choose_place(replace(config, workers=workers, num_actors=count))

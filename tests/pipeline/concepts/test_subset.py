@@ -45,8 +45,9 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("subset")
     made = extract.main(
         extract.ExtractConfig(
-            "microworld:n=60,seed=3,split=test", tiny.write_config(folder, TINY), "none",
-            str(folder / "store"), store_dtype="float32", shard_size=32, seed=5, workers="here",
+            "microworld:n=60,seed=3,split=test", tiny.write_config(folder, TINY),
+            str(folder / "store"), "none", store_dtype="float32", shard_size=32, seed=5,
+            workers="here",
         )
     )  # fmt: skip
     listed = ",".join(map(str, LAYERS))
