@@ -141,6 +141,8 @@ WHOLE = ("second_order", "reduce", "label", "index")
 def told(error: FacetError) -> str:
     """An error as the command line has it: settings as flags, and the command that would help."""
     text = as_flags(str(error))
+    if isinstance(error, UnknownModel | UnsupportedModel):
+        return f"{text}: `facet models` lists them, `facet models WORD` those like a word"
     if (work := error.remedy) is None:
         return text
     place = {"rosetta": "out", "invert": "out", "align": "to"}.get(work.name, "store")

@@ -95,10 +95,10 @@ def check(config: ExtractConfig) -> None:
         raise FacetError("--components: name at least one of heads, mlps, tokens")
     if "tokens" not in config.components:
         refuse_unused(config, ["layers"], "--components tokens")
-    refuse_source(config.images)
     spec = spec_of(config)
     if spec.model.pretrained != "none":
         refuse_unused(config, ["seed"], "--pretrained none")
+    refuse_source(config.images)
     architecture = check_supported(spec.model)
     if "tokens" in config.components:
         plan.parse_layers(config.layers, architecture.layers)

@@ -80,7 +80,7 @@ REFUSED = {
     "extrcat --help": "Did you mean 'extract'?",
     "extract --imges photos": "--images",
     f"{NEW} --model ViT-B-3 --pretrained none": "near names: ViT-B-32",
-    f"{NEW} --model RN50 --pretrained none": "cannot be decomposed",
+    f"{NEW} --model MobileCLIP-S1 --pretrained none": "cannot be decomposed",
     f"{NEW} --model ViT-B-32 --pretrained laion": "is neither a tag nor a file",
     f"{NEW} --model microworld --pretrained gone.pt": "is neither a tag nor a file",
     "extract --images {tmp}/gone --model microworld --pretrained microworld --store {tmp}/new": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,6 @@ from pipeline.models.catalogue import Entry, entries, exact, find, sizes_of, sto
 from pipeline.models.names import parse
 from pipeline.models.spec import ModelSpec, check_supported
 from pipeline.models.supported import near
-from pipeline.pages.plain import to_json
 from storage import layout, urls
 from storage.errors import FacetError
 
@@ -34,13 +34,14 @@ def run(config: ModelsConfig) -> list[Entry]:
         hint = f": near names that are supported: {', '.join(names)}" if names else ""
         raise FacetError(f"no name or family of a model holds {config.word!r}{hint}")
     if config.format == "json":
-        print(to_json(found))
+        print(json.dumps([asdict(entry) for entry in found], indent=1))
     elif config.format != "table":
         _flat(config, found)
     elif one is not None:
         _show_one(one)
     else:
-        _show(found)
+        # Of all names those that no family comes near are many, and asked for by few.
+        _show([e for e in found if config.word or not e.far])
     return found
 
 

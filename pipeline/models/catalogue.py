@@ -47,6 +47,11 @@ class Entry:
     why: str
     """Why it cannot be decomposed; empty where it can."""
 
+    @property
+    def far(self) -> bool:
+        """Whether it is a model of timm's of a class that no family takes."""
+        return self.name.removeprefix("timm:") in timm_names.refused()
+
 
 @cache
 def entries() -> tuple[Entry, ...]:

@@ -100,8 +100,7 @@ def _read(what: str, data: bytes) -> Configuration:
     if isinstance(content, dict) and "model_type" in content:
         raise ModelError(
             f"{what} is of Hugging Face's transformers ({content['model_type']}), and open_clip's "
-            "or timm's are taken: the same weights often stand under open_clip's or timm's name, "
-            "too (`facet models WORD` looks for names)"
+            "or timm's are taken: the same weights often stand under open_clip's or timm's name"
         )
     return _of_open_clip(what, content)
 

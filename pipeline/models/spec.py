@@ -11,7 +11,7 @@ from . import configs, timm_names
 from . import openclip_files as open_clip
 from .checkpoint import WEIGHT_SUFFIXES, HubFile, weights_in
 from .configs import Configuration
-from .errors import ModelError, UnsupportedModel
+from .errors import ModelError, UnknownModel, UnsupportedModel
 from .families import FAMILIES, family_of, faults
 from .names import OWN, Name, parse
 from .preprocess import Preprocess
@@ -157,7 +157,7 @@ def _configuration(name: Name, weights: str) -> Configuration:
         return configs.of_hub(name.name)
     if name.library == "microworld":
         if name.name not in configs.WORLD:
-            raise ModelError(unknown(name))
+            raise UnknownModel(unknown(name))
         return configs.of_world(name.name)
     if name.library == "timm":
         if name.name in timm_names.list_models():
@@ -165,9 +165,9 @@ def _configuration(name: Name, weights: str) -> Configuration:
             return Configuration(timm_names.config(name.name, of), of)
         if name.name in timm_names.refused():
             return Configuration({"architecture": name.name}, {})
-        raise ModelError(unknown(name))
+        raise UnknownModel(unknown(name))
     if name.name not in open_clip.list_models():
-        raise ModelError(unknown(name))
+        raise UnknownModel(unknown(name))
     entry = open_clip.get_pretrained_cfg(name.name, weights)
     return Configuration(open_clip.get_model_config(name.name), dict(entry))
 

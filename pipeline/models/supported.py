@@ -53,7 +53,7 @@ def others(name: Name) -> str:
     prefix = "timm:" if library == "timm" else ""
     found = [prefix + n for n in near(name.name, named)]
     hint = f"Near names that can: {', '.join(found)}. " if found else ""
-    return f"{hint}`facet models` lists all that are supported, `facet models WORD` some"
+    return f"{hint}{_counts()}"
 
 
 def unknown(name: Name) -> str:
@@ -75,7 +75,14 @@ def unknown(name: Name) -> str:
             said += f"; if it is a repository of Hugging Face's hub, write hf-hub:{name.name}"
         found = near(name.name.replace("/", "-"), (*supported("open_clip"), *WORLD))
     hint = f"; near names: {', '.join(found)}" if found else ""
-    return f"{said}{hint}. `facet models` lists all that are supported, `facet models WORD` some"
+    return f"{said}{hint}. {_counts()}"
+
+
+def _counts() -> str:
+    return (
+        f"Supported are {len(supported('open_clip'))} of open_clip's names and "
+        f"{len(supported('timm'))} of timm's"
+    )
 
 
 def tags(name: Name) -> list[str]:

@@ -198,7 +198,7 @@ def test_mistakes_are_refused_before_the_model_runs(
 
 
 def test_no_store_and_nothing_to_make_it_from(tmp_path, tiny):
-    with pytest.raises(FacetError, match="no store at .*--images, --model and --pretrained"):
+    with pytest.raises(FacetError, match="no store at .*--images and --model"):
         second_order.main(config(tmp_path / "none", model=tiny))
 
 

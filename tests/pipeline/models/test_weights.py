@@ -163,7 +163,7 @@ def test_places_say_what_is_taken_instead(model, pretrained, words):
 
 
 def test_names_that_are_near_nothing_are_not_answered_with_all_names():
-    with pytest.raises(ModelError, match="unknown model 'zzz'. `facet models` lists") as caught:
+    with pytest.raises(ModelError, match="unknown model 'zzz'. Supported are") as caught:
         check_supported(ModelSpec("zzz", "none"))
     assert "none" not in str(caught.value)
     assert len(str(caught.value)) < 350
