@@ -26,6 +26,7 @@ from rich.progress import (
 
 from jobs.settings import ELIDED, command, flag
 from pipeline.cluster import logs
+from pipeline.models.errors import UnknownModel, UnsupportedModel
 from pipeline.telling import Teller
 from storage.errors import FacetError
 from storage.objects import refuse_credentials
