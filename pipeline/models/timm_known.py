@@ -7,6 +7,7 @@ weights, which takes seconds and torch.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -42,9 +43,12 @@ class Known:
 
 
 def is_timm(config: dict[str, Any]) -> bool:
-    """Whether a model configuration's image tower is one that timm has."""
+    """Whether a model configuration's image tower is one that timm has, or was told of here."""
     name = config.get("architecture") or config.get("vision_cfg", {}).get("timm_model_name")
-    return name in timm_names.table()["models"] or name in timm_names.refused()
+    if name in timm_names.table()["models"] or name in timm_names.refused():
+        return True
+    timm: Any = sys.modules.get("timm")  # which whoever tells it of models has imported
+    return bool(name and timm and timm.is_model(name))
 
 
 def known(config: dict[str, Any]) -> Known:
