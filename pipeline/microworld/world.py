@@ -33,6 +33,8 @@ ATTRIBUTES: dict[str, tuple] = {
     "place": PLACES,
     "background": BACKGROUNDS,
 }
+CLASSIFIED = ("shape", "colour", "texture", "background", "count")
+"""Attributes whose classes the zoo's CNN tells apart, in the order of its outputs."""
 SPLITS = ("train", "val", "test")
 
 PLANTED = {"star": "night", "heart": "snow"}

@@ -20,7 +20,7 @@ from pipeline.lean import timm
 from storage.errors import FacetError
 
 from .cards import WEIGHTS, card_of
-from .world import ATTRIBUTES, SIDE
+from .world import ATTRIBUTES, CLASSIFIED, SIDE
 
 vision_transformer = timm.models.vision_transformer
 
@@ -29,9 +29,6 @@ ZOO = ("cnn", "mae", "generator")
 # One preprocessing for all three, so that the generator's pictures fit the others as they are.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-
-HEADS = ("shape", "colour", "texture", "background", "count")
-"""Attributes whose classes the CNN tells apart, in the order of its outputs."""
 
 
 class ZooError(FacetError):
@@ -48,11 +45,11 @@ class Cnn(timm.models.resnet.ResNet):
     """timm's ResNet of basic blocks without the stem's pooling.
 
     ``layer1`` … ``layer4`` give maps of 32, 16, 8 and 4 positions a side; the output is
-    (n, 30): the classes of ``HEADS`` side by side.
+    (n, 30): the classes of ``CLASSIFIED`` side by side.
     """
 
     def __init__(self, layers: Sequence[int], channels: Sequence[int]) -> None:
-        classes = sum(len(ATTRIBUTES[name]) for name in HEADS)
+        classes = sum(len(ATTRIBUTES[name]) for name in CLASSIFIED)
         super().__init__(
             timm.models.resnet.BasicBlock,  # type: ignore[arg-type]  # timm means the class
             layers=tuple(layers),
@@ -72,12 +69,22 @@ class Cnn(timm.models.resnet.ResNet):
 
 def logits_of(output: torch.Tensor) -> dict[str, torch.Tensor]:
     """The CNN's output (n, 30) by attribute: (n, classes of the attribute) each."""
-    sizes = [len(ATTRIBUTES[name]) for name in HEADS]
-    return dict(zip(HEADS, output.split(sizes, dim=1), strict=True))
+    sizes = [len(ATTRIBUTES[name]) for name in CLASSIFIED]
+    return dict(zip(CLASSIFIED, output.split(sizes, dim=1), strict=True))
 
 
-class MaskedAutoencoder(vision_transformer.VisionTransformer):
-    """A ViT (timm) that also rebuilds pictures from some of their patches.
+class Encoder(vision_transformer.VisionTransformer):
+    """A ViT (timm) whose output is the mean of its patch tokens (n, width), each normed."""
+
+    def __init__(self, patch: int, width: int, depth: int, heads: int) -> None:
+        super().__init__(
+            img_size=SIDE, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads,
+            num_classes=0, class_token=False, global_pool="avg", fc_norm=False,
+        )  # fmt: skip
+
+
+class MaskedAutoencoder(Encoder):
+    """An encoder that also rebuilds pictures from some of their patches.
 
     Calling it gives the mean of the patch tokens (n, width), with nothing masked.
     Source: He et al. 2022, section 3.
@@ -86,10 +93,7 @@ class MaskedAutoencoder(vision_transformer.VisionTransformer):
     def __init__(
         self, patch: int, width: int, depth: int, heads: int, decoder_width: int, decoder_depth: int
     ) -> None:
-        super().__init__(
-            img_size=SIDE, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads,
-            num_classes=0, class_token=False, global_pool="avg", fc_norm=False,
-        )  # fmt: skip
+        super().__init__(patch, width, depth, heads)
         self.patch = patch
         self.decoder_in = nn.Linear(width, decoder_width)
         self.decoder_mask = nn.Parameter(torch.zeros(decoder_width))

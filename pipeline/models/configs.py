@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.microworld.cards import WEIGHTS
 from storage import urls
 
-from . import hub, timm_names
+from . import hub, microworld, timm_names
 from . import openclip_files as open_clip
 from .checkpoint import PREFERRED, HubFile
 from .errors import ModelError
@@ -19,8 +20,7 @@ TOP_LEVEL_KEYS = {
     "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
 }  # fmt: skip
 # The embedded world's own models, by name.
-WORLD = ("microworld",)
-MICROWORLD = Path(__file__).parent.parent / "microworld" / "weights"
+WORLD = ("microworld", *(f"microworld:{kind}" for kind in microworld.KINDS))
 # Names of configurations as open_clip and as timm write them; the first that is there is meant.
 OPEN_CLIP, TIMM = "open_clip_config.json", "config.json"
 
@@ -39,9 +39,12 @@ class Configuration:
 
 def of_world(name: str) -> Configuration:
     """The configuration of one of the embedded world's models, and its trained weights."""
-    place = MICROWORLD / "clip.json"
-    found = of_file(str(place))
-    return Configuration(found.config, found.pictures, place.with_suffix(".safetensors"))
+    _, _, kind = name.partition(":")
+    if kind:
+        config = microworld.configuration(kind)
+        return Configuration(config, dict(microworld.PICTURES), microworld.weights(kind))
+    found = of_file(str(WEIGHTS / "clip.json"))
+    return Configuration(found.config, found.pictures, microworld.weights("clip"))
 
 
 def of_file(url: str) -> Configuration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clip_resnet, coca, openclip_vit, timm_vit
+from . import clip_resnet, coca, microworld_cnn, microworld_mae, openclip_vit, timm_vit
 from .family import Family, OtherTower
 from .timm_known import CLASSES, is_timm, known
 
@@ -13,6 +13,8 @@ FAMILIES: dict[str, Family] = {
     "coca": coca,
     "clip-resnet": clip_resnet,
     "timm-vit": timm_vit,
+    "microworld-mae": microworld_mae,
+    "microworld-cnn": microworld_cnn,
 }
 
 
@@ -30,8 +32,11 @@ def faults(config: dict[str, Any]) -> list[str]:
 
 
 def _asked(config: dict[str, Any]) -> list[str]:
-    """Families that may take a configuration: of timm's models the one that is known of it."""
+    """Families that may take a configuration: of timm's models the one that is known of it, of the
+    embedded world's its own."""
     timms = {family for family, _ in CLASSES.values()}
+    if "microworld" in config:
+        return [f"microworld-{config['microworld']}"]
     if is_timm(config):
         return [name for name in [known(config).family] if name in FAMILIES]
-    return [name for name in FAMILIES if name not in timms]
+    return [n for n in FAMILIES if n not in timms and not n.startswith("microworld-")]

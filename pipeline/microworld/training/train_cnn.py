@@ -1,6 +1,6 @@
 """Train the zoo's CNN on classes: ``python -m pipeline.microworld.training.train_cnn``.
 
-One classifier for each attribute of ``zoo.HEADS``, their cross-entropies summed.
+One classifier for each attribute of ``world.CLASSIFIED``, their cross-entropies summed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 import tyro
 
 from pipeline.microworld.cards import WEIGHTS
-from pipeline.microworld.world import ATTRIBUTES, Scene
-from pipeline.microworld.zoo import HEADS, Cnn, architecture_of, logits_of, prepare
+from pipeline.microworld.world import ATTRIBUTES, CLASSIFIED, Scene
+from pipeline.microworld.zoo import Cnn, architecture_of, logits_of, prepare
 
 from .shared import batches, optimiser_and_schedule, render, save_rounded, write_card
 from .zoo_figures import cnn_figures
@@ -45,10 +45,10 @@ class TrainCnnConfig:
 
 
 def classes_of(scenes: list[Scene]) -> dict[str, torch.Tensor]:
-    """Class numbers (n,) of every attribute of ``HEADS``."""
+    """Class numbers (n,) of every attribute of ``CLASSIFIED``."""
     return {
         name: torch.tensor([ATTRIBUTES[name].index(getattr(s, name)) for s in scenes])
-        for name in HEADS
+        for name in CLASSIFIED
     }
 
 
@@ -68,7 +68,7 @@ def train(config: TrainCnnConfig) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             output = model(images)
         said = logits_of(output.float())
-        losses = {name: F.cross_entropy(said[name], truth[name][rows]) for name in HEADS}
+        losses = {name: F.cross_entropy(said[name], truth[name][rows]) for name in CLASSIFIED}
         optimiser.zero_grad(set_to_none=True)
         sum(losses.values(), torch.zeros(())).backward()
         optimiser.step()

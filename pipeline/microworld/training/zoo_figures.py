@@ -10,9 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.microworld.world import ATTRIBUTES, PLANTED, Scene
+from pipeline.microworld.world import ATTRIBUTES, CLASSIFIED, PLANTED, Scene
 from pipeline.microworld.zoo import (
-    HEADS,
     Cnn,
     Generator,
     MaskedAutoencoder,
@@ -39,11 +38,11 @@ def cnn_figures(model: Cnn, images: torch.Tensor, scenes: Sequence[Scene]) -> di
     Returns
     -------
     dict of str to float
-        ``<attribute>`` for those of ``HEADS``, and ``shape_outside_planted``.
+        ``<attribute>`` for those of ``CLASSIFIED``, and ``shape_outside_planted``.
     """
     said = logits_of(torch.cat([model(b) for b in images.split(250)]))
     figures: dict[str, float] = {}
-    for name in HEADS:
+    for name in CLASSIFIED:
         truth = np.array([ATTRIBUTES[name].index(getattr(s, name)) for s in scenes])
         right = said[name].argmax(1).numpy() == truth
         figures[name] = float(right.mean())
@@ -151,7 +150,7 @@ def generator_figures(model: Generator, cnn: Cnn, images: torch.Tensor) -> dict[
         "psnr": _decibels(sets["again"], images),
         "psnr_of_mean": _decibels(images.mean(0), images),
     }
-    for head in HEADS:
+    for head in CLASSIFIED:
         same = said["again"][head].argmax(1) == said["_of_pictures"][head].argmax(1)
         figures[f"rebuilt_{head}"] = float(same.float().mean())
     real = features["_of_pictures"]
