@@ -85,7 +85,7 @@ class Erasure:
             By row, (batch, rows, columns): only their order counts, neither scale nor sign.
             Patches that are alike go in the order of their positions, in both directions.
         """
-        x_btd = self._tower.enter(images_bchw)
+        x_btd = self._tower.start(images_bchw)
         whole_b = self._probability(x_btd.clone(), asked)
         bare_b = self._probability(x_btd[:, : self.model.prefix].clone(), asked)
 
@@ -118,6 +118,7 @@ class Erasure:
 
     def _probability(self, x_btd: Tensor, asked: Asked) -> Tensor:
         """The probability of the class that is asked for, (batch,). Overwrites `x_btd`."""
+        self._tower.read.forget()  # what is read on the way is not needed
         for block in self._tower.blocks:
             x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
         embedding_be = self._tower.leave(x_btd).embedding_be

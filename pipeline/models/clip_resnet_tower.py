@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .norms import linear_of
-from .query_pool import PoolRow, Projections, QueryPool
+from .query_pool import Projections, QueryPool
+from .reading import PoolRow
 from .tower import Array, Attention, Left, Norm, Tail
 
 if TYPE_CHECKING:

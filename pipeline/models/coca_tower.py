@@ -13,7 +13,8 @@ from pipeline.lean import open_clip
 from . import openclip_tower
 from .norms import linear_of
 from .openclip_tower import OpenClipTower, block_of
-from .query_pool import PoolRow, Projections, QueryPool
+from .query_pool import Projections, QueryPool
+from .reading import PoolRow
 
 if TYPE_CHECKING:
     from .loading import VisionModel

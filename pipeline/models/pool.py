@@ -16,7 +16,7 @@ from pipeline.lean import timm
 from .errors import UnsupportedModel
 from .norms import linear_of
 from .prenorm import PreNormBlock
-from .reading import PoolQuery
+from .reading import PoolRow
 from .timm_mlps import mlp_faults, mlp_of
 from .tower import Attention, Layers
 
@@ -48,10 +48,10 @@ class PoolBlock(PreNormBlock):
         Of the tokens, before keys and values: the last of the trunk.
     dtype : torch.dtype
         As of `PreNormBlock`.
-    reading : PoolQuery
+    reading : PoolRow
     """
 
-    def __init__(self, pool: Any, norm: nn.Module, dtype: torch.dtype, reading: PoolQuery) -> None:
+    def __init__(self, pool: Any, norm: nn.Module, dtype: torch.dtype, reading: PoolRow) -> None:
         super().__init__(
             heads=pool.num_heads,
             head_dim=pool.head_dim,

@@ -123,9 +123,9 @@ class PreNormBlock:
     @property
     def weights(self) -> Weights:
         (weight, bias), (out, out_bias), (down, down_bias) = self._qkv, self._out, self._mlp.down
-        inner = self.heads * self.head_dim
+        inner, none = self.heads * self.head_dim, isinstance(self.norm_1, nn.Identity)
         return Weights(
-            norm=Norm.of(self.norm_1),
+            norm=Norm.none(weight.shape[1]) if none else Norm.of(self.norm_1),
             value_hkd=float64(weight)[-inner:].reshape(self.heads, self.head_dim, -1),
             value_bias_hk=float64(bias)[-inner:].reshape(self.heads, self.head_dim),
             out_dhk=float64(out).reshape(-1, self.heads, self.head_dim),

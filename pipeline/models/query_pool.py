@@ -17,27 +17,8 @@ from torch import Tensor, nn
 from .errors import UnsupportedModel
 from .mlps import cast
 from .norms import Linear, inverse_std
+from .reading import PoolRow
 from .tower import Attention, Layers, Norm, Weights, Written, float64
-
-
-class PoolRow:
-    """The row that a pool writes; of the tokens that it looks at nothing is read.
-
-    Parameters
-    ----------
-    width : int
-        Of that row.
-    """
-
-    queries = 1
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def __call__(self, values_bt: Tensor) -> Tensor:
-        if values_bt.shape[1] == 1:  # no pool looks at one token alone
-            return values_bt[:, 0]
-        return values_bt.new_zeros(len(values_bt), self.width)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,15 +38,24 @@ class ClassToken:
         pass
 
 
-class PoolQuery:
-    """The one row that an attention pool makes; of the tokens that it looks at nothing is read."""
+class PoolRow:
+    """The row that a pool writes; of the tokens that it looks at nothing is read.
+
+    Parameters
+    ----------
+    width : int
+        Of that row.
+    """
 
     queries = 1
+
+    def __init__(self, width: int) -> None:
+        self.width = width
 
     def __call__(self, values_bt: Tensor) -> Tensor:
         if values_bt.shape[1] == 1:  # no pool looks at one token alone
             return values_bt[:, 0]
-        return values_bt.new_zeros(len(values_bt), *values_bt.shape[2:])
+        return values_bt.new_zeros(len(values_bt), self.width)
 
     def forget(self) -> None:
         pass

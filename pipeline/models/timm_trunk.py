@@ -19,7 +19,7 @@ from . import openclip_tower, timm_alone, timm_mlps
 from .norms import centred, inverse_std
 from .pool import PoolBlock, pool_faults
 from .prenorm import PreNormBlock, embed_patches
-from .reading import ClassToken, Mean, PoolQuery, Reading, WeighedMean
+from .reading import ClassToken, Mean, PoolRow, Reading, WeighedMean
 from .tower import Block, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
@@ -143,12 +143,12 @@ class TimmTower:
         others: dict[str, Reading] = {
             "class-token": ClassToken(),
             "mean": Mean(first),
-            "attention-pool": PoolQuery(),
+            "attention-pool": PoolRow(trunk.embed_dim),
         }
         self.read: Reading = self._weighed if self.late else others[name]
         self._norm = trunk.fc_norm
         self._before: Sequence[PreNormBlock] = ()
-        if isinstance(self.read, PoolQuery):
+        if isinstance(self.read, PoolRow):
             self._before = self._blocks(last=False)
             self.blocks: Sequence[Block] = [
                 PoolBlock(trunk.attn_pool, trunk.norm, model.dtype, self.read)

@@ -144,7 +144,7 @@ class IndirectEffects:
 
     def _until(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         """The stream as it leaves the layer's block, and the layer's activations."""
-        x_btd = self._tower.enter(images_bchw)
+        x_btd = self._tower.start(images_bchw)  # what is read on the way is not needed
         for layer in range(self.layer):
             x_btd = self._step(layer, x_btd)
         block = self._tower.blocks[self.layer]
@@ -154,6 +154,7 @@ class IndirectEffects:
 
     def _after(self, x_btd: Tensor) -> Tensor:
         """Embeddings from the stream as it leaves the layer's block; overwrites it."""
+        self._tower.read.forget()
         for layer in range(self.layer + 1, self.model.layers):
             x_btd = self._step(layer, x_btd)
         return self._tower.leave(x_btd).embedding_be

@@ -34,6 +34,11 @@ def paths(model: VisionModel, mlp_layer: int) -> list[tuple[int, int]]:
 def check_mlp_layers(model: VisionModel, mlp_layers: Sequence[int]) -> None:
     """Refuse layers that do not exist or that no attention comes after."""
     last = model.layers - 2
+    if last < 0:
+        raise ValueError(
+            f"{model.name} is decomposed into one layer ({model.reading}), and no attention comes "
+            "after it: its neurons have no second-order effect"
+        )
     if not mlp_layers:
         raise ValueError(f"no MLP layers chosen: {model.name} has second-order layers 0 to {last}")
     for layer in mlp_layers:
