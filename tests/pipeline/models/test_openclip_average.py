@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from pipeline.extraction.decompose import Decomposer
 from pipeline.models import ModelSpec, UnsupportedModel, check_supported, load_model, model_maps
-from pipeline.models.spec import count_parameters, supported_models
+from pipeline.models.spec import count_parameters
+from pipeline.models.supported import supported_models
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
 from tests import tiny
