@@ -6,6 +6,7 @@ from typing import Any
 
 from . import clip_resnet, coca, microworld_cnn, microworld_mae, openclip_vit, timm_vit
 from .family import Family, OtherTower
+from .timm_family import TimmFamily
 from .timm_known import CLASSES, is_timm, known
 
 FAMILIES: dict[str, Family] = {
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Family] = {
     "timm-vit": timm_vit,
     "microworld-mae": microworld_mae,
     "microworld-cnn": microworld_cnn,
+    "eva": TimmFamily("eva", "eva_tower", "EvaTower"),
 }
 
 
