@@ -36,7 +36,7 @@ class PostNormBlock(PreNormBlock):
         self._behind_1, self._behind_2 = norms
 
     @cached_property
-    def down(self) -> Linear:  # type: ignore[override]
+    def down(self) -> Linear:
         weight, _ = _scaled(self._behind_2, self._run_mlp.down)
         return weight, _beta(self._behind_2, weight).to(weight.dtype)
 

@@ -69,10 +69,16 @@ def prepare(module: Any) -> None:
     """Have one layer make queries, keys and values; fold LayerScale, and norms inside attention and
     MLP, into the projections beside them. All that is exact."""
     trunk = trunk_of(module.visual)
+    for block in trunk.blocks:
+        block.attn.norm = fold_behind(block.attn.norm, block.attn.proj)
+    fold_blocks(trunk)
+
+
+def fold_blocks(trunk: Any) -> None:
+    """`prepare` where no norm is inside the attention."""
     make_norms_full(trunk)
     for block in trunk.blocks:
         fuse(block.attn)
-        block.attn.norm = fold_behind(block.attn.norm, block.attn.proj)
         down = timm_mlps.projection(block.mlp)
         block.mlp.norm = fold_behind(block.mlp.norm, down)
         for name, projection in (("gamma_1", block.attn.proj), ("gamma_2", down)):

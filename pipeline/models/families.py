@@ -17,6 +17,7 @@ FAMILIES: dict[str, Family] = {
     "microworld-mae": microworld_mae,
     "microworld-cnn": microworld_cnn,
     "eva": TimmFamily("eva", "eva_tower", "EvaTower"),
+    "beit": TimmFamily("beit", "beit_tower", "BeitTower"),
 }
 
 

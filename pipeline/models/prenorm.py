@@ -46,8 +46,8 @@ class PreNormBlock:
     mlp : Mlp
     positions : callable, optional
         What becomes of queries and keys before they meet.
-    bias_hqt : Tensor, optional
-        (head, token, token), added to the attention's logits.
+    bias_hqt : Tensor or callable, optional
+        (head, token, token), added to the attention's logits; made when it is needed.
     inner : nn.Module, optional
         A norm over all heads' output, before the output projection. Kept is u/σ of it, its other
         parts are linear and join the output projection.
@@ -66,7 +66,7 @@ class PreNormBlock:
         out: Linear,
         mlp: Mlp,
         positions: Positions | None = None,
-        bias_hqt: Tensor | None = None,
+        bias_hqt: Tensor | Callable[[], Tensor] | None = None,
         inner: nn.Module | None = None,
     ) -> None:
         self.heads, self.head_dim, self.dtype, self.reading = heads, head_dim, dtype, reading
@@ -145,7 +145,8 @@ class PreNormBlock:
             keys, values = self._split(F.linear(normed_btd, weight[inner:], bias[inner:]))
         if self._positions is not None:
             queries, keys = self._positions(queries, keys)
-        bias_hqt = self._bias_hqt
+        made = self._bias_hqt
+        bias_hqt = made() if callable(made) else made
         if bias_hqt is not None:
             bias_hqt = bias_hqt[:, : queries.shape[2]].to(queries.dtype)
         return Attention(queries, keys, values, self.reading, bias_hqt, self.scale)

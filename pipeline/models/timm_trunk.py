@@ -101,7 +101,7 @@ def read_sizes(trunk: Any) -> dict[str, Any]:
     return found | {
         "layers": layers,
         "heads": attention.num_heads,
-        "head_dim": attention.head_dim,
+        "head_dim": attention.proj.in_features // attention.num_heads,
         "mlp_width": timm_mlps.neurons(mlp),
         "activation": timm_mlps.activation(mlp),
     }

@@ -1,5 +1,7 @@
 """timm's `Eva`: EVA01, EVA02, EVA02-E, DINOv3 and ViTs with rotary positions."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from pipeline.models.timm_trunk import trunk_of
 from pipeline.neurons.effects import IndirectEffects
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
-from tests.families.hooks import Look, Taps, golden, layer_of
+from tests.families.hooks import Taps, golden, layer_of
 from tests.families.zoo import CLASSES, SMALL, ZOO, Member, alone
 from tests.pipeline.models.trunk_kit import EXACT, loaded, pictures
 
@@ -115,7 +117,7 @@ def frozen(visual, images: Tensor, mlp_layer: int) -> Tensor:
         values = values.transpose(1, 2).repeat_interleave(heads // values.shape[2], 1)
         first_bq = torch.zeros_like(look.scale_bt)
         first_bq[:, 0] = (look.scale_bt / look.inner_std_bt)[:, 0]
-        changed = Look(look.attention.q, look.attention.k, values)
+        changed = replace(look.attention, v=values)
         for head in range(heads):
             u_bk = changed.values(head, first_bq).sum(1)
             total_be += u_bk @ wanted.head_map_lhke[later, head]
