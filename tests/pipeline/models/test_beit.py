@@ -10,8 +10,7 @@ from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
 from tests.families.hooks import golden
 from tests.families.zoo import CLASSES, SMALL, ZOO, Member, alone
-from tests.pipeline.models.test_eva import frozen
-from tests.pipeline.models.trunk_kit import EXACT, loaded, pictures
+from tests.pipeline.models.trunk_kit import EXACT, frozen, loaded, pictures
 
 ALL = {"use_shared_rel_pos_bias": True, "use_abs_pos_emb": True, "scale_mlp": True}
 TOWERS = {

@@ -1,11 +1,8 @@
 """timm's `Eva`: EVA01, EVA02, EVA02-E, DINOv3 and ViTs with rotary positions."""
 
-from dataclasses import replace
-
 import pytest
 import timm
 import torch
-from torch import Tensor
 
 from pipeline.extraction.decompose import Decomposer
 from pipeline.models import UnsupportedModel, eva_tower
@@ -13,9 +10,9 @@ from pipeline.models.timm_trunk import trunk_of
 from pipeline.neurons.effects import IndirectEffects
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
-from tests.families.hooks import Taps, golden, layer_of
+from tests.families.hooks import golden
 from tests.families.zoo import CLASSES, SMALL, ZOO, Member, alone
-from tests.pipeline.models.trunk_kit import EXACT, loaded, pictures
+from tests.pipeline.models.trunk_kit import EXACT, frozen, loaded, pictures
 
 MORE = {
     # No norm before the output.
@@ -86,49 +83,6 @@ def test_second_order_effects_are_what_a_frozen_pass_loses(name):
         total = maps.total(parts.coefficients[layer]) / parts.ln_std_b[:, None]
         torch.testing.assert_close(total, parts.totals[layer], **EXACT)
         torch.testing.assert_close(total, frozen(plain.visual, images, layer), **EXACT)
-
-
-def frozen(visual, images: Tensor, mlp_layer: int) -> Tensor:
-    """What a layer's neurons write, through values of later layers alone: attention and every σ
-    stay. Of the library's own parts."""
-    blocks = trunk_of(visual).blocks
-    taps, wanted = Taps(visual, images), golden(visual, images)
-    block = blocks[mlp_layer]
-    written_btd = taps.before[block.mlp.fc2] @ block.mlp.fc2.weight.detach().T
-    if not isinstance(block.mlp.norm, torch.nn.Identity):  # all but what its β writes
-        beta = block.mlp.norm.bias.detach()
-        written_btd = (taps.before[block.mlp.fc2] - beta) @ block.mlp.fc2.weight.detach().T
-    if getattr(block, "gamma_2", None) is not None:
-        written_btd = block.gamma_2.detach() * written_btd
-    if "PostNorm" in type(block).__name__:
-        written_btd = normed(block.norm2, taps.before[block.norm2], written_btd)
-    total_be = torch.zeros_like(wanted.output_be)
-    for later in range(mlp_layer + 1, len(blocks)):
-        block, look = blocks[later], layer_of(taps, blocks[later])
-        read_btd = written_btd
-        if "PostNorm" not in type(block).__name__:
-            read_btd = normed(block.norm1, taps.before[block.norm1], written_btd)
-        attention, heads = block.attn, look.attention.q.shape[1]
-        if attention.qkv is not None:
-            value = attention.qkv.weight.detach().chunk(3)[2]
-        else:
-            value = attention.v_proj.weight.detach()
-        values = (read_btd @ value.T).unflatten(-1, (-1, look.attention.q.shape[-1]))
-        values = values.transpose(1, 2).repeat_interleave(heads // values.shape[2], 1)
-        first_bq = torch.zeros_like(look.scale_bt)
-        first_bq[:, 0] = (look.scale_bt / look.inner_std_bt)[:, 0]
-        changed = replace(look.attention, v=values)
-        for head in range(heads):
-            u_bk = changed.values(head, first_bq).sum(1)
-            total_be += u_bk @ wanted.head_map_lhke[later, head]
-    return total_be / wanted.std_b[:, None]
-
-
-def normed(norm, of: Tensor, x: Tensor) -> Tensor:
-    """A norm's linear part, with σ of `of`."""
-    centred = isinstance(norm, torch.nn.LayerNorm)
-    centre, own = (y - y.mean(-1, keepdim=True) if centred else y for y in (x, of))
-    return norm.weight.detach() * centre / (own.square().mean(-1, keepdim=True) + norm.eps).sqrt()
 
 
 @pytest.mark.parametrize("name", ["eva02", "dinov3-swiglu", "rope-registers"])
