@@ -22,6 +22,8 @@ from pipeline.microworld.zoo import MEAN, STD, ZOO, load_zoo
 from pipeline.models import ModelSpec, Preprocess, load_model
 from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.models.errors import ModelError
+from pipeline.models.names import Name, parse
+from pipeline.models.openclip_files import list_models
 from storage.rosetta import MapSize
 
 
@@ -209,6 +211,13 @@ def _zoo(kind: str, _name: str, _pretrained: str) -> Loaded:
     return Loaded(module, _square((SIDE, SIDE), MEAN, STD, "bicubic"))
 
 
+def _decomposed(name: Name) -> Loaded:
+    """A model by its configuration: what Facet itself builds and loads."""
+    model = load_model(ModelSpec.of(name.spelled, name.weights or None))
+    cut = model.preprocess
+    return Loaded(model.visual, _square(cut.size, cut.mean, cut.std, cut.interpolation))
+
+
 FAMILIES: dict[str, Callable[[str, str], Loaded]] = {
     "timm": _timm,
     "open_clip": _open_clip,
@@ -217,3 +226,32 @@ FAMILIES: dict[str, Callable[[str, str], Loaded]] = {
     "microworld": _microworld_clip,
     **{f"microworld-{kind}": partial(_zoo, kind) for kind in ZOO},
 }
+
+
+def load(text: str) -> Loaded:
+    """The model that a name means, without its layers.
+
+    Raises
+    ------
+    ModelError
+        If the name or the weights are unknown; near names are listed.
+    """
+    family, colon, rest = text.partition(":")
+    if family in FAMILIES and family not in ("timm", "open_clip", "microworld"):
+        base, _, pretrained = rest.partition("/")
+        return FAMILIES[family](base, pretrained)
+    name = parse(text)
+    if name.library == "microworld" and colon:
+        family = f"microworld-{name.name.partition(':')[2]}"
+    elif name.library in ("hf-hub", "local-dir", "config"):
+        return _decomposed(name)
+    elif name.library != "open_clip" or family == "open_clip" or name.name in list_models():
+        family = name.library
+    if family not in FAMILIES:
+        near = get_close_matches(family, FAMILIES, n=3, cutoff=0.4)
+        raise ModelError(
+            f"unknown model {text!r}: a name is open_clip's, or begins with one of "
+            f"{', '.join(FAMILIES)}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
+    weights = name.weights or (name.usual if family == "open_clip" else "")
+    return FAMILIES[family](name.name, weights)

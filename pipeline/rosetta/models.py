@@ -1,8 +1,8 @@
 """Models whose units can be compared: a name in, a module and its maps out.
 
-``family:name[/pretrained][@layers]``, or a model of the embedded world: see ``FAMILIES``.
-``pretrained`` is a tag, a weights file, ``none`` for random weights or ``none:<seed>``; layers
-are names of modules, separated by commas, with ``*`` and ``?`` allowed.
+``model[/pretrained][@layers]``: a model as it is named everywhere, or one of the libraries in
+``FAMILIES``. ``pretrained`` is a tag, a weights file, ``none`` for random weights or
+``none:<seed>``; layers are names of modules, separated by commas, with ``*`` and ``?`` allowed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.errors import NotFinite
 from storage.rosetta import Card, MapSize, UnitLayer
 
 from . import bilinear
-from .families import FAMILIES, Loaded
+from .families import Loaded, load
 from .maps import MapError, MapReader, recording, usual_layers
 from .probe import probe_generator, probe_pictures
 
@@ -145,17 +145,7 @@ def load_units(text: str, *, generator: bool = False) -> UnitModel:
         If a layer's output cannot be taken as maps.
     """
     name, _, wanted = text.partition("@")
-    family, colon, rest = name.partition(":")
-    if not colon:
-        family, rest = name, ""
-    if family not in FAMILIES:
-        near = get_close_matches(family, FAMILIES, n=3, cutoff=0.4)
-        raise ModelError(
-            f"unknown model {text!r}: a name begins with one of {', '.join(FAMILIES)}"
-            + (f"; did you mean {' or '.join(near)}?" if near else "")
-        )
-    base, _, pretrained = rest.partition("/")
-    loaded = FAMILIES[family](base, pretrained)
+    loaded = load(name)
     if generator != (loaded.latent is not None):
         raise ModelError(
             f"{text} is {'no' if generator else 'a'} generator: give it to "
