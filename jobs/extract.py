@@ -20,11 +20,13 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction import plan
+from pipeline.extraction.components import refuse_absent
 from pipeline.extraction.spec import StoreSpec, refuse_other_settings
 from pipeline.images.listing import refuse_source
 from pipeline.models import ModelSpec, check_supported
 from storage import urls, views
 from storage.errors import FacetError
+from storage.layout import COMPONENTS, Component
 
 if TYPE_CHECKING:
     from storage.metadata import Metadata
@@ -46,8 +48,9 @@ class ExtractConfig:
     pretrained: str | None = None
     """Which weights, where the model's name does not say it: a tag, a weights file, or none for
     random weights."""
-    components: tuple[Literal["heads", "mlps", "tokens"], ...] = ("heads", "mlps")
-    """What to keep."""
+    components: tuple[Component, ...] = ("heads", "mlps")
+    """What to keep: heads, MLPs, what each token wrote; of models that have them, what heads gather
+    from registers (sources), and an attention pool's neurons (pool_neurons) or channels."""
     layers: str = "last:4"
     """Layers that tokens are summed over: all, last:4, 20-23, 1,3."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -92,7 +95,7 @@ def check(config: ExtractConfig) -> None:
     """Refuse what cannot work before a model, an image or a worker is touched."""
     refuse_bounds(config, "max_bad", shard_size=1, batch_size=1, limit=1, num_actors=1)
     if not config.components:
-        raise FacetError("--components: name at least one of heads, mlps, tokens")
+        raise FacetError(f"--components: name at least one of {', '.join(COMPONENTS)}")
     if "tokens" not in config.components:
         refuse_unused(config, ["layers"], "--components tokens")
     spec = spec_of(config)
@@ -100,6 +103,7 @@ def check(config: ExtractConfig) -> None:
         refuse_unused(config, ["seed"], "--pretrained none")
     refuse_source(config.images)
     architecture = check_supported(spec.model)
+    refuse_absent(spec.model.model, architecture, config.components)
     if "tokens" in config.components:
         plan.parse_layers(config.layers, architecture.layers)
     url = urls.absolute(config.store)

@@ -15,6 +15,7 @@ import tyro
 from jobs.console import run_job
 from jobs.settings import flag, refuse_bounds
 from storage.errors import FacetError
+from storage.layout import COMPONENTS, Component
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PlanConfig:
     """How many images."""
     model: tuple[str, ...] = ("ViT-L-14",)
     """OpenCLIP model names, model configs (JSON), or microworld: a column each."""
-    components: tuple[Literal["heads", "mlps", "tokens"], ...] = ("heads", "mlps")
+    components: tuple[Component, ...] = ("heads", "mlps")
     """What to keep."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Arithmetic of the forward pass."""
@@ -71,7 +72,7 @@ def check(config: PlanConfig) -> None:
         if value is not None and value <= 0:
             raise FacetError(f"{flag(name)} {value:g}: must be above 0")
     if not config.components:
-        raise FacetError("--components: name at least one of heads, mlps, tokens")
+        raise FacetError(f"--components: name at least one of {', '.join(COMPONENTS)}")
 
 
 if __name__ == "__main__":

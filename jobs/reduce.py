@@ -17,6 +17,9 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place
 from pipeline.cluster.machines import Where
 from pipeline.stats.choices import refuse_components
+from storage.layout import Component
+
+Reducible = Literal[Component, "embedding"]
 
 if TYPE_CHECKING:
     from storage.metadata import Metadata
@@ -31,7 +34,7 @@ class ReduceConfig:
     """The store: a local path or an object-store URL."""
     where: str | None = None
     """Which images, by columns of the image table: "split == 'val' and count in (1, 2)"."""
-    components: tuple[Literal["heads", "mlps", "tokens", "embedding"], ...] = ()
+    components: tuple[Reducible, ...] = ()
     """What to reduce; by default all that the store has."""
     out: str | None = None
     """Where what is found is kept, if not in the store, which is then only read: from then on, give

@@ -44,6 +44,7 @@ class ShowConfig:
             "second-order",
             "omp",
             "segment",
+            "sources",
             "neuron",
             "heatmap",
             "concepts",
@@ -55,7 +56,8 @@ class ShowConfig:
             "results",
         ]
     ]
-    """Which job's results, one neuron on a page, or the list of all results."""
+    """Which job's results, one neuron on a page, the list of all results, or sources: how much
+    heads wrote from registers, from the class token and from patches."""
     store: str
     """The store: a local path or an object-store URL. For rosetta and invert: where
     these jobs wrote."""
@@ -103,7 +105,12 @@ def check(config: ShowConfig) -> None:
     if config.what != "rosetta" and config.format != "parquet":
         refuse_unused(config, ["out"], "`facet show neuron …`, rosetta and --format parquet")
     if config.what not in ("rosetta", "invert", "results"):
-        views.find(config.store)
+        _, meta = views.find(config.store)
+        if config.what == "sources" and "sources" not in meta.components:
+            raise FacetError(
+                f"`facet show sources …`: the store at {config.store} keeps no sources: extract "
+                "with `components` heads mlps sources, from a model that has registers"
+            )
 
 
 def refuse_neuron(meta: Metadata, layer: int, neuron: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -32,7 +32,11 @@ ROWS_PER_IMAGE_PART = 65_536
 CHUNK_BYTES = 2**20
 # Of the index: large, as a search reads a part from end to end, and whole shards.
 ROWS_PER_INDEX_CHUNK = 16_384
-COMPONENTS = ("heads", "mlps", "tokens")
+# The last three are of what a few models have: registers, and attention pools.
+Component = Literal["heads", "mlps", "tokens", "sources", "pool_neurons", "channels"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+# Tokens that `sources` tells apart; patches have the rest.
+SOURCES = ("class", "registers")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class ArraySpec:
         """Bytes of one index of the first axis, before compression (strings counted as 16)."""
         size = 16 if self.dtype == "str" else np.dtype(self.dtype).itemsize
         return math.prod(self.shape[1:]) * size
+
+
+NEURON_MAP, CHANNEL_MAP = "pool_neuron_map", "channel_map"
 
 
 def images_per_chunk(shard_size: int, bytes_per_image: int) -> int:
@@ -89,6 +96,16 @@ def contribution_arrays(meta: Metadata) -> list[ArraySpec]:
     if "tokens" in meta.components:
         sizes = (meta.tokens, meta.embed)
         rows.append(("tokens", ("token", "embed"), sizes, sizes, part))
+    if "sources" in meta.components:
+        sizes = (meta.layers, len(SOURCES), meta.heads, meta.head_dim)
+        axes = ("layer", "source", "head", "head_dim")
+        rows.append(("sources", axes, sizes, (1, *sizes[1:]), part))
+    if "pool_neurons" in meta.components:
+        sizes = (meta.mlp_width,)
+        rows.append(("pool_neurons", ("neuron",), sizes, sizes, part))
+    if "channels" in meta.components:
+        sizes = (meta.heads, channels(meta))
+        rows.append(("channels", ("head", "channel"), sizes, sizes, part))
     specs = []
     for name, dims, sizes, chunk, dtype in rows:
         itemsize = 16 if dtype == "str" else np.dtype(dtype).itemsize
@@ -115,7 +132,19 @@ def model_arrays(meta: Metadata) -> list[ArraySpec]:
     for term in terms(meta.heads, meta.varying_bias):
         shape = (*(sizes[axis] for axis in term.axes), meta.embed)
         specs.append(ArraySpec(term.map, (*term.axes, "embed"), shape, "float32", shape))
+    if "pool_neurons" in meta.components:
+        shape = (meta.mlp_width, meta.embed)
+        specs.append(ArraySpec(NEURON_MAP, ("neuron", "embed"), shape, "float32", shape))
+    if "channels" in meta.components:
+        shape = (meta.heads, channels(meta), meta.head_dim)
+        dims = ("head", "channel", "head_dim")
+        specs.append(ArraySpec(CHANNEL_MAP, dims, shape, "float32", shape))
     return specs
+
+
+def channels(meta: Metadata) -> int:
+    """Of what the pool of a convolutional network looks at: as many as its values are wide."""
+    return meta.heads * meta.head_dim
 
 
 def bytes_per_image(meta: Metadata) -> int:

@@ -46,7 +46,7 @@ class Metadata:
     store_dtype : str
         ``float16`` or ``float32``.
     components : tuple of str
-        Of ``heads``, ``mlps``, ``tokens``.
+        Of `layout.COMPONENTS`.
     token_layers : tuple of int
         Layers that ``tokens`` sums over.
     images, shard_size, layers, heads, head_dim, width, mlp_width, embed, tokens : int

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from . import arrays, urls, views
 from .errors import Remedy, StoreError
-from .layout import MODEL, REDUCTIONS
+from .layout import MODEL, REDUCTIONS, SOURCES, channels
 from .metadata import Metadata
 from .records import config_digest, of_json
 
@@ -40,7 +40,7 @@ class Reduction:
     ----------
     name : str
     component : str
-        With what it is reduced: ``heads``, ``mlps``, ``tokens`` or ``embedding``.
+        With what it is reduced: ``heads``, …, or ``embedding``.
     dims : tuple of str
         Axes of its mean; the last is the one that a covariance is over.
     covariance : bool
@@ -63,6 +63,9 @@ TABLE = (
     Reduction("mlps", "mlps", ("block", "width"), True),
     Reduction("tokens", "tokens", ("token", "embed")),
     Reduction("patches", "tokens", ("embed",), True),
+    Reduction("sources", "sources", ("layer", "source", "head", "head_dim")),
+    Reduction("pool_neurons", "pool_neurons", ("neuron",)),
+    Reduction("channels", "channels", ("head", "channel")),
     Reduction("embedding", "embedding", ("embed",), True),
 )
 
@@ -83,6 +86,9 @@ def axis_sizes(meta: Metadata) -> dict[str, int]:
         "width": meta.width,
         "token": meta.tokens,
         "embed": meta.embed,
+        "source": len(SOURCES),
+        "neuron": meta.mlp_width,
+        "channel": channels(meta),
         "head_component": min(meta.head_dim, meta.embed),
         "component": min(AXES_KEPT, meta.embed, meta.width),
     }

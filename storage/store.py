@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from . import arrays, ledger, neurons, urls, views
 from .errors import Remedy, StoreError
-from .layout import CONTRIBUTIONS, IMAGES, INDEX, LEDGER, MODEL, contribution_arrays, model_arrays
+from .layout import (
+    CONTRIBUTIONS,
+    IMAGES,
+    INDEX,
+    LEDGER,
+    MODEL,
+    SOURCES,
+    contribution_arrays,
+    model_arrays,
+)
 from .metadata import Metadata, require_same
 from .reductions import Reductions, find_reductions
 from .tables import StoreTables
@@ -119,10 +128,7 @@ class Store(StoreTables):
 
         Not divided by the embedding's norm: ``u · head_map / ln_std``.
         """
-        m = self.meta
-        for name, value, size in (("layer", layer, m.layers), ("head", head, m.heads)):
-            if not -size <= value < size:
-                raise IndexError(f"{name} {value} is out of range: the model has {size}")
+        self._refuse_other(layer=(layer, self.meta.layers), head=(head, self.meta.heads))
         data = self._component("heads").isel(layer=layer, head=head)
         head_map = self.model()["head_map"].isel(layer=layer, head=head)
         return self._scaled(data @ head_map, "heads")
@@ -137,6 +143,42 @@ class Store(StoreTables):
             raise IndexError(f"block {block} is out of range: the model has {blocks}")
         data = self._component("mlps").isel(block=block)
         return self._scaled(data @ self.model()["mlp_map"], "mlps")
+
+    def sources(self, layer: int, head: int) -> xr.DataArray:
+        """What one head wrote from the class token, from registers, and, where the store keeps
+        `heads`, from patches: (image, source, embed) float32, lazy."""
+        self._refuse_other(layer=(layer, self.meta.layers), head=(head, self.meta.heads))
+        data = self._component("sources").isel(layer=layer, head=head)
+        head_map = self.model()["head_map"].isel(layer=layer, head=head)
+        wrote = (data @ head_map) / self.contributions()["ln_std"]
+        wrote = wrote.assign_coords(source=list(SOURCES))
+        if "heads" in self.meta.components:
+            rest = self.heads(layer, head) - wrote.sum("source")
+            wrote = xr.concat([wrote, rest.expand_dims(source=["patches"])], "source")
+        return wrote.transpose("image", "source", "embed").rename("sources")
+
+    def pool_neuron(self, neuron: int) -> xr.DataArray:
+        """What one neuron of an attention pool's MLP wrote, (image, embed) float32, lazy."""
+        data = self._component("pool_neurons")
+        self._refuse_other(neuron=(neuron, self.meta.mlp_width))
+        written = data.isel(neuron=neuron) * self.model()["pool_neuron_map"].isel(neuron=neuron)
+        return self._scaled(written, "pool_neurons")
+
+    def channels(self, head: int) -> xr.DataArray:
+        """What one head of a convolutional network's pool wrote of each channel, (image, channel,
+        embed) float32, lazy; the rest of it is of the pool's positions and the value bias."""
+        data, model = self._component("channels"), self.model()
+        self._refuse_other(head=(head, self.meta.heads))
+        joint = model["channel_map"].isel(head=head) @ model["head_map"].isel(layer=0, head=head)
+        wrote = data.isel(head=head) * joint / self.contributions()["ln_std"]
+        return wrote.transpose("image", "channel", "embed").rename("channels")
+
+    @staticmethod
+    def _refuse_other(**places: tuple[int, int]) -> None:
+        """Refuse places along axes that are not there: of each the place and how many there are."""
+        for name, (value, size) in places.items():
+            if not -size <= value < size:
+                raise IndexError(f"{name} {value} is out of range: the model has {size}")
 
     def constants(self) -> xr.DataArray:
         """Contributions of biases, (image, embed), lazy.

@@ -22,6 +22,7 @@ from pipeline.between.answers import aligned
 from pipeline.concepts.answers import concepts_found
 from pipeline.heads.answers import ablated, compared_sets, described_heads
 from pipeline.heads.names import neuron_name
+from pipeline.heads.shares import shares
 from pipeline.heatmaps.answers import segmented
 from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.identity import over
@@ -31,6 +32,7 @@ from pipeline.pages import between, flat, tables
 from pipeline.pages.adversarial import adversarial_table
 from pipeline.pages.concepts import concepts_tables
 from pipeline.pages.plain import to_json
+from pipeline.pages.reader import READ
 from pipeline.repair.answers import repaired
 from pipeline.rosetta.answers import inverted
 from pipeline.search.found import Found
@@ -116,6 +118,17 @@ def of_store(find: Callable[[Store, Result, int], Any]) -> Callable[[ShowConfig]
         return Answer(result.url, is_older(store, result), find(store, result, config.top))
 
     return answer
+
+
+def find_sources(config: ShowConfig) -> Answer:
+    """How much heads wrote from each source of tokens, of images spread over the store."""
+    store = open_store(config.store)
+    return Answer(store.url, False, shares(store, READ))
+
+
+def show_sources(config: ShowConfig, answer: Answer) -> None:
+    """A table of the shares, a row a layer."""
+    console.print(tables.sources(answer.found))
 
 
 def is_older(store: Store, result: Result) -> bool:
@@ -297,6 +310,7 @@ KINDS = {
         table_of(lambda config, found: tables.segmentation(found)),
         lambda found: found.methods,
     ),
+    "sources": Kind(find_sources, show_sources, flat.sources),
     "neuron": Kind(find_neuron, show_neuron, lambda found: flat.codes([found])),
     "heatmap": Kind(
         of_store(lambda store, result, top: read_heatmaps(result)),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.explorer.colours import CATEGORIES, OTHER
 from pipeline.explorer.library import NotHere, Opened
 from pipeline.explorer.properties import all_names, parts_of
+from pipeline.heads.parts import keeps_parts
 from pipeline.heads.roles import head_variances
 from pipeline.heads.shares import Shares, shares
 from pipeline.labels.found import JOB
@@ -108,7 +109,7 @@ def matrix(here: Opened, colour: str) -> Matrix:
 def shares_of(here: Opened) -> Shares | None:
     """Shares of the embedding that parts wrote; None of a store without heads or MLPs."""
     meta = here.meta
-    if not {"heads", "mlps"} <= set(meta.components) or not here.store.done_shards():
+    if not keeps_parts(meta) or not here.store.done_shards():
         return None
     return here.cached("shares", lambda: shares(here.store, READ))
 

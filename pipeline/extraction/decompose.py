@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from pipeline.models import ModelMaps, VisionModel, model_maps
-from pipeline.models.tower import Left
+from pipeline.models.tower import Attention, Block, Left
 from storage.layout import COMPONENTS
 from storage.tail import scaled, terms
+
+from .components import component_faults
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,13 @@ class Parts:
     """Contributions of each image token, summed over the chosen layers and all heads."""
     bias_weights_bl: Tensor | None = None
     """What each layer's varying attention bias counts; None where all count once."""
+    sources_blshk: Tensor | None = None
+    """u as far as it is from the class token and from registers, (batch, layer, source, head,
+    head_dim); the rest of it is from patches."""
+    pool_neurons_bn: Tensor | None = None
+    """Neurons of an attention pool's MLP, after the activation."""
+    channels_bhc: Tensor | None = None
+    """What each head of a convolutional network's pool gathers of each channel."""
 
 
 class Decomposer:
@@ -54,7 +63,7 @@ class Decomposer:
         From `load_model`; its dtype is that of the matrix products. The residual stream, the
         LayerNorms and what comes after the last block stay in float32 (float64).
     components
-        Which of ``heads``, ``mlps`` and ``tokens`` to return.
+        Which of `COMPONENTS` to return.
     token_layers
         The layers that `Parts.tokens_bte` sums over; none, no tokens.
     stored
@@ -70,6 +79,8 @@ class Decomposer:
     ) -> None:
         if unknown := set(components) - set(COMPONENTS):
             raise ValueError(f"components {sorted(unknown)} are none of {', '.join(COMPONENTS)}")
+        if lacking := component_faults(model, components):
+            raise ValueError(f"{model.name}: {'; '.join(lacking)}")
         if bad := [layer for layer in token_layers if not 0 <= layer < model.layers]:
             raise ValueError(
                 f"token layers {bad} do not exist: {model.name} has layers 0 to {model.layers - 1}"
@@ -108,11 +119,22 @@ class Decomposer:
         else:
             mlps_bsd[:, 0] = start_bd
         weights: list[Tensor] = []
+        sources: list[Tensor] = []
+        neurons_bn = channels_bhc = None
         for layer, block in enumerate(tower.blocks):
             attention = block.attention(x_btd)
+            if "sources" in self.components:
+                sources.append(by_source(attention, model.prefix))
+            if "channels" in self.components:
+                assert attention.channels_btc is not None  # the sizes say so
+                channels_bhc = attention.pattern() @ attention.channels_btc
             if tokens_bte is not None and layer in self.token_layers:
                 tokens_bte += attention.weighted_values() @ self._maps.token_map(layer)
-            x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
+            if "pool_neurons" in self.components:
+                x_btd, u_bd, mlp_bd, neurons_bn = self._pooled(block, x_btd, attention)
+                weight_b = None
+            else:
+                x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
             if late:
                 unread.append((u_bd, mlp_bd))
             else:
@@ -152,7 +174,27 @@ class Decomposer:
             rounding_b=distance(rounded[0], rounded[1]),
             tokens_bte=tokens_bte,
             bias_weights_bl=bias_weights_bl,
+            sources_blshk=torch.stack(sources, 1) if sources else None,
+            pool_neurons_bn=neurons_bn,
+            channels_bhc=channels_bhc,
         )
+
+    def _pooled(
+        self, block: Block, x_btd: Tensor, attention: Attention
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`Block.rest` of an attention pool, which writes one row, and its MLP's neurons."""
+        read = self._tower.read
+        x_btd, u_bd = block.attend(x_btd, attention)
+        hidden_btn, written_btd = block.mlp(x_btd)
+        return x_btd + written_btd, u_bd, read(written_btd), read(hidden_btn)
+
+
+def by_source(attention: Attention, prefix: int) -> Tensor:
+    """What the heads of a layer gather from the class token and from registers, (batch, source,
+    head, head_dim)."""
+    pattern_bht = attention.pattern()[:, :, :prefix]
+    weighted_bhtk = attention.values[:, :, :prefix] * pattern_bht.unsqueeze(-1)
+    return torch.stack([weighted_bhtk[:, :, 0], weighted_bhtk[:, :, 1:].sum(2)], 1)
 
 
 def bias_weights(weights: Sequence[Tensor], left: Left, layers: int) -> Tensor | None:

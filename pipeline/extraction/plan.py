@@ -80,10 +80,9 @@ def parse_layers(text: str, layers: int, what: str = "layers") -> tuple[int, ...
         if part == "all":
             chosen |= set(range(layers))
         elif match := re.fullmatch(r"last:(\d+)", part):
-            count = int(match[1])
-            if not 1 <= count <= layers:
+            if not (count := int(match[1])):
                 raise FacetError(f"`{what}` {part}: the model has {layers} {what}")
-            chosen |= set(range(layers - count, layers))
+            chosen |= set(range(max(0, layers - count), layers))
         elif match := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first or last >= layers:

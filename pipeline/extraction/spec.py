@@ -11,6 +11,7 @@ from pipeline.provenance import revision, versions
 from storage.metadata import Metadata, require_same
 from storage.records import config_digest
 
+from .components import refuse_absent
 from .plan import parse_layers
 
 
@@ -24,7 +25,7 @@ class StoreSpec:
         Where they are: see ``pipeline.images.sources``.
     model : ModelSpec
     components : tuple of str
-        Of ``heads``, ``mlps`` and ``tokens``.
+        Of `COMPONENTS`.
     layers : str
         Layers that tokens are summed over.
     precision, store_dtype : str
@@ -59,7 +60,14 @@ class StoreSpec:
         image_list_digest: str = "",
         weights_digest: str = "",
     ) -> Metadata:
-        """The identity of the store; without digests, of one that is only planned."""
+        """The identity of the store; without digests, of one that is only planned.
+
+        Raises
+        ------
+        FacetError
+            If the model has no such components.
+        """
+        refuse_absent(self.model.model, architecture, self.components)
         tokens = "tokens" in self.components
         return Metadata(
             architecture=self.model.model,

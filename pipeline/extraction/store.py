@@ -18,10 +18,9 @@ from pipeline.models import Architecture
 from pipeline.models.checkpoint import WEIGHT_SUFFIXES
 from pipeline.telling import SILENT, Teller
 from storage.images import ListDigest, write_images
-from storage.layout import bytes_per_image
+from storage.layout import bytes_per_image, model_arrays
 from storage.metadata import Metadata, require_same
 from storage.store import Store, create_store, open_store
-from storage.tail import terms
 from storage.views import find_metadata
 from storage.weights import remember
 
@@ -72,7 +71,7 @@ def open_or_create(
     from pipeline.models import model_maps  # brings torch, which a store that stands does without
 
     whole = model_maps(model)
-    maps = {t.map: getattr(whole, t.map) for t in terms(meta.heads, meta.varying_bias)}
+    maps = {spec.name: getattr(whole, spec.name) for spec in model_arrays(meta)}
     store = create_store(url, meta, maps)
     _remember_weights(store, architecture)
     return store, report

@@ -23,6 +23,11 @@ def part_arrays(meta: Metadata) -> tuple[str, ...]:
     return (*heads, "mlps", "embedding", "ln_std", *varying)
 
 
+def keeps_parts(meta: Metadata) -> bool:
+    """Whether a store has all of them."""
+    return {"mlps", *(("heads",) if meta.heads else ())} <= set(meta.components)
+
+
 @dataclass(frozen=True, eq=False)
 class StoredParts:
     """What a store holds of N images that are ok, one row an image.

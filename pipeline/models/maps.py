@@ -35,6 +35,10 @@ class ModelMaps:
     bias_map: NDArray[np.float64] | None = None
     """(layer, embed): like `attention_bias`, of what is written in another multiple for every
     image; None where nothing is."""
+    pool_neuron_map: NDArray[np.float64] | None = None
+    """(neuron, embed): what a neuron of an attention pool's MLP writes, of models that have one."""
+    channel_map: NDArray[np.float64] | None = None
+    """(head, channel, head_dim): W_Vᵀ of the pool of a convolutional network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +69,15 @@ def model_maps(model: VisionModel) -> ModelMaps:
     )
     if tower.late:  # every bias is read by the weights of its image
         bias_ld, varying_ld = np.zeros_like(bias_ld), bias_ld + varying_ld
+    first, refined = weights[0], model.refined
     return ModelMaps(
         head_map=np.einsum("ldhk,de->lhke", out_ldhk, mlp_map_de, optimize=True),
         mlp_map=mlp_map_de,
         attention_bias=bias_ld @ mlp_map_de,
         bias=norm.bias @ projection_de + (0 if tail.bias_e is None else tail.bias_e),
         bias_map=varying_ld @ mlp_map_de if model.varying_bias else None,
+        pool_neuron_map=first.down_dn.T @ mlp_map_de if "pool_neurons" in refined else None,
+        channel_map=first.value_hkd.swapaxes(1, 2) if "channels" in refined else None,
     )
 
 

@@ -89,6 +89,8 @@ class Architecture:
     """Whether what the attention's biases write is another multiple for every image and layer."""
     has_texts: bool
     """Whether it has a text tower."""
+    refined: tuple[str, ...] = ()
+    """Further components that only an attention pool has: see `Sizes`."""
 
     @property
     def tokens(self) -> int:
@@ -133,6 +135,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
         activation=sizes.activation,
         reading=sizes.reading,
         varying_bias=sizes.varying_bias,
+        refined=sizes.refined,
         has_texts=found.config.get("text_cfg") is not None,
     )
 

@@ -137,6 +137,10 @@ class Attention:
     """What norms inside the block multiply all heads' output by, (batch, query) from (batch, query,
     heads · head_dim): u is taken with it."""
 
+    channels_btc: Tensor | None = None
+    """Of the pool of a convolutional network: what values are W_V of, but for the pool's positions,
+    (batch, token, channel)."""
+
     def pattern(self) -> Tensor:
         """What the tail reads of α, over σ of norms inside the block, (batch, head, token): u is
         Σ pattern_i v_i over the tokens."""

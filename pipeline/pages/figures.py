@@ -62,12 +62,14 @@ def roles_figure(
 def share_figures(found: Shares) -> list[Markup]:
     """Share of the embedding that every head wrote; that the start and every MLP wrote."""
     layers, heads = found.heads.shape
+    names = ["start", *(f"MLP of layer {layer}" for layer in range(layers))]
+    others = bars([Bar(n, f"{v:+.1%}", float(v)) for n, v in zip(names, found.mlps, strict=True)])
+    if not heads:
+        return [others]
     of_heads = matrix(
         found.heads, [f"layer {i}" for i in range(layers)], [f"head {i}" for i in range(heads)],
         "{:+.1%}".format, corner="", unit="of the embedding",
     )  # fmt: skip
-    names = ["start", *(f"MLP of layer {layer}" for layer in range(layers))]
-    others = bars([Bar(n, f"{v:+.1%}", float(v)) for n, v in zip(names, found.mlps, strict=True)])
     return [of_heads, others]
 
 

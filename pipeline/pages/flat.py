@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.heads.answers import Compared, HeadAnswer
+from pipeline.heads.shares import Shares
 from pipeline.heads.tables import DESCRIPTIONS, TWO_SETS
 from pipeline.neurons.tables import CODES
+from storage.layout import SOURCES
 from storage.results import INDEX_COLUMNS
 
 if TYPE_CHECKING:  # what finds them takes seconds to import
@@ -78,3 +81,14 @@ def results(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The list of results, as ``results/index.parquet`` has it."""
     rows = [{**row, "settings": json.dumps(row["settings"], ensure_ascii=False)} for row in found]
     return pd.DataFrame(rows, columns=INDEX_COLUMNS.names).astype({"images": "Int64"})
+
+
+def sources(found: Shares) -> pd.DataFrame:
+    """Shares of heads by what they gathered them from, a row a layer, head and source."""
+    assert found.sources is not None  # whoever asks has a store that keeps them
+    names = (*SOURCES, "patches")
+    rows = [
+        (layer, head, names[source], share)
+        for (layer, source, head), share in np.ndenumerate(found.sources)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "head", "source", "share"])

@@ -17,6 +17,7 @@ from pipeline.between.answers import aligned
 from pipeline.concepts.answers import concepts_found
 from pipeline.heads.answers import compared_sets, described_heads
 from pipeline.heads.describe import Head
+from pipeline.heads.parts import keeps_parts
 from pipeline.heads.roles import KnownRoles
 from pipeline.heads.shares import shares
 from pipeline.heatmaps.answers import segmented
@@ -101,7 +102,7 @@ def _of_extraction(read: Reader) -> list[Section]:
     sections = [extraction.images_section(store, found, made)]
     if found.images_ok and found.residual is not None:
         sections.append(extraction.exactness_section(store, found))
-        if {"heads", "mlps"} <= set(store.meta.components):
+        if keeps_parts(store.meta):
             sections.append(extraction.shares_section(shares(store, READ), found.images_ok))
     return sections
 

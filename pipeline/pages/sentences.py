@@ -80,14 +80,32 @@ def exactness(found: ExtractionStatus, meta: Metadata) -> str:
 
 def written(found: Shares, of: int) -> str:
     """Who wrote the embedding."""
-    layer, head = divmod(int(found.heads.argmax()), found.heads.shape[1])
     block = int(found.mlps.argmax())
     mlp = "the start" if block == 0 else f"the MLP of layer {block - 1}"
+    if not found.heads.size:
+        return (
+            f"Start and blocks wrote {found.mlps.sum():.1%} of the embedding, constants "
+            f"{found.constants:.1%} (means over {found.images:,} of {several(of, 'image')}). "
+            f"Most wrote {mlp} ({found.mlps.max():.1%})."
+        )
+    layer, head = divmod(int(found.heads.argmax()), found.heads.shape[1])
     return (
         f"Attention heads wrote {found.heads.sum():.1%} of the embedding, start and MLPs "
         f"{found.mlps.sum():.1%}, constants {found.constants:.1%} (means over {found.images:,} of "
         f"{several(of, 'image')}). Of the heads {head_name(layer, head)} wrote most "
         f"({found.heads.max():.1%}), and of the other parts {mlp} ({found.mlps.max():.1%})."
+        + _from_registers(found)
+    )
+
+
+def _from_registers(found: Shares) -> str:
+    """Where heads gathered it from, if that is known."""
+    if found.sources is None:
+        return ""
+    token, registers, patches = found.sources.sum((0, 2))
+    return (
+        f" Of what heads wrote, {registers:.1%} of the embedding they gathered from registers, "
+        f"{token:.1%} from the class token and {patches:.1%} from patches."
     )
 
 

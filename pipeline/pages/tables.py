@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline.heads.answers import Compared, HeadAnswer, TextTowards
 from pipeline.heads.names import head_name, neuron_name
+from pipeline.heads.shares import Shares
 from pipeline.heatmaps.answers import Segmented
 from pipeline.heatmaps.found import HeatMaps
 from pipeline.heatmaps.split import TERMS
@@ -111,6 +112,21 @@ def _of_models(
         named = (model.model, model.size or "–", model.patch or "–", model.weights)
         figures = ("–" if np.isnan(value) else f"{value:.3f}" for value in values)
         table.add_row(*named, f"{model.heads:,}", *figures)
+    return table
+
+
+def sources(found: Shares) -> Table:
+    """What heads gathered from registers, from the class token and from patches, a row a layer."""
+    assert found.sources is not None  # whoever asks has a store that keeps them
+    columns = ["layer", "class token", "registers", "patches", "together"]
+    table = titled(
+        f"Share of the embedding that heads wrote, by what they gathered it from (means over "
+        f"{found.images:,} images)",
+        *columns,
+    )
+    by_layer = found.sources.sum(2)
+    for name, row in [*((str(i), row) for i, row in enumerate(by_layer)), ("all", by_layer.sum(0))]:
+        table.add_row(name, *(f"{share:.1%}" for share in row), f"{row.sum():.1%}")
     return table
 
 

@@ -203,7 +203,7 @@ def _chunk(
         patches = rows.shape[1]
         flat = rows.reshape(-1, rows.shape[-1])
         return chunk(flat, ok.repeat(patches), norm.repeat(patches), r.covariance)
-    return chunk(rows, ok, scale if r.component in ("heads", "mlps") else norm, r.covariance)
+    return chunk(rows, ok, norm if r.component in ("tokens", "embedding") else scale, r.covariance)
 
 
 def _refuse_lost(r: Reduction, state: Moments, images: int, rows: np.ndarray, at: int) -> None:

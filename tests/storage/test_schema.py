@@ -25,6 +25,7 @@ from pipeline.search.found import SEARCH
 from pipeline.texts.encoding import TEXTS
 from storage.head_index import PartFacts
 from storage.layout import (
+    COMPONENTS,
     EMBEDDING,
     ROWS_PER_IMAGE_PART,
     ROWS_PER_INDEX_CHUNK,
@@ -57,7 +58,7 @@ def test_version_and_part_size():
 
 
 def test_arrays():
-    meta = stores.metadata(store_dtype="float16", varying_bias=True)
+    meta = stores.metadata(store_dtype="float16", varying_bias=True, components=COMPONENTS)
     for heading, specs in (
         ("contributions.zarr", contribution_arrays(meta)),
         ("model.zarr", model_arrays(meta)),
@@ -161,7 +162,7 @@ def test_figures_that_may_be_unknown_are_said():
 
 def test_every_axis_is_explained():
     axes = {row[0] for row in table("Axes")}
-    meta = stores.metadata()
+    meta = stores.metadata(components=COMPONENTS)
     kept = neuron_arrays(meta, 0, dict.fromkeys(QUANTITIES, "float16")).values()
     specs = [*contribution_arrays(meta), *kept, index_array(meta, EMBEDDING)]
     assert axes == {d for s in specs for d in s.dims}

@@ -1,12 +1,15 @@
 """What is told of an embedding sums to it whatever a tail reads, and goes the whole way."""
 
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from jobs import show
 from pipeline.cluster.work import Workers
 from pipeline.extraction.decompose import Decomposer
 from pipeline.extraction.run import run
@@ -26,6 +29,7 @@ from pipeline.repair.gains import Components
 from pipeline.repair.scores import Scorer
 from pipeline.stats.reductions import reduce_store
 from storage import open_store
+from storage.errors import FacetError
 from storage.store import Store
 from tests.pipeline.images import kit
 from tests.pipeline.models import toy_vit
@@ -55,8 +59,10 @@ def made(request, tmp_path_factory):
         pictures.mkdir()
         for i in range(9):
             (pictures / f"{i}.png").write_bytes(kit.encode(kit.picture(i, 20, 30), "PNG"))
+        further = {"": ("sources",), "map": ("pool_neurons", "channels")}.get(request.param, ())
         asked = StoreSpec(
-            images=str(pictures), model=spec, components=("heads", "mlps", "tokens"), layers="all",
+            images=str(pictures), model=spec, layers="all",
+            components=("heads", "mlps", "tokens", *further),
             precision="fp32", store_dtype="float32", shard_size=4,
         )  # fmt: skip
         model = load_model(spec)
@@ -181,3 +187,76 @@ def test_a_mean_of_bias_weights_is_kept_where_they_vary(store):
         maps = (np.zeros((3, 7)), store.model()["bias_map"].values)
         assert np.abs(parts.biases(everything, *maps)).max() > 1e-3
         assert not fewer.biases(everything, *maps).any()
+
+
+def test_sources_are_the_tokens_that_heads_gather_from(model, store):
+    if model.reading != "class-token":
+        with pytest.raises(ValueError, match="sources .* this model is read by"):
+            Decomposer(model, ("sources",))
+        return
+    images = pictures(3)
+    parts = Decomposer(model, ("heads", "sources"))(images)
+    tower = model.tower()
+    x = tower.enter(images)
+    for layer, each in enumerate(tower.blocks):
+        attention = each.attention(x)
+        pattern = attention.patterns()[:, :, 0]
+        for source, tokens in enumerate(([0], [1, 2])):
+            wanted = sum(pattern[:, :, i, None] * attention.values[:, :, i] for i in tokens)
+            torch.testing.assert_close(parts.sources_blshk[:, layer, source], wanted, **EXACT)
+        x = each.rest(x, attention).stream_btd
+    # In the joint space, and as the store's tokens sum them over all heads.
+    found = sum(store.sources(*head) for head in np.ndindex(3, store.meta.heads)).compute()
+    tokens = store.tokens()
+    np.testing.assert_allclose(found[:, 0], tokens[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found[:, 1], tokens[:, 1:3].sum("token"), atol=1e-4)
+    np.testing.assert_allclose(found.sel(source="patches"), tokens[:, 3:].sum("token"), atol=1e-4)
+    sums = shares(store, 100)
+    assert sums.sources.shape == (3, 3, store.meta.heads)
+    np.testing.assert_allclose(sums.sources.sum(1), sums.heads, atol=1e-9)
+    one = store.sources(1, 2).sel(source="registers").values
+    e = store.embeddings().values.astype(float)
+    wanted = ((one * e).sum(1) / (e * e).sum(1)).mean()
+    assert sums.sources[1, 1, 2] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_what_a_pool_is_made_of_sums_to_it(model, store):
+    if model.reading != "attention-pool":
+        for name in ("pool_neurons", "channels"):
+            with pytest.raises(ValueError, match=f"`components` {name} are"):
+                Decomposer(model, (name,))
+        return
+    bias_d = model.visual.pool.layer.down.bias
+    mlp_bias = (bias_d @ model.visual.head.weight.T).detach().numpy()
+    written = sum(store.pool_neuron(n) for n in range(store.meta.mlp_width))
+    np.testing.assert_allclose(written + mlp_bias, store.mlps(1), atol=1e-4)
+    width = store.meta.heads * store.meta.head_dim
+    value_bias = model.visual.pool.layer.qkv.bias[2 * width :].view(store.meta.heads, -1)
+    maps = store.model()["head_map"].values[0]
+    for head in range(store.meta.heads):
+        bias = value_bias[head].detach().numpy() @ maps[head]
+        of_channels = store.channels(head).sum("channel")
+        np.testing.assert_allclose(of_channels + bias, store.heads(0, head), atol=1e-4)
+    found = reduce_store(store)
+    parts = rows_of(store)
+    for name in ("pool_neurons", "channels"):
+        rows = store.contributions()[name].values / parts.scale_b.reshape(
+            -1, *(1,) * (store.contributions()[name].ndim - 1)
+        )
+        np.testing.assert_allclose(found.array(f"{name}_mean"), rows.mean(0), rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(found.array(f"{name}_variance"), rows.var(0), rtol=1e-4)
+
+
+def test_what_heads_gather_from_is_shown(store, capsys):
+    if store.meta.reading != "class-token":
+        with pytest.raises(FacetError, match="keeps no sources"):
+            show.main(show.ShowConfig("sources", store.url))
+        return
+    show.main(show.ShowConfig("sources", store.url, format="csv"))
+    rows = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(rows) == 3 * 4 * 3
+    kept = shares(store, 100)
+    registers = rows[rows["source"] == "registers"]["share"].sum()
+    assert registers == pytest.approx(kept.sources[:, 1].sum())
+    show.main(show.ShowConfig("sources", store.url))
+    assert f"{registers:.1%}" in capsys.readouterr().out

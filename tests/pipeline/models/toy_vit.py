@@ -156,6 +156,7 @@ def sizes(config: dict[str, Any]) -> Sizes:
         activation="gelu",
         reading=reading,
         varying_bias=reading == "mean-of-normed",
+        refined=("pool_neurons", "channels") if reading == "attention-pool" else (),
     )
 
 
@@ -278,7 +279,8 @@ class PoolBlock(PreNormBlock):
         queries_1d = nn.functional.linear(query_1d, weight[:inner], bias[:inner])
         queries = queries_1d.view(1, 1, self.heads, -1).transpose(1, 2)
         queries = queries.expand(len(x_btd), -1, -1, -1)
-        return Attention(queries, found.keys, found.values, self.reading)
+        channels_btc = self.norm_1(x_btd)
+        return Attention(queries, found.keys, found.values, self.reading, channels_btc=channels_btc)
 
     def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
         return super().attend(torch.zeros_like(x_btd[:, :1]), attention)
