@@ -206,15 +206,20 @@ def test_sources_are_the_tokens_that_heads_gather_from(model, store):
             torch.testing.assert_close(parts.sources_blshk[:, layer, source], wanted, **EXACT)
         x = each.rest(x, attention).stream_btd
     # In the joint space, and as the store's tokens sum them over all heads.
-    found = sum(store.sources(*head) for head in np.ndindex(3, store.meta.heads)).compute()
+    maps, kept = store.model()["head_map"], store.contributions().load()
+    found = (kept["sources"] @ maps).sum("layer") / kept["ln_std"]
+    rest = (kept["heads"] @ maps).sum("layer") / kept["ln_std"] - found.sum("source")
+    found = found.transpose("image", "source", "embed")
     tokens = store.tokens()
     np.testing.assert_allclose(found[:, 0], tokens[:, 0], atol=1e-4)
     np.testing.assert_allclose(found[:, 1], tokens[:, 1:3].sum("token"), atol=1e-4)
-    np.testing.assert_allclose(found.sel(source="patches"), tokens[:, 3:].sum("token"), atol=1e-4)
+    np.testing.assert_allclose(rest, tokens[:, 3:].sum("token"), atol=1e-4)
     sums = shares(store, 100)
     assert sums.sources.shape == (3, 3, store.meta.heads)
     np.testing.assert_allclose(sums.sources.sum(1), sums.heads, atol=1e-9)
-    one = store.sources(1, 2).sel(source="registers").values
+    three = store.sources(1, 2)
+    np.testing.assert_allclose(three.sum("source"), store.heads(1, 2), atol=1e-5)
+    one = three.sel(source="registers").values
     e = store.embeddings().values.astype(float)
     wanted = ((one * e).sum(1) / (e * e).sum(1)).mean()
     assert sums.sources[1, 1, 2] == pytest.approx(wanted, rel=1e-3)
