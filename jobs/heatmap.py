@@ -25,7 +25,7 @@ from jobs.settings import refuse_unused
 from pipeline.extraction.plan import parse_layers
 from pipeline.heads.choices import Head, parse_heads
 from pipeline.heads.edits import Edit, read_edit
-from pipeline.heatmaps.choices import layers_of
+from pipeline.heatmaps.choices import layers_of, refuse_reading
 from pipeline.images.find import find_image, read_picture
 from pipeline.neurons.choices import Convention
 from pipeline.texts import Pool, load_pool
@@ -141,6 +141,7 @@ def check(config: HeatmapConfig) -> Asked:
         None if name is None else load_pool(name) for name in (config.pool, config.less_classes)
     )
     tables, meta = look(config.store, None, texts=True)
+    refuse_reading(meta, ["tokens"], config.convention)
     heads = parse_heads(config.heads, meta.layers, meta.heads)
     layers = parse_layers(config.layers or layers_of(meta), meta.layers)
     if heads:

@@ -23,7 +23,7 @@ from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction.spec import refuse_other_model
 from pipeline.models import ModelSpec, check_supported
-from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers
+from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers, refuse_no_paths
 from storage import urls
 from storage.errors import FacetError
 from storage.metadata import Metadata
@@ -99,11 +99,13 @@ def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
                 f"it, --images and --model ({', '.join(absent)} not given)"
             )
         extract.check(to_extract(config))
-        layers = check_supported(ModelSpec.of(config.model or "", config.pretrained)).layers
+        found = check_supported(ModelSpec.of(config.model or "", config.pretrained))
+        layers, reading = found.layers, found.reading
     else:
         if config.keep == "moments":
             refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
-        layers = existing.layers
+        layers, reading = existing.layers, existing.reading
+    refuse_no_paths(reading)
     parse_mlp_layers(config.mlp_layers, layers)
     if existing is not None:
         refuse_other_model(url, existing, config.model, config.pretrained)

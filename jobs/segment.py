@@ -22,10 +22,10 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
-from pipeline.heatmaps.choices import Method, Protocol, token_heads
+from pipeline.heatmaps.choices import Method, Protocol, refuse_reading, token_heads
 from pipeline.images import gtsegs, micro
 from pipeline.images.masks import MICROWORLD, MaskSource, check_masks, parse_masks
-from pipeline.neurons.choices import parse_mlp_layers
+from pipeline.neurons.choices import parse_mlp_layers, refuse_no_paths
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage.errors import FacetError
@@ -114,8 +114,10 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
     refuse_bounds(config, steps=0, batch_size=1)
     machines.check_device(config.device)
     tables, meta = look(config.store, planned, texts=True)
+    refuse_reading(meta, config.methods, config.convention, curves=config.steps > 0)
     token_heads(config.layers, config.heads, meta)
     if "neurons" in config.methods:
+        refuse_no_paths(meta.reading)
         parse_mlp_layers(config.mlp_layers, meta.layers)
     source = source_of(config, meta)
     classes = load_classes(config.classes)

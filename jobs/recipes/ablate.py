@@ -131,7 +131,8 @@ def find(config: AblateConfig, identity: dict[str, Any], store: Store, ask: Ques
     """Classify with every ablation, compare, and keep what is found."""
     encoder = TextEncoder(store, config.pretrained)
     encoded = embedded(encoder, f"classes {config.classes}", ask.classes.flat)
-    reductions = reduced(store, config.reference, ask.components)
+    components = tuple(c for c in ask.components if c != "heads" or store.meta.heads)
+    reductions = reduced(store, config.reference, components)
     spans = {}
     if "textspan" in config.study:
         spans = span_directions(

@@ -19,7 +19,18 @@ Head = tuple[int, int]
 def refuse_studies(url: str, meta: Metadata, studies: Collection[str]) -> None:
     """Refuse studies that the store at a URL cannot answer."""
     direct = [study for study in studies if study not in ("neurons", "effects")]
-    needed = ["heads", "mlps"] if direct else []
+    of_heads = [study for study in direct if study not in ("mlps", "edits")]
+    if of_heads and not meta.heads:
+        raise StoreError(
+            f"ablations of {', '.join(of_heads)} are of attention heads, and the model of the "
+            f"store at {url} has none: its blocks can be ablated, by mlps"
+        )
+    if "class-token" in studies and not meta.prefix:
+        raise StoreError(
+            f"the model of the store at {url} has no class token (it is read by {meta.reading}): "
+            "choose other ablations"
+        )
+    needed = [*(["heads"] if meta.heads else []), "mlps"] if direct else []
     needed += ["tokens"] if "class-token" in studies else []
     if lacking := [n for n in needed if n not in meta.components]:
         raise StoreError(

@@ -118,7 +118,7 @@ def edit_from(
     bias_l = whole(attention_bias or {}, (meta.layers,))
     constant_e = _mean_taken(store, reductions, heads_lh, blocks_s, bias_l)
     where = reductions.facts.where
-    images = f"{reductions.count('heads'):,} images of {store.url}"
+    images = f"{reductions.count('mlps'):,} images of {store.url}"
     return Edit(
         name, meta.weights_digest, heads_lh, blocks_s, bias_l, constant_e,
         means=images if where is None else f"{images} where {where}",

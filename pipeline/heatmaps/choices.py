@@ -58,6 +58,51 @@ METHODS: dict[Method, MethodFacts] = {
 }
 
 
+# What is told of any reading; the others are defined for models that are read at a class token.
+ANY_READING: tuple[Method, ...] = ("tokens", "neurons", "raw-attention", "random")
+
+
+def refuse_reading(
+    meta: Metadata, methods: Sequence[Method], convention: str = "centred", curves: bool = False
+) -> None:
+    """Refuse maps that are not defined for what a model's tail reads.
+
+    Parameters
+    ----------
+    meta : Metadata
+    methods : sequence of str
+    convention : {"centred", "equal-share"}
+        Of tokens.
+    curves : bool
+        Whether patches are deleted and inserted.
+
+    Raises
+    ------
+    FacetError
+    """
+    read = f"the model of this store is read by {meta.reading}"
+    if not meta.heads and (of_heads := [name for name in methods if name != "random"]):
+        raise FacetError(
+            f"maps of {', '.join(of_heads)} come from attention, and {read}: it has no attention"
+        )
+    if meta.reading == "class-token":
+        return
+    if lacking := [name for name in methods if name not in ANY_READING]:
+        raise FacetError(
+            f"maps of {', '.join(lacking)} follow what arrives at a class token, and {read}: "
+            f"choose {', '.join(ANY_READING)}"
+        )
+    if curves:
+        raise FacetError(
+            f"`steps`: patches are deleted until a class token is left alone, and {read}"
+        )
+    if convention == "equal-share" and meta.reading != "mean":
+        raise FacetError(
+            f"`convention` equal-share spreads what one last LayerNorm takes away and adds, and "
+            f"{read}: choose centred"
+        )
+
+
 def method_of(row: str) -> Method:
     """The method of a row of the table: what stands before the space."""
     return row.split(" ")[0]  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.models import VisionModel
+from pipeline.models import UnsupportedModel, VisionModel
 
 from .asked import Asked
 
@@ -50,6 +50,11 @@ class Erasure:
     def __init__(self, model: VisionModel, steps: int) -> None:
         if steps < 1:
             raise ValueError(f"steps {steps}: patches are removed in 1 step or more")
+        if model.reading != "class-token":
+            raise UnsupportedModel(
+                f"patches are removed until a class token is left alone, and {model.name} is read "
+                f"by {model.reading}"
+            )
         self.model = model
         self._tower = model.tower()
         self._patches = model.tokens - model.prefix

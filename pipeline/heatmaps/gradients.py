@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.models import VisionModel
+from pipeline.models import UnsupportedModel, VisionModel
 
 from .asked import Asked
 from .memory import first_derived
@@ -53,6 +53,11 @@ class GradientMaps:
     def __init__(self, model: VisionModel, methods: Sequence[str] = GRADIENT_METHODS) -> None:
         if unknown := set(methods) - set(GRADIENT_METHODS):
             raise ValueError(f"methods {sorted(unknown)} are none of {', '.join(GRADIENT_METHODS)}")
+        if model.reading != "class-token":
+            raise UnsupportedModel(
+                f"these gradients are of what arrives at a class token, and {model.name} is read "
+                f"by {model.reading}: choose other methods"
+            )
         self.model, self.methods = model, tuple(methods)
         self._tower, self._wide = model.tower(), model.wide["dtype"]
         self._first = first_derived(methods, model.layers)

@@ -4,7 +4,8 @@
   classes' texts (Gandelsman et al. 2024, section 4.3).
 - ``neurons``: mean activation, over the 200 neurons whose second-order effects point most along
   the class's text or against it (Gandelsman et al. 2025, section 3.4).
-- ``raw-attention``: the class token's attention in the last block, mean over heads.
+- ``raw-attention``: the attention in the last block that the tail reads, as the class token's, mean
+  over heads.
 - ``rollout``: attention followed through the blocks (Abnar & Zuidema 2020).
 - ``random``: a control that has seen nothing.
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.heads.choices import Head
-from pipeline.models import VisionModel
+from pipeline.models import UnsupportedModel, VisionModel
 from pipeline.models.tower import Attention, Left
 from pipeline.neurons.maps import Convention, check_mlp_layers
 
@@ -77,6 +78,11 @@ class PlainMaps:
             raise ValueError("method 'tokens' needs a choice of heads")
         if "neurons" in methods and not directions:
             raise ValueError("method 'neurons' needs directions of neurons")
+        if "rollout" in methods and model.reading != "class-token":
+            raise UnsupportedModel(
+                f"rollout shows what arrives at a class token, and {model.name} is read by "
+                f"{model.reading}: choose other methods"
+            )
         self.model, self.methods = model, frozenset(methods)
         self._tower = model.tower()
         self._tokens = self._neurons = None

@@ -70,7 +70,7 @@ class RelevanceMaps:
         self.methods = tuple(name for name in RELEVANCE if name in methods)
         self._tower = _exact(model).tower()
         self._blocks = replace(model, dtype=model.wide["dtype"]).tower().blocks
-        if self._tower.read.queries != 1:
+        if model.reading != "class-token":
             raise UnsupportedModel(
                 f"relevance is handed back to the class token, and {model.name} is not read at "
                 "one: choose other methods"

@@ -20,6 +20,27 @@ Method = Literal["omp", "lasso", "nonneg-omp"]
 OF_NEURONS = frozenset({"neurons", "effects"})
 
 
+def refuse_no_paths(reading: str) -> None:
+    """Refuse second-order effects where the store's layers have none.
+
+    Raises
+    ------
+    FacetError
+        With what can be had instead.
+    """
+    if reading == "attention-pool":
+        raise FacetError(
+            "neurons have second-order effects through attention layers that come after them, and "
+            "the one layer of this model is its attention pool: neurons of the pool's MLP write "
+            "directly, and are kept with `components` pool_neurons"
+        )
+    if reading == "pixels":
+        raise FacetError(
+            "neurons have second-order effects through attention, and this model has none: what "
+            "its blocks write is kept with `components` mlps"
+        )
+
+
 def parse_mlp_layers(text: str, layers: int) -> tuple[int, ...]:
     """MLP layers that a text names: ``all``, ``last:3``, ``8-10``, ``1,3`` or a mixture.
 

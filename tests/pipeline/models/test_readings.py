@@ -9,27 +9,35 @@ import pandas as pd
 import pytest
 import torch
 
-from jobs import show
+from jobs import second_order, show
 from pipeline.cluster.work import Workers
 from pipeline.extraction.decompose import Decomposer
+from pipeline.extraction.plan import parse_layers
 from pipeline.extraction.run import run
 from pipeline.extraction.spec import StoreSpec
 from pipeline.extraction.store import open_or_create
 from pipeline.heads import ablation as ablate
+from pipeline.heads.choices import refuse_studies
 from pipeline.heads.edited import EditedModel
 from pipeline.heads.edits import edit_from, edited_embedding, edited_logits, edited_mean
 from pipeline.heads.parts import StoredParts, part_arrays
 from pipeline.heads.shares import shares
 from pipeline.heads.studies import maps_of
+from pipeline.heatmaps.choices import METHODS, refuse_reading
+from pipeline.heatmaps.erasure import Erasure
+from pipeline.heatmaps.gradients import GradientMaps
+from pipeline.heatmaps.plain import PlainMaps
 from pipeline.heatmaps.split import shares_of, split_of, stored_split
 from pipeline.heatmaps.tokens import TokenMaps
-from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.models import ModelSpec, UnsupportedModel, VisionModel, load_model
 from pipeline.models.families import FAMILIES
+from pipeline.neurons.choices import refuse_no_paths
 from pipeline.repair.gains import Components
 from pipeline.repair.scores import Scorer
+from pipeline.stats.choices import refuse_components
 from pipeline.stats.reductions import reduce_store
 from storage import open_store
-from storage.errors import FacetError
+from storage.errors import FacetError, StoreError
 from storage.store import Store
 from tests.pipeline.images import kit
 from tests.pipeline.models import toy_vit
@@ -207,8 +215,8 @@ def test_sources_are_the_tokens_that_heads_gather_from(model, store):
         x = each.rest(x, attention).stream_btd
     # In the joint space, and as the store's tokens sum them over all heads.
     maps, kept = store.model()["head_map"], store.contributions().load()
-    found = (kept["sources"] @ maps).sum("layer") / kept["ln_std"]
-    rest = (kept["heads"] @ maps).sum("layer") / kept["ln_std"] - found.sum("source")
+    found = kept["sources"] @ maps / kept["ln_std"]
+    rest = kept["heads"] @ maps / kept["ln_std"] - found.sum("source")
     found = found.transpose("image", "source", "embed")
     tokens = store.tokens()
     np.testing.assert_allclose(found[:, 0], tokens[:, 0], atol=1e-4)
@@ -265,3 +273,48 @@ def test_what_heads_gather_from_is_shown(store, capsys):
     assert registers == pytest.approx(kept.sources[:, 1].sum())
     show.main(show.ShowConfig("sources", store.url))
     assert f"{registers:.1%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made_by", [GradientMaps, lambda m: PlainMaps(m, ["rollout"]), Erasure])
+def test_maps_of_a_class_token_need_one(model, made_by):
+    if model.reading == "class-token":
+        return
+    with pytest.raises(UnsupportedModel, match=f"class token.* read by {model.reading}"):
+        made_by(model) if made_by is not Erasure else Erasure(model, 3)
+
+
+def test_jobs_refuse_what_a_reading_does_not_have(store):
+    meta = store.meta
+    if meta.reading == "class-token":
+        refuse_reading(meta, tuple(METHODS), "equal-share", curves=True)
+        refuse_studies(store.url, meta, ["class-token"])
+        return
+    with pytest.raises(FacetError, match=f"maps of rollout .* read by {meta.reading}"):
+        refuse_reading(meta, ["tokens", "rollout"])
+    with pytest.raises(FacetError, match="a class token is left alone"):
+        refuse_reading(meta, ["tokens"], curves=True)
+    refuse_reading(meta, ["tokens", "neurons", "raw-attention", "random"])
+    if meta.reading != "mean":
+        with pytest.raises(FacetError, match="equal-share"):
+            refuse_reading(meta, ["tokens"], "equal-share")
+    if not meta.prefix:
+        with pytest.raises(StoreError, match="has no class token"):
+            refuse_studies(store.url, meta, ["class-token"])
+    if meta.reading == "attention-pool":
+        asked = second_order.SecondOrderConfig(store=store.url)
+        with pytest.raises(FacetError, match="the one layer of this model is its attention pool"):
+            second_order.check(asked)
+    bare = replace(meta, heads=0, reading="pixels", components=("mlps",), prefix=0, tokens=6)
+    for refuse in (
+        lambda: refuse_components(store.url, bare, ("heads",)),
+        lambda: refuse_studies(store.url, bare, ["heads"]),
+        lambda: refuse_reading(bare, ["raw-attention"]),
+        lambda: refuse_no_paths(bare.reading),
+    ):
+        with pytest.raises(FacetError, match="attention"):
+            refuse()
+    refuse_studies(store.url, bare, ["mlps"])
+
+
+def test_the_last_layers_are_all_where_there_are_fewer():
+    assert parse_layers("last:4", 1) == (0,)
