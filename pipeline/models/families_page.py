@@ -35,7 +35,8 @@ FAMILY = {
     "coca": "CoCa: a pool of queries, then a norm and a projection",
     "clip-resnet": "CLIP's ResNets: an attention pool over the last map",
     "timm-vit": "timm's ViT: supervised, DeiT 3, DINO, DINOv2, MAE, SigLIP, AIMv2, ViTamin",
-    "eva": "timm's Eva: EVA01, EVA02, DINOv3, PE",
+    "eva": "timm's Eva: EVA01, EVA02, PE, DINOv3, whose names mean its class token "
+    '(a config.json with `global_pool` "avg" its mean)',
     "beit": "timm's BEiT",
     "convnext": "ConvNeXt: the blocks of the last stage",
     "microworld-mae": "the embedded world's masked autoencoder",

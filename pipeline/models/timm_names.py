@@ -96,14 +96,19 @@ def _repository(name: str, tag: str, hub: str) -> str:
 def config(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """A model's configuration as timm's hub lays it out: what decides how it is built.
 
+    DINOv3 is read at its class token, as Meta publishes it; timm's own choice is the mean of its
+    patches, which a configuration file with the ``global_pool`` "avg" asks for.
+
     Parameters
     ----------
     name : str
     settings : dict
         A ``pretrained_cfg``.
     """
+    pooled = {"global_pool": "token"} if "_dinov3" in name else {}
     return {
         "architecture": name,
         "num_classes": settings["num_classes"],
+        **pooled,
         "pretrained_cfg": {"input_size": list(settings["input_size"])},
     }

@@ -1,11 +1,13 @@
 """timm's `Eva`: EVA01, EVA02, EVA02-E, DINOv3 and ViTs with rotary positions."""
 
+import json
+
 import pytest
 import timm
 import torch
 
 from pipeline.extraction.decompose import Decomposer
-from pipeline.models import UnsupportedModel, eva_tower
+from pipeline.models import ModelSpec, UnsupportedModel, check_supported, eva_tower
 from pipeline.models.timm_trunk import trunk_of
 from pipeline.neurons.effects import IndirectEffects
 from pipeline.neurons.forward import NeuronPass
@@ -120,3 +122,11 @@ def test_relevance_through_norms_behind_is_refused():
         model, _ = loaded(TOWERS[name], eva_tower)
         with pytest.raises(UnsupportedModel, match="choose other methods"):
             _ = model.tower().blocks[0].layers
+
+
+def test_dinov3_is_read_at_its_class_token_unless_a_file_says_otherwise(tmp_path):
+    named = check_supported(ModelSpec("timm:vit_small_patch16_dinov3", "none"))
+    assert (named.family, named.reading, named.prefix) == ("eva", "class-token", 5)
+    place = tmp_path / "config.json"
+    place.write_text(json.dumps({**named.config, "global_pool": "avg"}))
+    assert check_supported(ModelSpec(str(place), "none")).reading == "mean-of-normed"
