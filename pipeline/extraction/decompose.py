@@ -127,7 +127,8 @@ class Decomposer:
                 sources.append(by_source(attention, model.prefix))
             if "channels" in self.components:
                 assert attention.channels_btc is not None  # the sizes say so
-                channels_bhc = attention.pattern() @ attention.channels_btc
+                channels_btc = attention.channels_btc
+                channels_bhc = attention.pattern().to(channels_btc.dtype) @ channels_btc
             if tokens_bte is not None and layer in self.token_layers:
                 tokens_bte += attention.weighted_values() @ self._maps.token_map(layer)
             if "pool_neurons" in self.components:

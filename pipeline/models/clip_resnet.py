@@ -55,6 +55,7 @@ def sizes(config: dict[str, Any]) -> Sizes:
         embed_dim=config["embed_dim"],
         activation="relu",
         reading="attention-pool",
+        refined=("channels",),
     )
 
 

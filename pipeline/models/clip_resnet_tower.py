@@ -79,9 +79,11 @@ class PixelPool(QueryPool):
         first_bh1 = alpha_bht[..., :1]
         pixels_bht = alpha_bht[..., 1:] + first_bh1 / (alpha_bht.shape[-1] - 1)
         weights_bht = torch.cat([torch.ones_like(first_bh1), pixels_bht], -1)
+        channels_btc = torch.cat([torch.zeros_like(x_btd[:, :1]), x_btd[:, 1:]], 1)
         return PixelAttention(
-            placed.queries, placed.keys, values, self.reading, weights_bht=weights_bht
-        )
+            placed.queries, placed.keys, values, self.reading,
+            channels_btc=channels_btc, weights_bht=weights_bht,
+        )  # fmt: skip
 
     def gather(self, attention: Attention) -> Tensor:
         return attention.patterns() @ attention.values

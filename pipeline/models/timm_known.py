@@ -85,9 +85,13 @@ def key(config: dict[str, Any]) -> str:
     return f"{trunk_name(config)} {json.dumps(given, sort_keys=True, separators=(',', ':'))}"
 
 
+# Of `Sizes`, what a row has: the rest follows from it.
+_KEPT = tuple(f.name for f in fields(Sizes) if f.name != "refined")
+
+
 def write(known: Known) -> list[Any]:
     """A row of the table."""
-    sizes = None if known.sizes is None else [getattr(known.sizes, f.name) for f in fields(Sizes)]
+    sizes = None if known.sizes is None else [getattr(known.sizes, name) for name in _KEPT]
     return [known.family, list(known.faults), sizes, known.parameters]
 
 
@@ -96,8 +100,13 @@ def _read(row: list[Any]) -> Known:
     if values is None:
         return Known(family, tuple(faults), None, parameters)
     plain = [tuple(value) if isinstance(value, list) else value for value in values]
-    named: dict[str, Any] = dict(zip((f.name for f in fields(Sizes)), plain, strict=True))
-    return Known(family, tuple(faults), Sizes(**named), parameters)
+    named: dict[str, Any] = dict(zip(_KEPT, plain, strict=True))
+    return Known(family, tuple(faults), Sizes(**named, refined=refined(**named)), parameters)
+
+
+def refined(*, reading: str, mlp_width: int, **_: Any) -> tuple[str, ...]:
+    """Pools of timm's have an MLP, whose neurons can be told."""
+    return ("pool_neurons",) if reading == "attention-pool" and mlp_width else ()
 
 
 @cache

@@ -93,6 +93,7 @@ def read_sizes(trunk: Any) -> dict[str, Any]:
         "embed_dim": getattr(trunk.head, "out_features", trunk.embed_dim),
         "reading": reading,
         "varying_bias": reading == "mean-of-normed",
+        "refined": ("pool_neurons",) if reading == "attention-pool" else (),
     }
     attention, mlp, layers = trunk.blocks[0].attn, trunk.blocks[0].mlp, len(trunk.blocks)
     if reading == "attention-pool":
