@@ -16,7 +16,7 @@ import pytest
 import ray
 import yaml
 
-from pipeline.models.spec import MICROWORLD
+from pipeline.models import microworld
 from storage import open_store
 from tests.processes import wait_for
 
@@ -82,7 +82,7 @@ def test_a_run_fails_goes_on_and_picks_up_new_images(tmp_path):
     assert "w.safetensors" in first.stderr
     words = results(tmp_path)["words"]
     assert (Path(words) / "texts.parquet").is_file()
-    shutil.copy(MICROWORLD.with_suffix(".safetensors"), tmp_path / "w.safetensors")
+    shutil.copy(microworld.weights("clip"), tmp_path / "w.safetensors")
     second = facet_run(run)
     assert second.returncode == 0, second.stdout + second.stderr
     assert results(tmp_path)["words"] == words
