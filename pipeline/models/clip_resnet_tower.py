@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .narrow import narrow
 from .norms import linear_of
 from .query_pool import Projections, QueryPool
 from .reading import PoolRow
-from .tower import Array, Attention, Left, Norm, Tail
+from .tower import Attention, Left, Norm, Tail
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -88,16 +89,6 @@ class PixelPool(QueryPool):
     def gather(self, attention: Attention) -> Tensor:
         return attention.patterns() @ attention.values
 
-    def channels(self, x_btd: Tensor, attention: Attention) -> Tensor:
-        """What each head takes of each channel over all pixels, (batch, head, channel): with
-        `channel_map`, u without its first row."""
-        return attention.pattern()[:, :, 1:].to(x_btd.dtype) @ x_btd[:, 1:]
-
-    @property
-    def channel_map(self) -> Array:
-        """What a channel writes into a head, (head, channel, head_dim), float64."""
-        return self.weights.value_hkd.transpose(0, 2, 1)
-
 
 class ClipResnetTower:
     """An `open_clip.modified_resnet.ModifiedResNet`: all before the pool is how it is entered.
@@ -137,11 +128,3 @@ class ClipResnetTower:
         embedding_be = self.read(x_btd)
         zeros_b = torch.zeros_like(embedding_be[:, 0])
         return Left(embedding_be, zeros_b, zeros_b + 1)
-
-
-def narrow(model: VisionModel) -> torch.autocast:
-    """Modules that are run whole run in the model's dtype, where it is narrower than float32."""
-    few_bits = model.dtype in (torch.bfloat16, torch.float16)
-    return torch.autocast(
-        model.device.type, dtype=model.dtype if few_bits else None, enabled=few_bits
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clip_resnet, coca, microworld_cnn, microworld_mae, openclip_vit, timm_vit
+from . import clip_resnet, coca, convnext, microworld_cnn, microworld_mae, openclip_vit, timm_vit
 from .family import Family, OtherTower
 from .timm_family import TimmFamily
 from .timm_known import CLASSES, is_timm, known
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Family] = {
     "microworld-cnn": microworld_cnn,
     "eva": TimmFamily("eva", "eva_tower", "EvaTower"),
     "beit": TimmFamily("beit", "beit_tower", "BeitTower"),
+    "convnext": convnext.FAMILY,
 }
 
 

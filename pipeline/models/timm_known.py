@@ -27,6 +27,14 @@ CLASSES = {
     "ConvNeXt": ("convnext", "convnext_tower"),
 }
 
+# Of files of timm's, why no family takes their models, where it is known.
+WHY_NOT = {
+    "fastvit": "behind its last stage a convolution with an activation (final_conv) mixes all that "
+    "blocks wrote: no sum of parts",
+    "swin_transformer": "only the two blocks of its last stage write what is read as a sum, in "
+    "windows, which no family here runs",
+}
+
 
 @dataclass(frozen=True)
 class Known:
@@ -56,7 +64,8 @@ def known(config: dict[str, Any]) -> Known:
     name = trunk_name(config)
     file = timm_names.refused().get(name)
     if file is not None:
-        why = f"its image tower is timm's {name} ({file}), and no family here is built like it"
+        reason = WHY_NOT.get(file, "no family here is built like it")
+        why = f"its image tower is timm's {name} ({file}), and {reason}"
         return Known("", (why,), None, 0)
     if config.get("global_pool", "") == timm_names.pool(name):
         config = {n: value for n, value in config.items() if n != "global_pool"}

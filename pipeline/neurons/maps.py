@@ -32,8 +32,13 @@ def paths(model: VisionModel, mlp_layer: int) -> list[tuple[int, int]]:
 
 
 def check_mlp_layers(model: VisionModel, mlp_layers: Sequence[int]) -> None:
-    """Refuse layers that do not exist or that no attention comes after."""
+    """Refuse layers that do not exist or that no attention comes after, and models without."""
     last = model.layers - 2
+    if not model.heads:
+        raise ValueError(
+            f"{model.name} has no heads: its neurons have no second-order effects, which are "
+            "what later heads make of them"
+        )
     if last < 0:
         raise ValueError(
             f"{model.name} is decomposed into one layer ({model.reading}), and no attention comes "

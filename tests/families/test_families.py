@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from pipeline.extraction.decompose import Decomposer
 from pipeline.heads import ablation as ablate
 from pipeline.heads.describe import describe_heads
+from pipeline.heads.parts import part_arrays
 from pipeline.heads.studies import maps_of
 from pipeline.heatmaps.tokens import TokenMaps
 from pipeline.models import load_model, model_maps
@@ -45,17 +45,22 @@ def test_it_is_as_its_configuration_says(made: Made):
     assert (model.width, model.embed_dim) == made.golden.mlp_map_de.shape
 
 
+def direct(made: Made) -> tuple[str, ...]:
+    """The components that sum to the output."""
+    return ("heads", "mlps") if made.model.heads else ("mlps",)
+
+
 def test_its_parts_sum_to_the_librarys_output(made: Made):
-    parts = Decomposer(made.model, ("heads", "mlps"))(made.images)
+    parts = Decomposer(made.model, direct(made))(made.images)
     np.testing.assert_allclose(parts.embedding_be, made.golden.output_be, **EXACT)
     assert float(parts.residual_b.max()) < 1e-10
-    single = Decomposer(load_model(made.spec), ("heads", "mlps"))(made.images.float())
+    single = Decomposer(load_model(made.spec), direct(made))(made.images.float())
     assert float(single.residual_b.max()) < 1e-5
     np.testing.assert_allclose(single.embedding_be, made.golden.output_be, **STORED)
 
 
 def test_every_head_and_mlp_is_that_of_the_hooks(made: Made):
-    parts, wanted = Decomposer(made.model, ("heads", "mlps"))(made.images), made.golden
+    parts, wanted = Decomposer(made.model, direct(made))(made.images), made.golden
     np.testing.assert_allclose(parts.ln_std_b, wanted.std_b, **EXACT)
     np.testing.assert_allclose(parts.mlps_bsd, wanted.rows_bsd, **EXACT)
     maps = model_maps(made.model)
@@ -121,7 +126,7 @@ def directions(made: Made, count: int) -> np.ndarray:
 def test_reductions_are_those_of_the_librarys_terms(made: Made):
     _, norm = of_unit(made)
     found = made.reductions
-    assert found.count() == PICTURES - 1
+    assert found.count(direct(made)[0]) == PICTURES - 1
     if made.model.heads:
         u = (made.shown.u_blhk / made.shown.std_b[:, None, None, None]).numpy()
         u = u / norm[:, None, None, None]
@@ -153,7 +158,8 @@ def test_what_happens_without_a_head_and_without_an_mlp(made: Made):
     data = store.contributions().load().isel(image=slice(0, PICTURES - 1))
     classes = directions(made, 4)
     size = ablate.ModelSize(store.meta.layers, store.meta.heads)
-    parts = stored_parts(data)
+    arrays = {name: data[name].values for name in part_arrays(store.meta)}
+    parts = ablate.StoredParts.of(arrays)
     readout, means = ablate.Readout(maps_of(store), classes), ablate.reduced_means(made.reductions)
     last = store.meta.layers - 1
     _, norm = of_unit(made)
@@ -168,11 +174,6 @@ def test_what_happens_without_a_head_and_without_an_mlp(made: Made):
     np.testing.assert_allclose(base, unit @ classes.T, **STORED)
     for logits, taken in zip(after, wanted, strict=True):
         np.testing.assert_allclose(base - logits, taken @ classes.T, **STORED)
-
-
-def stored_parts(data: xr.Dataset) -> ablate.StoredParts:
-    """All parts of a store's images."""
-    return ablate.StoredParts(*(data[n].values for n in ("heads", "mlps", "embedding", "ln_std")))
 
 
 def test_a_heat_map_is_what_a_head_writes_from_every_token(made: Made):

@@ -88,7 +88,8 @@ def test_channels_sum_to_heads_and_to_pixels(files):
     x_btd = tower.enter(images)
     (block,) = tower.blocks
     attention = block.attention(x_btd)
-    channels_bhc, map_hck = block.channels(x_btd, attention), torch.from_numpy(block.channel_map)
+    channels_bhc = attention.pattern() @ attention.channels_btc
+    map_hck = torch.from_numpy(block.weights.value_hkd).transpose(1, 2)
     assert channels_bhc.shape == (2, 4, 128)
     assert map_hck.shape == (4, 128, 32)
     # One at a time, of the library's own parameters.
