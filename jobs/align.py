@@ -73,8 +73,8 @@ def check(config: AlignConfig) -> Pool | None:
     pool = None if config.pool is None else load_pool(config.pool)
     for store in (config.from_, config.to):
         tables, meta = look(store, None, texts=pool is not None and store == config.from_)
-        parse_layers(config.layers, meta.layers)
         refuse_components(store, meta, ("heads",))
+        parse_layers(config.layers, meta.layers)
     refuse_conditions(tables, where=config.where)
     return pool
 
