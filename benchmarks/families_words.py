@@ -73,9 +73,16 @@ class Part:
         return np.array(between) / total
 
     def told(self, way: Way) -> int:
-        """The property whose first texts explain most of its variance."""
+        """The property whose first texts explain most of its variance; of a part that writes in
+        one direction, which any text explains, that of the text nearest to it."""
         covariance = self.rows_nk.T @ self.rows_nk / len(self.rows_nk)
         map_ke = self.map_ke if way.map_ef is None else self.map_ke @ way.map_ef
+        if len(map_ke) == 1:
+            along = [
+                np.abs(of @ map_ke[0] / np.linalg.norm(of, axis=1)).max()
+                for of in way.properties.texts
+            ]
+            return int(np.argmax(along))
         spans = (
             textspan(covariance[None], map_ke[None], texts, FIRST, "explained-variance")
             for texts in way.properties.texts
