@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models import UnsupportedModel, VisionModel
+from pipeline.models.prenorm import PreNormBlock
 
 from .asked import Asked
 
@@ -57,6 +58,11 @@ class Erasure:
             )
         self.model = model
         self._tower = model.tower()
+        if any(isinstance(block, PreNormBlock) and block.placed for block in self._tower.blocks):
+            raise UnsupportedModel(
+                f"patches are left out of the stream, and attention of {model.name} knows of each "
+                "where it stands: leave out `steps`"
+            )
         self._patches = model.tokens - model.prefix
         self._removed = sorted({round(s * self._patches / steps) for s in range(steps + 1)})
         self.fractions_s = torch.tensor(self._removed, **model.wide) / self._patches

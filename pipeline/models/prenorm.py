@@ -95,6 +95,12 @@ class PreNormBlock:
         return self._run_mlp.down
 
     @property
+    def placed(self) -> bool:
+        """Whether attention takes all tokens in their places, none left out: by biases of its
+        logits, or by what becomes of queries and keys before they meet."""
+        return self._bias_hqt is not None or self._positions is not None
+
+    @property
     def layers(self) -> Layers:
         mlp = self._run_mlp
         further = {

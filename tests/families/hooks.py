@@ -44,11 +44,13 @@ class Golden:
     mlp_map_de: Tensor
     constants_le: Tensor
     """Of the attention, to be multiplied by its weights, and divided by σ."""
-    fixed_e: Tensor
+    fixed_le: Tensor
     """Of the attention, to be divided by σ alone: β of a norm behind it."""
     bias_e: Tensor
     values: Callable[[int, int], Tensor]
     """By loops: α_i v_i of one (layer, head), (batch, token, head_dim)."""
+    last_pattern_bht: Tensor
+    """What the tail reads of the last layer's attention, over σ of norms behind it."""
     second_order: Callable[[int], Tensor] | None = None
     """What later heads make of all that an MLP layer's neurons wrote, with attention and norms as
     they are, (batch, embed); None where no head comes after an MLP that the tail reads."""
@@ -76,7 +78,7 @@ class Golden:
 
     def sum(self) -> Tensor:
         """All terms: the output."""
-        constants = self.weights_bl @ self.constants_le + self.fixed_e
+        constants = self.weights_bl @ self.constants_le + self.fixed_le.sum(0)
         parts = self.heads_blhe.sum((1, 2)) + self.mlps_bse.sum(1)
         return parts + constants / self.std_b[:, None] + self.bias_e
 
@@ -158,7 +160,7 @@ def _vit(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
             found += torch.einsum("bhd,hkd,hke->be", weighed, layer.value_hkd, maps[at])
         return found / std_b[:, None]
 
-    fixed = torch.stack([layer.fixed_d for layer in layers]).sum(0)
+    fixed_ld = torch.stack([layer.fixed_d for layer in layers])
     return Golden(
         output_be=taps.output,
         u_blhk=torch.stack(
@@ -173,9 +175,10 @@ def _vit(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
         head_map_lhke=torch.stack(maps),
         mlp_map_de=mlp_map.T,
         constants_le=torch.stack([mlp_map @ layer.constant_d for layer in layers]),
-        fixed_e=mlp_map @ fixed,
-        bias_e=projection @ beta(norm, fixed) + bias,
+        fixed_le=fixed_ld @ mlp_map.T,
+        bias_e=projection @ beta(norm, fixed_ld[0]) + bias,
         values=values,
+        last_pattern_bht=layers[-1].attention.pattern(queries[-1] / layers[-1].inner_std_bt),
         second_order=second_order,
     )
 
@@ -249,9 +252,10 @@ def _pooled(
         head_map_lhke=torch.einsum("ed,dhk->hke", map_ed, out_dhk)[None],
         mlp_map_de=map_ed.T,
         constants_le=(map_ed @ constant_d)[None],
-        fixed_e=torch.zeros_like(bias_e),
+        fixed_le=torch.zeros_like(bias_e)[None],
         bias_e=bias_e,
         values=lambda _, head: look.values(head, first_bq),
+        last_pattern_bht=look.pattern(first_bq),
     )
 
 
@@ -315,7 +319,10 @@ def _resnet(taps: Taps, trunk: nn.Module) -> Golden:
         torch.eye(embed, dtype=out.dtype),
         out.new_zeros(embed),
     )
-    return replace(pooled, values=values)
+    mean_bh, alpha_bhp = pooled.last_pattern_bht[..., 0], pooled.last_pattern_bht[..., 1:]
+    shared = alpha_bhp + mean_bh[..., None] / alpha_bhp.shape[-1]
+    pattern = torch.cat([torch.ones_like(mean_bh)[..., None], shared], -1)
+    return replace(pooled, values=values, last_pattern_bht=pattern)
 
 
 def _convnext(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
@@ -343,7 +350,8 @@ def _convnext(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
         head_map_lhke=none,
         mlp_map_de=map_ed.T,
         constants_le=map_ed.new_zeros(layers, len(map_ed)),
-        fixed_e=map_ed.new_zeros(len(map_ed)),
+        fixed_le=map_ed.new_zeros(layers, len(map_ed)),
         bias_e=projection @ beta(norm, rows[0][0]) + bias,
         values=values,
+        last_pattern_bht=map_ed.new_zeros(b, 0, 0),
     )

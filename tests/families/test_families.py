@@ -1,5 +1,7 @@
 """Every family goes the whole way, and is held to its library's own numbers on the way."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,14 @@ from pipeline.heads import ablation as ablate
 from pipeline.heads.describe import describe_heads
 from pipeline.heads.parts import part_arrays
 from pipeline.heads.studies import maps_of
+from pipeline.heatmaps.asked import Asked
+from pipeline.heatmaps.choices import refuse_reading
+from pipeline.heatmaps.erasure import Erasure
+from pipeline.heatmaps.gradients import GradientMaps
+from pipeline.heatmaps.plain import PlainMaps
+from pipeline.heatmaps.relevance import RelevanceMaps
 from pipeline.heatmaps.tokens import TokenMaps
-from pipeline.models import load_model, model_maps
+from pipeline.models import UnsupportedModel, load_model, model_maps
 from pipeline.models.families import family_of
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
@@ -19,7 +27,9 @@ from pipeline.search.choices import Space
 from pipeline.search.coordinates import Coordinates
 from pipeline.search.scan import Queries, nearest
 from pipeline.search.vectors import image_vectors
+from storage.errors import FacetError
 from tests.families.conftest import BAD, PICTURES, Made
+from tests.refusals import refused
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 # Of a store, which holds float32.
@@ -69,10 +79,12 @@ def test_every_head_and_mlp_is_that_of_the_hooks(made: Made):
     if made.model.varying_bias:
         np.testing.assert_allclose(parts.bias_weights_bl, wanted.weights_bl, **EXACT)
         np.testing.assert_allclose(maps.bias_map, wanted.constants_le, **EXACT)
-        np.testing.assert_allclose(fixed, wanted.fixed_e, **EXACT)
+        np.testing.assert_allclose(fixed, wanted.fixed_le.sum(0), **EXACT)
     else:
         assert parts.bias_weights_bl is None
-        np.testing.assert_allclose(fixed, wanted.constants_le.sum(0) + wanted.fixed_e, **EXACT)
+        np.testing.assert_allclose(
+            fixed, wanted.constants_le.sum(0) + wanted.fixed_le.sum(0), **EXACT
+        )
     np.testing.assert_allclose(maps.bias, wanted.bias_e, **EXACT)
     if made.model.heads:
         np.testing.assert_allclose(parts.heads_blhk, wanted.u_blhk, **EXACT)
@@ -170,6 +182,13 @@ def test_what_happens_without_a_head_and_without_an_mlp(made: Made):
         asked.append(size.ablation("a head", heads=[(last, 0)]))
         head = made.shown.heads_blhe.numpy()[:, last, 0] / norm[:, None]
         wanted.append(head - head.mean(0))
+        # An attention layer, with its constants, which may count differently for every image.
+        asked.append(size.ablation("a layer", layers=[last]))
+        shown = made.shown
+        constants = shown.weights_bl[:, -1:] * shown.constants_le[-1] + shown.fixed_le[-1]
+        written = shown.heads_blhe[:, last].sum(1) + constants / shown.std_b[:, None]
+        layer = written.numpy() / norm[:, None]
+        wanted.append(layer - layer.mean(0))
     base, *after = ablate.logits(parts, means, readout, asked)
     np.testing.assert_allclose(base, unit @ classes.T, **STORED)
     for logits, taken in zip(after, wanted, strict=True):
@@ -191,6 +210,59 @@ def test_a_heat_map_is_what_a_head_writes_from_every_token(made: Made):
         np.testing.assert_allclose(found.maps_bclht[:, :, 0, head], shares, **EXACT)
     total = found.maps_bclht.sum((2, 3, 4)) + sum(found.rest.values())
     np.testing.assert_allclose(total, found.logit_bc, **EXACT)
+
+
+# Whose blocks relevance has rules for: one LayerNorm, one attention, one activation.
+PLAIN_BLOCKS = (
+    "openclip", "openclip-layerscale", "coca-class-token", "timm-clip", "timm-clip-projection",
+    "mobileclip-b", "eva01", "supervised", "deit3", "dino", "dinov2", "dinov2-registers",
+)  # fmt: skip
+# Whose attention has biases by place, or rotations, or norms of queries.
+PLACED = (
+    "openclip-custom", "relative-positions", "eva02", "dinov3", "dinov3-swiglu", "rope-mixed",
+    "sapiens2",
+)  # fmt: skip
+GRADED, RELEVANT = ("gradcam", "gradient-attention", "legrad"), ("lrp", "partial-lrp")
+
+
+def test_maps_that_follow_the_class_token_are_drawn_for_models_read_there_alone(made: Made):
+    model, read_there = made.model, made.member.reading == "class-token"
+    if not model.heads:
+        with refused(FacetError, "maps of tokens, rollout come from attention.*no attention"):
+            refuse_reading(made.store.meta, ["tokens", "rollout", "random"])
+        return
+    texts = torch.from_numpy(directions(made, 3))
+    asked = Asked(torch.arange(2), texts, torch.arange(2))
+    found = PlainMaps(model, ["raw-attention"])(made.images, asked)["raw-attention"]
+    shown = made.golden.last_pattern_bht.mean(1)[:, model.prefix :].unflatten(1, model.grid)
+    np.testing.assert_allclose(found, shown, **EXACT)
+    makers: dict[tuple[str, ...], Any] = {
+        ("rollout",): PlainMaps,
+        GRADED: GradientMaps,
+        RELEVANT: RelevanceMaps,
+    }
+    for methods, maker in makers.items():
+        if not read_there:
+            with refused(UnsupportedModel, r"class token.*, and .* read\b"):
+                maker(model, methods)
+        elif maker is not RelevanceMaps or made.name in PLAIN_BLOCKS:
+            maps = maker(model, methods)(made.images, asked)
+            assert set(maps) == set(methods)
+            assert all(m.shape[1:] == model.grid and torch.isfinite(m).all() for m in maps.values())
+        else:
+            with refused(UnsupportedModel, "relevance is handed back through (plain|norms before)"):
+                maker(model, methods)
+
+
+def test_patches_are_left_out_where_attention_knows_nothing_of_places(made: Made):
+    if made.member.reading != "class-token":
+        with refused(UnsupportedModel, r"class token.*, and .* read\b"):
+            Erasure(made.model, 2)
+    elif made.name in PLACED:
+        with refused(UnsupportedModel, "knows of each where it stands"):
+            Erasure(made.model, 2)
+    else:
+        Erasure(made.model, 2)
 
 
 def test_the_nearest_images_are_those_nearest_in_what_it_writes(made: Made):

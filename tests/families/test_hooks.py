@@ -50,4 +50,5 @@ def test_taps_see_what_goes_in_before_it_is_changed():
 
 def test_every_family_is_in_the_zoo():
     there = {member.family for member in ZOO.values()}
-    assert set(FAMILIES) <= there
+    own = {name for name in FAMILIES if name.startswith("microworld")}  # their weights are here
+    assert set(FAMILIES) - own <= there
