@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pipeline.lean import timm
 
 from . import timm_mlps
-from .eva_post import PostNormBlock
 from .family import Sizes
 from .norms import fold_behind, linear_of
+from .postnorm import PostNormBlock, norms_behind
 from .prenorm import Positions, PreNormBlock
 from .timm_trunk import (
     TimmTower,
@@ -21,7 +21,6 @@ from .timm_trunk import (
     make_norms_full,
     norm_faults,
     read_sizes,
-    reading_name,
     tail_faults,
     trunk_of,
 )
@@ -31,7 +30,7 @@ from .timm_trunk import (
 
 def examine(trunk: Any) -> list[str]:
     """What keeps a trunk from being taken apart, in words; it may be on ``meta``."""
-    found, post = [], _post_norm(trunk)
+    found: list[str] = []
     for block in trunk.blocks:
         if block.attn.gate is not None:
             found.append(
@@ -42,24 +41,14 @@ def examine(trunk: Any) -> list[str]:
         found += norm_faults(block.norm1, block.norm2, block.attn.norm, block.mlp.norm)
         if found:
             return found
-    if post and reading_name(trunk) == "mean-of-normed":
-        found.append("its blocks norm what they write, and its tail each token")
     if trunk.patch_embed.dynamic_img_pad:
         found.append("it pads pictures")
     return found + tail_faults(trunk)
 
 
-def _post_norm(trunk: Any) -> bool:
-    """Whether norms come behind attention and MLP."""
-    return isinstance(trunk.blocks[0], timm.models.eva.EvaBlockPostNorm)
-
-
 def measure(trunk: Any) -> Sizes:
     """Sizes of a trunk without faults; it may be on ``meta``."""
-    found = read_sizes(trunk)
-    if _post_norm(trunk) and found["reading"] != "attention-pool":
-        found["varying_bias"] = True
-    return Sizes(**found)
+    return Sizes(**read_sizes(trunk))
 
 
 # -- made ready ----------------------------------------------------------------------------
@@ -126,7 +115,7 @@ class EvaTower(TimmTower):
 
     def _blocks(self, last: bool) -> Sequence[PreNormBlock]:
         trunk, rotations = self._trunk, rotations_of(self._trunk)
-        kind = PostNormBlock if _post_norm(trunk) else PreNormBlock
+        kind = PostNormBlock if norms_behind(trunk) else PreNormBlock
         return [
             kind(
                 heads=block.attn.num_heads,

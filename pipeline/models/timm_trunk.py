@@ -18,6 +18,7 @@ from pipeline.lean import timm
 from . import openclip_tower, timm_alone, timm_mlps
 from .norms import centred, inverse_std
 from .pool import PoolBlock, pool_faults
+from .postnorm import norms_behind
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, PoolRow, Reading, WeighedMean
 from .tower import Block, Left, Norm, Tail, float64
@@ -49,6 +50,8 @@ def tail_faults(trunk: Any) -> list[str]:
         found.append(f"it pools by {trunk.global_pool!r}, which takes largest values: no sum")
     elif not isinstance(trunk.norm, nn.Identity) and not isinstance(trunk.fc_norm, nn.Identity):
         found.append("it norms its tokens before they are pooled, and again after")
+    elif norms_behind(trunk) and reading_name(trunk) == "mean-of-normed":
+        found.append("its blocks norm what they write, and its tail each token")
     if not isinstance(trunk.head, nn.Linear | nn.Identity):
         found.append(f"its head is no linear layer ({type(trunk.head).__name__})")
     return found + norm_faults(trunk.norm, trunk.fc_norm)
@@ -92,7 +95,8 @@ def read_sizes(trunk: Any) -> dict[str, Any]:
         "width": trunk.embed_dim,
         "embed_dim": getattr(trunk.head, "out_features", trunk.embed_dim),
         "reading": reading,
-        "varying_bias": reading == "mean-of-normed",
+        "varying_bias": reading == "mean-of-normed"
+        or (norms_behind(trunk) and reading != "attention-pool"),
         "refined": ("pool_neurons",) if reading == "attention-pool" else (),
     }
     attention, mlp, layers = trunk.blocks[0].attn, trunk.blocks[0].mlp, len(trunk.blocks)

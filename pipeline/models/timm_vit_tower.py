@@ -12,6 +12,7 @@ from pipeline.lean import timm
 from . import timm_mlps
 from .family import Sizes
 from .norms import linear_of
+from .postnorm import PostNormBlock, norms_behind
 from .prenorm import Positions, PreNormBlock
 from .timm_trunk import (
     TimmTower,
@@ -24,14 +25,13 @@ from .timm_trunk import (
 )
 
 vit, relative = timm.models.vision_transformer, timm.models.vision_transformer_relpos
+BLOCKS = (vit.Block, vit.ResPostBlock, relative.RelPosBlock, relative.ResPostRelPosBlock)
 # What of timm's classes is no sum, and why.
 REFUSED = {
     "VisionTransformerDistilled": "it reads two tokens, each through a projection of its own",
     "ParallelScalingBlock": "its blocks run attention and MLP side by side",
     "DiffParallelScalingBlock": "its blocks run attention and MLP side by side",
     "ParallelThingsBlock": "its blocks run several attentions and MLPs side by side",
-    "ResPostBlock": "its blocks norm what attention and MLP give before it is added",
-    "ResPostRelPosBlock": "its blocks norm what attention and MLP give before it is added",
     "DiffAttention": "its heads are differences of two attentions, each normed for itself",
 }
 
@@ -42,7 +42,7 @@ def examine(trunk: Any) -> list[str]:
     if found:
         return found
     for block in trunk.blocks:
-        if faults := _unknown(block, (vit.Block, relative.RelPosBlock), "its blocks"):
+        if faults := _unknown(block, BLOCKS, "its blocks"):
             return faults
         attention = block.attn
         kinds = (timm.layers.Attention, relative.RelPosAttention)
@@ -82,7 +82,7 @@ def prepare(module: Any) -> None:
             ("ls1", block.attn.proj),
             ("ls2", timm_mlps.projection(block.mlp)),
         ):
-            scale = getattr(block, name)
+            scale = getattr(block, name, nn.Identity())
             if not isinstance(scale, nn.Identity):
                 fold_scale(scale.gamma, projection)
                 setattr(block, name, nn.Identity())
@@ -95,8 +95,9 @@ class TimmVitTower(TimmTower):
     def _blocks(self, last: bool) -> Sequence[PreNormBlock]:
         model, trunk = self._model, self._trunk
         shared = _bias(getattr(trunk, "shared_rel_pos", None))
+        kind = PostNormBlock if norms_behind(trunk) else PreNormBlock
         return [
-            PreNormBlock(
+            kind(
                 heads=block.attn.num_heads,
                 head_dim=block.attn.head_dim,
                 dtype=model.dtype,

@@ -19,7 +19,6 @@ from pipeline.heatmaps.plain import PlainMaps
 from pipeline.heatmaps.relevance import RelevanceMaps
 from pipeline.heatmaps.tokens import TokenMaps
 from pipeline.models import UnsupportedModel, load_model, model_maps
-from pipeline.models.families import family_of
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.maps import second_order_maps
 from pipeline.search import build
@@ -34,16 +33,6 @@ from tests.refusals import refused
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 # Of a store, which holds float32.
 STORED = {"rtol": 1e-4, "atol": 2e-4}
-
-
-@pytest.fixture(autouse=True)
-def taken(made: Made) -> None:
-    try:
-        there = family_of(made.member.config) is not None
-    except KeyError:  # no family looks at timm's own configurations
-        there = False
-    if not there:
-        pytest.skip("its family is not there yet")
 
 
 def test_it_is_as_its_configuration_says(made: Made):

@@ -237,7 +237,7 @@ def test_a_value_too_large_for_the_store_stops_the_run(model, tmp_path):
     ("changes", "message"),
     [
         ({"model": "ViT-B-23"}, "ViT-B-32"),
-        ({"model": "RN50"}, "ResNet"),
+        ({"model": "MobileCLIP-S1"}, "MobileCLIP-S1 .*no sum of parts"),
         ({"layers": "7-9"}, r"--layers 7-9: the model's layers are 0-2"),
         ({"shard_size": 0}, "--shard-size 0: must be at least 1"),
         ({"max_bad": 3.0}, "is a fraction between 0 and 1"),

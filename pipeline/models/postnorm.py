@@ -1,4 +1,4 @@
-"""The block of EVA02-E: norms behind attention and MLP, before what they wrote joins the stream."""
+"""The block of EVA02-E: norms behind attention and MLP, before what they write joins the stream."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from .errors import UnsupportedModel
 from .norms import Linear, centred, inverse_std
 from .prenorm import PreNormBlock, mix
 from .tower import Attention, Layers, Norm, Weights, Written, float64
+
+# Classes of timm's blocks that are built so.
+CLASSES = ("EvaBlockPostNorm", "ResPostBlock", "ResPostRelPosBlock")
+
+
+def norms_behind(trunk: Any) -> bool:
+    """Whether the blocks of a trunk of timm's have their norms behind attention and MLP."""
+    return type(trunk.blocks[0]).__name__ in CLASSES
 
 
 class PostNormBlock(PreNormBlock):
