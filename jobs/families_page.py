@@ -1,6 +1,6 @@
 """The page of families, ``docs/families.md``: what each is, what a store of it keeps, its models.
 
-    python -m pipeline.models.families_page
+    python -m jobs.families_page
 
 writes it anew: after a family takes more names, or ``benchmarks/families.json`` has other figures.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalogue import Entry, entries
-from .families import FAMILIES
+from pipeline.models.catalogue import Entry, entries
+from pipeline.models.families import FAMILIES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "families.md"
 MEASURED = ROOT / "benchmarks" / "families.json"
 EXAMPLES = 4
@@ -74,7 +74,7 @@ def page() -> str:
         "What can be taken apart exactly, family by family. `facet models` lists every name, "
         "`facet models WORD` those that hold a word, with what a store of each would take; "
         "[Add a model family](add-a-family.md) says how one more is added. This page is made by "
-        "`python -m pipeline.models.families_page`.",
+        "`python -m jobs.families_page`.",
         _families(good),
         "## What the tail reads",
         _table(("tail", "is", "what is exact"), [(n, a.what, a.exact) for n, a in TAILS.items()]),

@@ -1,12 +1,12 @@
 """The page of families is what its command makes."""
 
-from pipeline.models import families_page
+from jobs import families_page
 from pipeline.models.families import FAMILIES
 from storage.metadata import READINGS
 
 
 def test_the_page_is_the_commands():
-    made = "run `python -m pipeline.models.families_page`"
+    made = "run `python -m jobs.families_page`"
     assert families_page.PAGE.read_text(encoding="utf-8") == families_page.page(), made
 
 
