@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs import cli
 from jobs.console import console, show_table
-from jobs.settings import ELIDED, command, pool_of
+from jobs.settings import ELIDED, command, describing, pool_of
 from pipeline.pages.reader import Reader
 from storage import urls
 from storage.store import Store
@@ -50,14 +50,14 @@ def following(store: Store, typed: str) -> dict[str, str]:
     meta = store.meta
     world = meta.source.startswith("microworld")
     pool, classes = pool_of(meta.source), "microworld:shape" if world else ELIDED
-    last = str(meta.layers - 2)
+    last = str(max(meta.layers - 2, 0))
     return {
         "extract": command(
             "extract", images=meta.source, model=meta.architecture, pretrained=ELIDED, store=typed
         ),
         "reduce": command("reduce", store=typed),
         "index": command("index", store=typed, layers="all", embedding=True),
-        "textspan": command("textspan", store=typed, pool=pool),
+        "textspan": describing(typed, meta),
         "label": command("label", store=typed),
         "ablate": command("ablate", store=typed, classes=classes),
         "compare": command("compare", store=typed, a=ELIDED, b=ELIDED),

@@ -116,9 +116,14 @@ def choose_place(config: Any) -> None:
 
 
 def describing(url: str, meta: Metadata, **settings: object) -> str:
-    """The command that puts a store's heads into words: in its own model's, or in a CLIP's."""
+    """The command that puts a store's heads into words: in its own model's, or in a CLIP's.
+
+    Where it keeps no heads, that which shows what is there.
+    """
     from pipeline.texts.towers import CLIP_STORE, without_text_tower
 
+    if "heads" not in meta.components:
+        return command("report", store=url)
     pool, layers = pool_of(meta.source), None if meta.layers >= 4 else "all"
     if without_text_tower(meta) is None:
         return command("textspan", store=url, pool=pool, layers=layers, **settings)

@@ -11,7 +11,7 @@ from humanize import naturalsize
 
 from jobs import extract
 from jobs.console import TELLER, say_found, show_next, show_table
-from jobs.settings import command, describing
+from jobs.settings import describing
 from pipeline.extraction.finished import find_finished
 from pipeline.extraction.progress import Progress, so_far
 from pipeline.identity import settings
@@ -65,8 +65,6 @@ def show_summary(store: Store, report: ListingReport, progress: Progress, second
 
 def next_command(store: Store) -> str:
     """What the parts are for."""
-    if "heads" not in store.meta.components:
-        return command("report", store=store.url)
     return describing(store.url, store.meta)
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from jobs.console import console, show_next, show_table
 from jobs.models import ModelsConfig
 from jobs.settings import command
+from pipeline.extraction.components import component_faults
 from pipeline.models.catalogue import Entry, entries, exact, find, sizes_of, stored
 from pipeline.models.names import parse
 from pipeline.models.spec import ModelSpec, check_supported
@@ -65,7 +66,7 @@ def _show(found: Sequence[Entry]) -> None:
         else:
             families.setdefault(entry.family, []).append(entry)
     for family, members in families.items():
-        title = f"{family}: {len(members)} names"
+        title = f"{family}: {len(members)} name{'s' * (len(members) > 1)}"
         table = Table(title=title, title_justify="left", box=SIMPLE)
         table.add_column("name", overflow="fold")
         for column in ("tail", "layers × heads × dim", "tokens", "embed", "an image", "texts"):
@@ -126,12 +127,12 @@ def _pictures(settings: dict[str, Any]) -> str:
 
 
 def _components(name: str) -> dict[str, object]:
-    """Bytes of each thing that a store of the model can keep."""
+    """Bytes of each component that the model has."""
     sizes = sizes_of(name)
     nothing = layout.bytes_per_image(stored(sizes, ()))
     found: dict[str, object] = {"always": naturalsize(nothing)}
     for component in layout.COMPONENTS:
-        if component == "heads" and not sizes.heads:
+        if component_faults(sizes, (component,)):
             continue
         whole = layout.bytes_per_image(stored(sizes, (component,)))
         found[component] = naturalsize(whole - nothing)

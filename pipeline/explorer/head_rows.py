@@ -122,6 +122,8 @@ def refuse_head(here: Opened, layer: int, head: int) -> None:
     NotHere
     """
     meta = here.meta
+    if not meta.heads:
+        raise NotHere(f"there are no heads: the model of {here.name} has no attention")
     if not (0 <= layer < meta.layers and 0 <= head < meta.heads):
         raise NotHere(
             f"there is no head {layer}.{head}: the model of {here.name} has heads 0.0 to "

@@ -18,6 +18,8 @@ Convention = Literal["centred", "equal-share"]
 Method = Literal["omp", "lasso", "nonneg-omp"]
 # Studies of ablations that run the model.
 OF_NEURONS = frozenset({"neurons", "effects"})
+# Readings that no neuron has an effect on through later attention.
+WITHOUT_PATHS = ("attention-pool", "pixels")
 
 
 def refuse_no_paths(reading: str) -> None:
@@ -31,8 +33,8 @@ def refuse_no_paths(reading: str) -> None:
     if reading == "attention-pool":
         raise FacetError(
             "neurons have second-order effects through attention layers that come after them, and "
-            "the one layer of this model is its attention pool: neurons of the pool's MLP write "
-            "directly, and are kept with `components` pool_neurons"
+            "the one layer of this model is its attention pool: neurons of the pool's MLP, if it "
+            "has one, write directly, and are kept with `components` pool_neurons"
         )
     if reading == "pixels":
         raise FacetError(

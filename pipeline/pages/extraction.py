@@ -85,8 +85,10 @@ def distances(store: Store) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return residual[ok], rounding[ok]
 
 
-def shares_section(found: Shares, images: int) -> Section:
-    """Which parts wrote the embedding."""
+def shares_section(found: Shares, images: int, reading: str) -> Section:
+    """Which parts wrote the embedding of a model that is read so."""
+    # A class token and a pool's queries begin as parameters, what is averaged as patches.
+    same = reading in ("class-token", "attention-pool")
     most = LISTED if found.heads.size > READABLE else 0  # the picture is a table of its own
     order = np.argsort(-found.heads, axis=None)[:most]
     largest = [divmod(int(at), found.heads.shape[1]) for at in order]
@@ -94,7 +96,7 @@ def shares_section(found: Shares, images: int) -> Section:
         "Which layers and heads wrote the embedding",
         "Share of the embedding that each part wrote, its contribution projected on the embedding: "
         "all shares sum to 100%, a negative one points away. The start is what stands before the "
-        "first layer, the same for every image.",
+        f"first layer{', the same for every image' if same else ', another of every image'}.",
         name="shares",
         found=sentences.written(found, images),
         plot=share_figures(found),

@@ -25,9 +25,12 @@ from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.heatmaps.sheet import Sheet
 from pipeline.labels.answers import labelled
 from pipeline.labels.found import JOB as LABEL
+from pipeline.neurons.choices import WITHOUT_PATHS
 from pipeline.repair.answers import repaired
 from pipeline.search.found import Found
 from pipeline.subsets import spread
+from pipeline.texts.towers import without_text_tower
+from storage.metadata import Metadata
 from storage.reductions import all_reductions
 from storage.results import Result
 from storage.store import Store
@@ -103,7 +106,9 @@ def _of_extraction(read: Reader) -> list[Section]:
     if found.images_ok and found.residual is not None:
         sections.append(extraction.exactness_section(store, found))
         if keeps_parts(store.meta):
-            sections.append(extraction.shares_section(shares(store, READ), found.images_ok))
+            sections.append(
+                extraction.shares_section(shares(store, READ), found.images_ok, store.meta.reading)
+            )
     return sections
 
 
@@ -308,12 +313,25 @@ ABOUT = {
 }
 
 
+def _askable(meta: Metadata) -> dict[str, str]:
+    """Jobs of `ABOUT` that the store's model does not refuse, and whose results answer them."""
+    results = {job: job.replace("-", "_") for job in ABOUT}
+    if without_text_tower(meta) is not None:  # its heads have the words of a CLIP
+        results = {"textspan": "align", "second-order": results["second-order"]}
+    if not meta.heads:
+        results = {job: name for job, name in results.items() if job not in ("textspan", "label")}
+    if meta.reading in WITHOUT_PATHS:
+        results = {job: name for job, name in results.items() if job not in ("second-order", "omp")}
+    return results
+
+
 def _missing(read: Reader) -> list[Section]:
     """What has not been looked for, and the commands that do."""
+    asked = _askable(read.store.meta)
     rows = [
-        (about, read.following[job])
-        for job, about in ABOUT.items()
-        if not read.results(job.replace("-", "_"))
+        (ABOUT[job], read.following[job])
+        for job, result in asked.items()
+        if not read.results(result)
     ]
     if not rows:
         return []
@@ -321,7 +339,7 @@ def _missing(read: Reader) -> list[Section]:
         section(
             "Not looked for yet",
             name="missing",
-            found=f"{len(rows)} of {len(ABOUT)} kinds of results are not there yet.",
+            found=f"{len(rows)} of {len(asked)} kinds of results are not there yet.",
             header=("to see", "type"),
             rows=rows,
         )

@@ -22,13 +22,14 @@ def why_without_texts(model: Architecture) -> str:
         Of a model that is loaded it is known, too, what its weights file held.
     """
     if model.config.get("text_cfg") is None:
-        return f"model {model.name} has no text tower, so no text can be embedded with it; {ALIGN}"
+        why = f"model {model.name} has no text tower, so no text can be embedded with it"
+        return f"{why}; {ALIGN}" if model.heads else why
     if lacking := hf_texts.absent(model.config, model.name):
         return f"no text can be embedded with model {model.name}: {lacking}"
     if why := getattr(model, "without_texts", ""):
         return (
             f"no text can be embedded with model {model.name}: {why}. Extract with a file that "
-            f"holds both towers; or {ALIGN}"
+            f"holds both towers{f'; or {ALIGN}' if model.heads else ''}"
         )
     return ""
 

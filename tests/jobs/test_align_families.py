@@ -1,10 +1,15 @@
 """A model without texts in the words of one that has them: the embedded world's MAE."""
 
+import re
+
 import pytest
 
-from jobs import align, extract
+from jobs import align, extract, pages, textspan
+from jobs.settings import describing
+from pipeline.cluster import machines
 from pipeline.heads.roles import attribute_shares, head_variances, role_table
 from pipeline.microworld.world import ATTRIBUTES
+from pipeline.pages.report import store_page
 from pipeline.stats.reductions import reduce_store
 from storage import open_store
 from storage.errors import FacetError
@@ -58,3 +63,32 @@ def test_the_cnns_store_holds_what_its_last_stage_writes(stores):
     total = (data["mlps"].astype(float) @ store.model()["mlp_map"].astype(float)).sum("block")
     total = total + store.model()["bias"] + store.model()["attention_bias"].sum("layer")
     assert float(abs(total - data["embedding"]).max()) < 2e-2 * float(abs(data["embedding"]).max())
+
+
+def test_nobody_is_sent_where_a_model_without_heads_is_refused(stores):
+    store = open_store(stores["microworld:cnn"])
+    assert describing(store.url, store.meta).startswith("facet report")
+    with pytest.raises(FacetError, match="no text can be embedded with it$") as told:
+        textspan.check(textspan.TextSpanConfig(store.url, pool="microworld"))
+    assert told.value.remedy is None
+
+
+# What the page of a store offers, of each model; and whether its start is said to be one of all.
+OFFERED = {
+    "microworld": ({"textspan", "label", "ablate", "second-order", "omp", "segment"}, True),
+    "microworld:mae": ({"align", "second-order"}, False),
+    "microworld:cnn": (set(), False),
+}
+
+
+@pytest.mark.parametrize("model", OFFERED)
+def test_the_page_offers_what_the_model_is_not_refused(stores, model):
+    store = open_store(stores[model])
+    offered, same = OFFERED[model]
+    machines.work("here")
+    shown = store_page(pages.reader(store, store.url))
+    missing = shown[shown.find('id="missing"') :] if 'id="missing"' in shown else ""
+    found = {*re.findall(r"facet ([a-z-]+) --", missing)}
+    # What another test has aligned is no longer to be looked for.
+    assert found | {"align"} & offered == offered
+    assert ("the same for every image" in shown) == same

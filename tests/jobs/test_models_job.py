@@ -35,6 +35,10 @@ def test_a_whole_name_is_shown_in_full(capsys):
     assert "mean (0.48145466" in said
     assert "facet extract --model ViT-B-32/openai" in said
     assert "tokens    51.2 kB" in said
+    assert not {"sources", "pool_neurons", "channels"} & {*said.split()}
+    models.main(models.ModelsConfig("RN50"))
+    assert "channels" in (said := capsys.readouterr().out)
+    assert "pool_neurons" not in said
     models.main(models.ModelsConfig("MobileCLIP-S1"))
     assert "not supported" in capsys.readouterr().out
 
