@@ -226,7 +226,7 @@ def test_pictures_of_ones_own_and_a_persons_list(plain, tmp_path):
     held = adversarial.main(second).found  # by the model itself: what fools it is of the target
     fooled = run.found.judged["outcome"] == "fooled"
     assert (held.judged["outcome"] == "not there").tolist() == fooled.tolist()
-    with refused(FacetError, "--judge ViT-B-32: say by which weights, as MODEL/WEIGHTS"):
+    with refused(FacetError, "--judge ViT-B-32: model ViT-B-32: say by which weights, as ViT-B"):
         adversarial.main(replace(second, judge="ViT-B-32"))
     (tmp_path / "1.png").write_bytes(b"no picture")
     with refused(FacetError, "1.png: "):

@@ -297,9 +297,6 @@ MISTAKES = {
     "a pointer in place of weights": Mistake(WITH + "{pointer}", "{pointer}", light=False),
     "weights of another architecture": Mistake(WITH + "{others}", "{others}", light=False),
     "weights that hold NaN": Mistake(WITH + "{nan}", "visual.proj", light=False),
-    "the image tower's weights alone": Mistake(
-        WITH + "{image_tower}", "image tower alone", light=False
-    ),
     "weights by transformers' names": Mistake(WITH + "{transformers}", "transformers", light=False),
     "a table written anew with pictures in front": Mistake(
         "extract --model {tiny} --pretrained none --store {of_table} --images {table}"
@@ -369,7 +366,6 @@ def fill(root: Path) -> dict[str, str]:
         "pointer": "pointer.safetensors",
         "others": "others.safetensors",
         "nan": "nan.safetensors",
-        "image_tower": "tower.safetensors",
         "transformers": "transformers.bin",
         "table": "table.parquet",
     }
@@ -394,8 +390,6 @@ def fill(root: Path) -> dict[str, str]:
     save_file({"visual.proj": torch.zeros(3, 3)}, root / "others.safetensors")
     state = load_model(ModelSpec(here["tiny"], "none")).module.state_dict()
     save_file(state | {"visual.proj": state["visual.proj"] * torch.nan}, root / "nan.safetensors")
-    tower = {name[7:]: value for name, value in state.items() if name.startswith("visual.")}
-    save_file(tower, root / "tower.safetensors")
     names = ("vision_model.embeddings.class_embedding", "text_model.final_layer_norm.weight")
     torch.save({name: torch.zeros(3) for name in names}, root / "transformers.bin")
     whole = (root / "others.safetensors").read_bytes()
