@@ -37,9 +37,9 @@ TABLE = Path(__file__).with_suffix(".json")
 NAMES = (
     "ViT-B-32", "ViT-L-14-CLIPA", "coca_ViT-B-32", "RN50", "convnext_base", "MobileCLIP-B",
     "ViTamin-S", "ViT-B-16-SigLIP", "EVA01-g-14", "EVA02-B-16", "timm:vit_base_patch16_224",
-    "timm:deit3_small_patch16_224", "timm:vit_small_patch16_224.dino",
+    "timm:deit3_small_patch16_224", "timm:vit_small_patch16_224",
     "timm:vit_small_patch14_dinov2", "timm:vit_small_patch14_reg4_dinov2",
-    "timm:vit_base_patch16_224.mae", "timm:vit_base_patch16_siglip_gap_224",
+    "timm:vit_base_patch16_siglip_gap_224", "timm:vit_base_patch16_rpn_224",
     "timm:aimv2_large_patch14_224", "timm:eva02_tiny_patch14_224",
     "timm:vit_small_patch16_dinov3", "timm:vit_pe_core_tiny_patch16_384",
     "timm:beit_base_patch16_224", "microworld:mae", "microworld:cnn",

@@ -144,8 +144,8 @@ def test_a_text_tower_that_overflows_names_a_text(tmp_path):
     model.module.ln_final.weight.mul_(3e38)
     model.module.text_projection.mul_(1e5)
 
-    def tokens(texts, context_length):
-        return torch.ones(len(texts), context_length, dtype=torch.long)
+    def tokens(texts):
+        return torch.ones(len(texts), model.module.context_length, dtype=torch.long)
 
     with pytest.raises(NotFinite, match=r"2 of 2 texts .* the first is that of 'a star'"):
         encode_texts(model.module, tokens, ["a star", "a heart"])
