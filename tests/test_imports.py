@@ -89,7 +89,7 @@ REFUSED = {
     "rosetta --images {tmp}/gone --models microworld microworld-cnn --out {tmp}/new": (
         "do not exist"
     ),
-    "models ViT-B-23": "near names that are supported",
+    "models dinov9": "near names that are supported",
     "second-order --store {tmp}/gone": "there is no store at",
     "reduce --store {tmp}/gone": "no store at",
     "index --store {tmp}/gone": "no store at",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -31,7 +32,10 @@ def run(config: ModelsConfig) -> list[Entry]:
     one = exact(config.word) if config.word else None
     found = [one] if one is not None else find(config.word)
     if not found:
-        names = near(config.word, tuple(e.name for e in entries() if not e.why))
+        good = [entry.name for entry in entries() if not entry.why]
+        # A word may be a part of a name.
+        parts = {part: name for name in good for part in (name, *re.split(r"[-_.:/]", name))}
+        names = dict.fromkeys(parts[part] for part in near(config.word, tuple(parts)))
         hint = f": near names that are supported: {', '.join(names)}" if names else ""
         raise FacetError(f"no name or family of a model holds {config.word!r}{hint}")
     if config.format == "json":
