@@ -10,11 +10,12 @@ from pipeline.lean import open_clip
 
 
 class ImageAlone(nn.Module):
-    """An image tower of open_clip's in the place of the whole model.
+    """An image tower in the place of a whole model.
 
     Parameters
     ----------
     visual : nn.Module
+        Whose output, a classifier's logits for example, is the embedding.
     """
 
     def __init__(self, visual: nn.Module) -> None:

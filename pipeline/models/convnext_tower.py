@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import UnsupportedModel
 from .family import Sizes
 from .narrow import narrow
 from .norms import Linear, centred, inverse_std, linear_of
+from .pixels import PixelBlock
 from .reading import Mean
-from .timm_trunk import trunk_of
-from .tower import Attention, Layers, Left, Norm, Tail, Weights, Written, float64
+from .timm_trunk import in_one, trunk_of
+from .tower import Left, Norm, Tail
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -71,7 +70,7 @@ def prepare(module: Any) -> None:
             block.gamma = None
 
 
-class ConvBlock:
+class ConvBlock(PixelBlock):
     """x += W_2·neurons(norm(convolution(x))) + b_2, at every position.
 
     Parameters
@@ -83,45 +82,13 @@ class ConvBlock:
     """
 
     def __init__(self, model: VisionModel, block: Any, reading: Mean) -> None:
-        self._model, self._block, self.reading = model, block, reading
+        super().__init__(model.width, reading)
+        self._model, self._block = model, block
 
     @property
     def down(self) -> Linear:
         weight, bias = linear_of(self._block.mlp.fc2)
         return weight.flatten(1), bias
-
-    @property
-    def layers(self) -> Layers:
-        raise UnsupportedModel(
-            "relevance is handed back through attention, and this model has none: choose other "
-            "methods"
-        )
-
-    @property
-    def weights(self) -> Weights:
-        (down, bias), width = self.down, self._model.width
-        return Weights(
-            norm=Norm.none(width),
-            value_hkd=np.zeros((0, 0, width)),
-            value_bias_hk=np.zeros((0, 0)),
-            out_dhk=np.zeros((width, 0, 0)),
-            out_bias_d=np.zeros(width),
-            down_dn=float64(down),
-            down_bias_d=float64(bias),
-        )
-
-    def attention(self, x_btd: Tensor) -> Attention:
-        none = x_btd.new_zeros(len(x_btd), 0, x_btd.shape[1], 0)
-        return Attention(none, none, none, self.reading)
-
-    def inverse_std(self, x_btd: Tensor) -> Tensor:
-        return torch.ones_like(x_btd[..., 0])
-
-    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        return x_btd, x_btd.new_zeros(len(x_btd), 0)
-
-    def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
-        return x_btd
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         block, mlp, flat = self._block, self._block.mlp, not self._block.use_conv_mlp
@@ -134,11 +101,6 @@ class ConvBlock:
         last = 3 if flat else 1  # where the width is
         hidden_btn, written_btd = (y.movedim(last, 3).flatten(1, 2) for y in (hidden, written))
         return hidden_btn, written_btd.to(x_btd.dtype)
-
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
-        _, written_btd = self.mlp(x_btd)
-        x_btd, u_bd = self.attend(x_btd, attention)
-        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
 
 
 class ConvNextTower:
@@ -155,12 +117,7 @@ class ConvNextTower:
 
     @property
     def tail(self) -> Tail:
-        width = self._model.width
-        projection_de, bias_e = np.eye(width), np.zeros(width)
-        for linear in self._projections():
-            weight_ed = float64(linear.weight)
-            projection_de, bias_e = projection_de @ weight_ed.T, weight_ed @ bias_e
-            bias_e = bias_e + float64(linear_of(linear)[1])
+        projection_de, bias_e = in_one(self._projections(), self._model.width)
         return Tail(Norm.of(self._trunk.head.norm), projection_de, bias_e)
 
     def _projections(self) -> list[nn.Linear]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clip_resnet, coca, convnext, microworld_cnn, microworld_mae, openclip_vit, timm_vit
+from . import clip_resnet, coca, convnext, microworld_cnn, microworld_mae, openclip_vit
 from .family import Family, OtherTower
 from .timm_family import TimmFamily
 from .timm_known import CLASSES, is_timm, known
@@ -13,7 +13,7 @@ FAMILIES: dict[str, Family] = {
     "openclip-vit": openclip_vit,
     "coca": coca,
     "clip-resnet": clip_resnet,
-    "timm-vit": timm_vit,
+    "timm-vit": TimmFamily("timm-vit", "timm_vit_tower", "TimmVitTower"),
     "microworld-mae": microworld_mae,
     "microworld-cnn": microworld_cnn,
     "eva": TimmFamily("eva", "eva_tower", "EvaTower"),

@@ -53,7 +53,7 @@ def parameters(config: dict[str, Any]) -> int | None:
 
 
 def build(config: dict[str, Any]) -> Any:
-    """A `TimmAlone` of the zoo's CNN, random weights."""
+    """A `ImageAlone` of the zoo's CNN, random weights."""
     from . import microworld_cnn_tower
 
     return microworld_cnn_tower.build(config)

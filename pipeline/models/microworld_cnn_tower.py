@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.microworld.zoo import Cnn
 
-from .errors import UnsupportedModel
+from .alone import ImageAlone
 from .microworld import arguments
-from .timm_alone import TimmAlone
-from .tower import Attention, Layers, Left, Norm, Tail, Weights, Written, float64
+from .norms import Linear
+from .pixels import PixelBlock
+from .reading import Fixed
+from .tower import Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
 
 
-def build(config: dict[str, Any]) -> TimmAlone:
+def build(config: dict[str, Any]) -> ImageAlone:
     """The zoo's CNN, random weights."""
-    return TimmAlone(Cnn(**arguments(config)))
+    return ImageAlone(Cnn(**arguments(config)))
 
 
-class Passing:
+class Passing(Fixed):
     """The mean over positions of what passes the last ReLU: which does, the last run tells."""
 
     queries = None
@@ -34,64 +35,23 @@ class Passing:
     def __call__(self, values_bt: Tensor) -> Tensor:
         return (values_bt * self.passes_btd).mean(1)
 
-    def forget(self) -> None:
-        pass  # the next run tells anew
 
-
-class Branch:
+class Branch(PixelBlock):
     """What the last block adds to its shortcut; a neuron is a channel of it."""
 
-    reading: Passing
     written_btd: Tensor
     """Of the batch that the tower was entered with last."""
 
-    def __init__(self, width: int, reading: Passing) -> None:
-        self.width, self.reading = width, reading
+    def __init__(self, model: VisionModel, reading: Passing) -> None:
+        super().__init__(model.width, reading)
+        self._wide = model.wide
 
     @property
-    def weights(self) -> Weights:
-        width = self.width
-        return Weights(
-            norm=Norm.none(width),
-            value_hkd=np.zeros((0, 0, width)),
-            value_bias_hk=np.zeros((0, 0)),
-            out_dhk=np.zeros((width, 0, 0)),
-            out_bias_d=np.zeros(width),
-            down_dn=np.eye(width),
-            down_bias_d=np.zeros(width),
-        )
-
-    @property
-    def layers(self) -> Layers:
-        raise UnsupportedModel(
-            "relevance is handed back through attention and MLPs, and the last stage of this model "
-            "has neither: choose other methods"
-        )
-
-    @property
-    def down(self) -> tuple[Tensor, Tensor]:
-        like = self.written_btd
-        return torch.eye(self.width).to(like), torch.zeros(self.width).to(like)
-
-    def attention(self, x_btd: Tensor) -> Attention:
-        none = x_btd.new_empty(len(x_btd), 0, x_btd.shape[1], 0)
-        return Attention(none, none, none, self.reading)
-
-    def inverse_std(self, x_btd: Tensor) -> Tensor:
-        return torch.ones_like(x_btd[..., 0])
-
-    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        return x_btd, x_btd.new_empty(len(x_btd), 0)
-
-    def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
-        return x_btd
+    def down(self) -> Linear:
+        return torch.eye(self.width, **self._wide), torch.zeros(self.width, **self._wide)
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         return self.written_btd, self.written_btd
-
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
-        x_btd, u_bd = self.attend(x_btd, attention)
-        return Written(x_btd.add_(self.written_btd), u_bd, self.reading(self.written_btd))
 
 
 class CnnTower:
@@ -102,7 +62,7 @@ class CnnTower:
 
     def __init__(self, model: VisionModel) -> None:
         self._model, self._visual, self.read = model, model.visual, Passing()
-        self._branch = Branch(model.width, self.read)
+        self._branch = Branch(model, self.read)
         self.blocks = [self._branch]
 
     @property

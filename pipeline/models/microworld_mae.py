@@ -49,12 +49,12 @@ def parameters(config: dict[str, Any]) -> int | None:
 
 
 def build(config: dict[str, Any]) -> Any:
-    """A `TimmAlone` of the encoder, random weights."""
+    """A `ImageAlone` of the encoder, random weights."""
     from pipeline.microworld.zoo import Encoder
 
-    from .timm_alone import TimmAlone
+    from .alone import ImageAlone
 
-    return TimmAlone(Encoder(*(config[name] for name in ("patch", "width", "depth", "heads"))))
+    return ImageAlone(Encoder(*(config[name] for name in ("patch", "width", "depth", "heads"))))
 
 
 def prepare(module: Any) -> None:

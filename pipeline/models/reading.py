@@ -26,7 +26,14 @@ class Reading(Protocol):
         """Begin another batch: nothing that was known of the last one is left."""
 
 
-class ClassToken:
+class Fixed:
+    """A reading that is the same for every batch."""
+
+    def forget(self) -> None:
+        """Nothing is known of a batch."""
+
+
+class ClassToken(Fixed):
     """The class token's row."""
 
     queries = 1
@@ -34,11 +41,8 @@ class ClassToken:
     def __call__(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, 0]
 
-    def forget(self) -> None:
-        pass
 
-
-class PoolRow:
+class PoolRow(Fixed):
     """The row that a pool writes; of the tokens that it looks at nothing is read.
 
     Parameters
@@ -57,11 +61,8 @@ class PoolRow:
             return values_bt[:, 0]
         return values_bt.new_zeros(len(values_bt), self.width)
 
-    def forget(self) -> None:
-        pass
 
-
-class Mean:
+class Mean(Fixed):
     """The mean over all tokens from one on.
 
     Parameters
@@ -77,9 +78,6 @@ class Mean:
 
     def __call__(self, values_bt: Tensor) -> Tensor:
         return values_bt[:, self.first :].mean(1)
-
-    def forget(self) -> None:
-        pass
 
 
 class WeighedMean:

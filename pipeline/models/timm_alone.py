@@ -5,28 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from torch import Tensor, nn
+
+from .alone import ImageAlone
 
 
-class TimmAlone(nn.Module):
-    """A model of timm's as the image tower of a model that has no other.
-
-    Parameters
-    ----------
-    visual : nn.Module
-        Whose output, a classifier's logits for example, is the embedding.
-    """
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def encode_image(self, images_bchw: Tensor) -> Tensor:
-        embedding_be: Tensor = self.visual(images_bchw)
-        return embedding_be
-
-
-def build(config: dict[str, Any]) -> TimmAlone:
+def build(config: dict[str, Any]) -> ImageAlone:
     """The model of a configuration as timm's hub keeps it, random weights.
 
     Parameters
@@ -42,4 +25,4 @@ def build(config: dict[str, Any]) -> TimmAlone:
         **given,
         **config.get("model_args", {}),
     )
-    return TimmAlone(made)
+    return ImageAlone(made)

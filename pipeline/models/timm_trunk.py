@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from pipeline.lean import timm
 
 from . import openclip_tower, timm_alone, timm_mlps
-from .norms import centred, inverse_std
+from .norms import centred, inverse_std, linear_of
 from .pool import PoolBlock, pool_faults
 from .postnorm import norms_behind
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, PoolRow, Reading, WeighedMean
-from .tower import Block, Left, Norm, Tail, float64
+from .tower import Array, Block, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
 
 
 def build(config: dict[str, Any]) -> Any:
-    """open_clip's model with a tower of timm's, or a `TimmAlone`; random weights."""
+    """open_clip's model with a tower of timm's, or a `ImageAlone`; random weights."""
     alone = "architecture" in config
     return timm_alone.build(config) if alone else openclip_tower.build(config)
 
@@ -133,6 +133,15 @@ def fold_scale(scale: Tensor, projection: nn.Linear) -> None:
         projection.bias.mul_(scale)
 
 
+def in_one(linears: Sequence[nn.Linear], width: int) -> tuple[Array, Array]:
+    """Linear layers one after another as one: (width, embed) and (embed,), float64."""
+    projection_de, bias_e = np.eye(width), np.zeros(width)
+    for weight, bias in map(linear_of, linears):
+        weight_ed = float64(weight)
+        projection_de, bias_e = projection_de @ weight_ed.T, weight_ed @ bias_e + float64(bias)
+    return projection_de, bias_e
+
+
 class TimmTower:
     """A trunk, block by block; families say what its blocks are.
 
@@ -170,12 +179,7 @@ class TimmTower:
     @property
     def tail(self) -> Tail:
         norm, width = self._norm, self._model.width
-        projection_de, bias_e = np.eye(width), np.zeros(width)
-        for linear in self._projections():
-            weight_ed = float64(linear.weight)
-            projection_de, bias_e = projection_de @ weight_ed.T, weight_ed @ bias_e
-            if linear.bias is not None:
-                bias_e += float64(linear.bias)
+        projection_de, bias_e = in_one(self._projections(), width)
         held = Norm.none(width) if isinstance(norm, nn.Identity) else Norm.of(norm)
         return Tail(held, projection_de, bias_e)
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.models import ModelSpec, load_model
+from pipeline.models.alone import ImageAlone
 from pipeline.models.errors import ModelError
 from pipeline.models.fitting import fitted, has_texts
 from pipeline.models.loading import digest_of
-from pipeline.models.timm_alone import TimmAlone
 from pipeline.models.weights import read_state
 from tests.pipeline.models.kit import CONFIG, write_config
 
@@ -35,11 +35,11 @@ def eva(**settings):
 
 def alone(trunk, state):
     """Bare names of a trunk, as another file has them, fitted to the model."""
-    return fitted(dict(state), TimmAlone(trunk), "file F")
+    return fitted(dict(state), ImageAlone(trunk), "file F")
 
 
 def agree(found, trunk):
-    wanted = TimmAlone(trunk).state_dict()
+    wanted = ImageAlone(trunk).state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 

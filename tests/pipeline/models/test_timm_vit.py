@@ -12,9 +12,9 @@ from timm.models import vision_transformer as vit
 from torch import nn
 
 from pipeline.extraction.decompose import Decomposer
-from pipeline.models import VisionModel, timm_vit, timm_vit_tower
+from pipeline.models import VisionModel, timm_vit_tower
+from pipeline.models.alone import ImageAlone
 from pipeline.models.preprocess import Preprocess
-from pipeline.models.timm_alone import TimmAlone
 from pipeline.models.timm_trunk import trunk_of
 from pipeline.neurons.effects import IndirectEffects
 from pipeline.neurons.forward import NeuronPass
@@ -57,14 +57,14 @@ def built(name: str = "vit_base_patch16_224", **given: object) -> nn.Module:
 
 def load(visual: nn.Module) -> VisionModel:
     """A timm model as it is once loaded, with the weights that it has."""
-    module = TimmAlone(visual).requires_grad_(False)
+    module = ImageAlone(visual).requires_grad_(False)
     trunk = trunk_of(visual)
     assert timm_vit_tower.examine(trunk) == []
     sizes = timm_vit_tower.measure(trunk)
     if trunk is not visual and hasattr(visual.head, "proj"):
         sizes = replace(sizes, embed_dim=visual.head.proj.out_features)
     given = asdict(sizes)
-    timm_vit.prepare(module)
+    timm_vit_tower.prepare(module)
     return VisionModel(
         name="tiny", config={}, checkpoint=None, family="timm-vit", has_texts=False, module=module,
         preprocess=Preprocess.of(given.pop("image_size"), {}), dtype=torch.float64,

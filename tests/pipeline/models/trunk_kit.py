@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline.models import VisionModel
+from pipeline.models.alone import ImageAlone
 from pipeline.models.preprocess import Preprocess
 from pipeline.models.spec import Architecture
-from pipeline.models.timm_alone import TimmAlone
 from pipeline.models.timm_trunk import trunk_of
 from tests.families.hooks import Taps, golden, layer_of
 from tests.families.zoo import Member
@@ -24,7 +24,7 @@ def loaded(
     """The model, made ready, and the module as its library built it, with the same weights."""
     module = member.build().to(torch.float64 if dtype == torch.float64 else torch.float32)
     if member.alone:
-        module = TimmAlone(module)
+        module = ImageAlone(module)
     plain, trunk = deepcopy(module), trunk_of(module.visual)
     assert family.examine(trunk) == []
     sizes = asdict(family.measure(trunk))
