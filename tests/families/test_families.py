@@ -44,6 +44,29 @@ def test_it_is_as_its_configuration_says(made: Made):
     assert (model.width, model.embed_dim) == made.golden.mlp_map_de.shape
 
 
+def test_neurons_and_channels_of_a_pool_sum_to_what_they_tell_apart(made: Made):
+    model, golden = made.model, made.golden
+    parts = Decomposer(model, model.refined)(made.images)
+    maps, (block, *_) = model_maps(model), model.tower().blocks
+    if "channels" in model.refined:
+        assert maps.channel_map is not None
+        channels_bhk = torch.einsum(
+            "bhc,hck->bhk", parts.channels_bhc, torch.from_numpy(maps.channel_map)
+        )
+        for head in range(model.heads):  # and the first row, which no pixel wrote
+            wanted = golden.u_blhk[:, 0, head] - golden.values(0, head)[:, 0]
+            torch.testing.assert_close(channels_bhk[:, head], wanted, **EXACT)
+    if "pool_neurons" in model.refined:
+        assert maps.pool_neuron_map is not None
+        bias_e = torch.from_numpy(block.weights.down_bias_d @ maps.mlp_map)
+        written_be = parts.pool_neurons_bn @ torch.from_numpy(maps.pool_neuron_map) + bias_e
+        wanted = golden.mlps_bse[:, 1] * golden.std_b[:, None]
+        torch.testing.assert_close(written_be, wanted, **EXACT)
+    mlp = model.reading == "attention-pool" and bool(golden.rows_bsd[:, 1].any())
+    told = {"channels": made.member.family == "clip-resnet", "pool_neurons": mlp}
+    assert set(model.refined) == {name for name, there in told.items() if there}
+
+
 def direct(made: Made) -> tuple[str, ...]:
     """The components that sum to the output."""
     return ("heads", "mlps") if made.model.heads else ("mlps",)
