@@ -99,7 +99,7 @@ def stamps(store, *folders) -> dict[str, int]:
         p.relative_to(store).as_posix(): p.stat().st_mtime_ns
         for folder in folders
         for p in (Path(store) / folder).rglob("*")
-        if p.is_file()
+        if p.is_file() and not p.name.startswith(".")  # what a kill left half written has no name
     }
 
 
