@@ -1,6 +1,10 @@
-"""Norms as modules have them: what they divide a token by, and folding them into what follows."""
+"""Norms as modules have them: what they make of the stream, what they divide a token by, and how
+they are folded into what follows."""
 
 from __future__ import annotations
+
+import logging
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +28,61 @@ class Divided(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * inverse_std(self, x)[..., None]
+
+
+def normed(norm: nn.Module, x_btd: Tensor, dtype: torch.dtype) -> Tensor:
+    """The stream behind a norm, in the dtype of the matrix products that take it."""
+    if _in_a_kernel(norm, x_btd, dtype):
+        from .kernels import norm_rows
+
+        return norm_rows(norm, x_btd, None, dtype)
+    made: Tensor = norm(x_btd).to(dtype)
+    return made
+
+
+def add_normed(norm: nn.Module, x_btd: Tensor, written_btd: Tensor, dtype: torch.dtype) -> Tensor:
+    """`normed` of the stream once something is added to it, in place."""
+    if _in_a_kernel(norm, x_btd, dtype):
+        from .kernels import norm_rows
+
+        return norm_rows(norm, x_btd, written_btd, dtype)
+    made: Tensor = norm(x_btd.add_(written_btd)).to(dtype)
+    return made
+
+
+def _in_a_kernel(norm: nn.Module, x_btd: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a float32 stream on a GPU is normed for products of fewer bits, no gradient passes,
+    and the norm is one of those the kernel knows."""
+    return (
+        x_btd.is_cuda
+        and x_btd.dtype == torch.float32
+        and dtype in (torch.bfloat16, torch.float16)
+        and not (torch.is_grad_enabled() and x_btd.requires_grad)
+        and x_btd.stride(-1) == 1
+        and getattr(norm, "weight", None) is not None
+        and getattr(norm, "eps", None) is not None
+        and _kernels_run(x_btd.device)
+    )
+
+
+@cache
+def _kernels_run(device: torch.device) -> bool:
+    """Whether kernels can be compiled here: Triton needs a compiler of C, and a place to keep what
+    it made."""
+    one_btd = torch.zeros(1, 1, 2, device=device)
+    try:
+        from .kernels import norm_rows
+
+        norm_rows(nn.LayerNorm(2, device=device), one_btd, None, torch.bfloat16)
+    except Exception as error:  # whatever it is, the plain operations do the same
+        logging.getLogger("facet").warning(
+            "norms take several operations, which is slower: Triton cannot compile kernels on "
+            "this machine (%s: %s)",
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
 
 
 def centred(norm: nn.Module) -> bool:

@@ -139,7 +139,7 @@ class OpenClipTower:
         images = images_bchw.to(filters.device, filters.dtype)
         x_btd = images.new_empty(len(images), model.tokens, len(filters))
         x_btd[:, 0] = visual.class_embedding
-        x_btd[:, 1:] = embed_patches(images, filters)
+        x_btd[:, 1:] = embed_patches(images, filters, model.dtype)
         return x_btd, visual.positional_embedding
 
     def leave(self, x_btd: Tensor) -> Left:

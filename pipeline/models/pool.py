@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from pipeline.lean import timm
 
 from .errors import UnsupportedModel
-from .norms import linear_of
+from .norms import linear_of, normed
 from .prenorm import PreNormBlock
 from .reading import PoolRow
 from .timm_mlps import mlp_faults, mlp_of
-from .tower import Attention, Layers
+from .tower import Attention, Layers, Written
 
 
 def pool_faults(pool: Any) -> list[str]:
@@ -74,7 +74,7 @@ class PoolBlock(PreNormBlock):
 
     def attention(self, x_btd: Tensor) -> Attention:
         pool = self._pool
-        normed_btd = self.norm_1(x_btd).to(self.dtype)
+        normed_btd = normed(self.norm_1, x_btd, self.dtype)
         keys, values = self._split(F.linear(normed_btd, *self.qkv))
         (queries,) = self._split(pool.q(pool.latent))
         queries, keys = pool.q_norm(queries), pool.k_norm(keys)
@@ -90,3 +90,8 @@ class PoolBlock(PreNormBlock):
     def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
         written_bqd = F.linear(mixed_bhqk.transpose(1, 2).flatten(2), *self.out)
         return written_bqd.to(x_btd.dtype)
+
+    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+        x_btd, u_bd = self.attend(x_btd, attention)
+        _, written_btd = self.mlp(x_btd)
+        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedModel
 from .mlps import Mlp, PlainMlp, cast
-from .norms import Linear, folded, inverse_std
+from .norms import Linear, add_normed, folded, inverse_std, normed
 from .reading import Reading
 from .tower import Attention, Layers, Norm, Weights, Written, float64
 
@@ -141,7 +141,7 @@ class PreNormBlock:
         )
 
     def attention(self, x_btd: Tensor) -> Attention:
-        normed_btd = self.norm_1(x_btd).to(self.dtype)
+        normed_btd = normed(self.norm_1, x_btd, self.dtype)
         weight, bias = self.qkv
         if self._carried is None:
             queries, keys, values = self._split(F.linear(normed_btd, weight, bias))
@@ -187,13 +187,20 @@ class PreNormBlock:
         return x_btd[:, : mixed_bqd.shape[1]] + F.linear(mixed_bqd, *self.out)
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
-        hidden_btn = self._run_mlp.hidden(self.norm_2(x_btd).to(self.dtype))
+        hidden_btn = self._run_mlp.hidden(normed(self.norm_2, x_btd, self.dtype))
         return hidden_btn, F.linear(hidden_btn, *self.down)
 
     def rest(self, x_btd: Tensor, attention: Attention) -> Written:
-        x_btd, u_bd = self.attend(x_btd, attention)
-        _, written_btd = self.mlp(x_btd)
+        x_btd, u_bd, hidden_btn = self._neurons(x_btd, attention)
+        written_btd = F.linear(hidden_btn, *self.down)
         return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
+
+    def _neurons(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        """`attend`, and the MLP's neurons: what attention wrote is added and normed at once."""
+        mixed_btd = self._normed(mix(attention))
+        x_btd, out_btd = x_btd[:, : mixed_btd.shape[1]], F.linear(mixed_btd, *self.out)
+        normed_btd = add_normed(self.norm_2, x_btd, out_btd, self.dtype)
+        return x_btd, self.reading(mixed_btd), self._run_mlp.hidden(normed_btd)
 
 
 def mix(attention: Attention) -> Tensor:
@@ -203,12 +210,14 @@ def mix(attention: Attention) -> Tensor:
     )
 
 
-def embed_patches(images_bchw: Tensor, filters_dcyx: Tensor) -> Tensor:
+def embed_patches(images_bchw: Tensor, filters_dcyx: Tensor, dtype: torch.dtype) -> Tensor:
     """A convolution whose patches do not overlap, (batch, patch, width), row by row.
 
-    It is a product, then; cuDNN's convolution would round it to TF32.
+    It is a product, then, in the dtype of all others; cuDNN's convolution would round float32 to
+    TF32.
     """
-    return F.linear(_patches(images_bchw, filters_dcyx.shape[2:]), filters_dcyx.flatten(1))
+    patches = _patches(images_bchw.to(dtype), filters_dcyx.shape[2:])
+    return F.linear(patches, filters_dcyx.flatten(1).to(dtype))
 
 
 def _patches(images_bchw: Tensor, side: Sequence[int]) -> Tensor:

@@ -203,7 +203,7 @@ class TimmTower:
         trunk, embed = self._trunk, self._trunk.patch_embed
         images = images_bchw.to(**self._model.wide)
         if type(embed) is timm.layers.PatchEmbed:
-            x_bpd = embed_patches(images, embed.proj.weight)
+            x_bpd = embed_patches(images, embed.proj.weight, self._model.dtype).to(images.dtype)
             if embed.proj.bias is not None:
                 x_bpd += embed.proj.bias
             x_bpd = embed.norm(x_bpd)

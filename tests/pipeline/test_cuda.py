@@ -14,7 +14,7 @@ from pipeline.heatmaps.gradients import GradientMaps
 from pipeline.heatmaps.plain import PLAIN, PlainMaps
 from pipeline.heatmaps.relevance import RelevanceMaps
 from pipeline.heatmaps.scores import relevance, score
-from pipeline.models import ModelSpec, VisionModel, load_model
+from pipeline.models import ModelSpec, VisionModel, load_model, norms
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.omp import omp
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
@@ -78,6 +78,38 @@ def test_residual_and_distance_from_float64_by_precision(dtype, bound, apart):
     assert residual < bound
     # In TF32 a product would be wrong by 1e-3.
     close(found, {name: values.float() for name, values in expected.items()}, apart)
+
+
+@pytest.mark.parametrize("width", [7, 768, 1024, 1280, 1664])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_norms_in_a_kernel_are_the_plain_ones(width, dtype):
+    norm = torch.nn.LayerNorm(width, device="cuda")
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    whole_btd = 3 * torch.randn(33, 5, width, device="cuda") + 1
+    for carried in (5, 1):
+        x_btd = whole_btd.clone()[:, :carried]
+        written_btd = torch.randn(x_btd.shape, device="cuda").to(dtype)
+        summed_btd = x_btd + written_btd
+        expected = norm(summed_btd)
+        assert norms._in_a_kernel(norm, x_btd, dtype)
+        added = norms.add_normed(norm, x_btd, written_btd, dtype)
+        assert torch.equal(x_btd, summed_btd)
+        again = norms.normed(norm, x_btd, dtype)
+        for found in (added, again):
+            error = (found.float() - expected).abs()
+            assert (error <= torch.finfo(dtype).eps * expected.abs() + 2e-5).all()
+
+
+def test_parts_with_and_without_the_kernel(monkeypatch):
+    model = on_gpu(load_model(ModelSpec("ViT-B-32", "none")), torch.bfloat16)
+    images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    found, residual = parts(model, images)
+    monkeypatch.setattr(norms, "_kernels_run", lambda device: False)
+    expected, plain_residual = parts(model, images)
+    close({k: v.cpu() for k, v in found.items()}, {k: v.cpu() for k, v in expected.items()}, 0.1)
+    assert max(residual, plain_residual) < 2e-2
 
 
 def test_neurons_equal_the_cpus_in_float64(tmp_path):
