@@ -10,8 +10,9 @@ is a rank-one term of the same product; sums are kept in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby, product
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class HalfMaps:
         self._sums: dict[int, torch.Tensor] = {}
         self._pulled: dict[tuple[int, MapSize], torch.Tensor] = {}
         self._moments: dict[tuple[int, MapSize], tuple[torch.Tensor, ...]] = {}
+        self._of_runs: dict[tuple[int, ...], tuple[torch.Tensor, ...]] = {}
 
     def size(self, layer: int) -> MapSize:
         height, width = self.maps[layer].shape[1:3]
@@ -65,11 +67,23 @@ class HalfMaps:
                 self._sums[layer] = maps.sum(0).flatten(0, 1).double()
             count = self.images * target[0] * target[1]
             rest = bilinear.weights(size, target).to(maps.device) @ self._sums[layer]
-            back = maps if size == target else bilinear.up_and_back(maps, target)
-            squares = (maps * back).sum((0, 1, 2)).double()
+            # In place: what is made for this alone need not be made twice.
+            squares = (
+                maps.square() if size == target else bilinear.up_and_back(maps, target).mul_(maps)
+            )
+            squares = squares.sum((0, 1, 2)).double()
             mean = self.shift[layer].double() + rest / count
             self._moments[key] = rest, mean, squares - rest**2 / count
         return self._moments[key]
+
+    def moments_of(self, run: Run, target: MapSize) -> tuple[torch.Tensor, ...]:
+        """`moments` of the units of a run."""
+        first, last = run.segments[0], run.segments[-1]
+        key = first.layer, first.channels.start, last.layer, last.channels.stop, *target
+        if key not in self._of_runs:
+            parts = [[m[s.channels] for m in self.moments(s.layer, target)] for s in run.segments]
+            self._of_runs[key] = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        return self._of_runs[key]
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,32 @@ class Segment:
     size: MapSize
     units: slice
     channels: slice
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring segments of one size: what goes by units is done for all of them at once."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def size(self) -> MapSize:
+        return self.segments[0].size
+
+    @property
+    def units(self) -> slice:
+        return slice(self.segments[0].units.start, self.segments[-1].units.stop)
+
+    def each(self) -> Iterator[tuple[Segment, slice]]:
+        """Segments, and where their units lie among the run's."""
+        for segment in self.segments:
+            start, stop = (x - self.units.start for x in (segment.units.start, segment.units.stop))
+            yield segment, slice(start, stop)
+
+
+def runs(found: Iterable[Segment]) -> list[Run]:
+    """Segments that follow each other, by size."""
+    return [Run(tuple(group)) for _, group in groupby(found, lambda segment: segment.size)]
 
 
 def segments(card: Card, start: int, stop: int) -> list[Segment]:
@@ -109,7 +149,7 @@ class Layout:
     def pairs(self) -> Iterable[tuple[Segment, Segment]]:
         return ((row, column) for row in self.rows for column in self.columns)
 
-    def places(self, row: Segment, column: Segment) -> tuple[int, int]:
+    def places(self, row: Segment | Run, column: Segment | Run) -> tuple[int, int]:
         """Where the moments of a row's, and of a column's, units stand for their pair."""
         return 1 + self.sizes_b.index(column.size), 1 + self.sizes_a.index(row.size)
 
@@ -152,6 +192,7 @@ class PairSums:
 
     def __init__(self, layout: Layout, device: torch.device | str = "cpu") -> None:
         self.layout = layout
+        self.rows, self.columns = runs(layout.rows), runs(layout.columns)
         rows, columns = layout.shape
         places_a, places_b = 1 + len(layout.sizes_b), 1 + len(layout.sizes_a)
 
@@ -167,34 +208,36 @@ class PairSums:
         """Count the maps of some images of one half."""
         layout, old, new = self.layout, self.n[half], a.images
         weight = old * new / (old + new)  # of a difference of means, per position
-        for row, column in layout.pairs():
+        for row, column in product(self.rows, self.columns):
             place_a, place_b = layout.places(row, column)
             target = bilinear.larger(row.size, column.size)
             size = bilinear.smaller(row.size, column.size)
             positions = target[0] * target[1]
-            rest_a, mean_a, _ = (m[row.channels] for m in a.moments(row.layer, target))
-            rest_b, mean_b, _ = b.moments(column.layer, target)
-            x = a.pulled(row.layer, size)[:, row.channels]
-            product = x.T @ b.pulled(column.layer, size)
+            rest_a, mean_a, _ = a.moments_of(row, target)
+            rest_b, mean_b, _ = b.moments_of(column, target)
             # The batch's means were taken at the maps' own sizes, and differ from batch to batch.
             root, off = (positions * weight) ** 0.5, (new * positions) ** -0.5
             left = torch.stack(
                 [rest_a * -off, (mean_a - self.a_mean[half, row.units, place_a]) * root]
-            )
+            ).to(a.maps[0])
             right = torch.stack(
                 [rest_b * off, (mean_b - self.b_mean[half, column.units, place_b]) * root]
-            )
-            product.addmm_(left.to(product).T, right.to(product))
-            self.c[half, row.units, column.units] += product
-        self._add_moments(half, a, layout.rows, self.a_mean, self.a_m2, layout.sizes_b)
-        self._add_moments(half, b, layout.columns, self.b_mean, self.b_m2, layout.sizes_a)
+            ).to(a.maps[0])
+            # Layer by layer: such a part is added while it is in a processor's cache.
+            for (x, in_left), (y, in_right) in product(row.each(), column.each()):
+                maps = a.pulled(x.layer, size)[:, x.channels]
+                part = maps.T @ b.pulled(y.layer, size)
+                part.addmm_(left[:, in_left].T, right[:, in_right])
+                self.c[half, x.units, y.units] += part
+        self._add_moments(half, a, self.rows, self.a_mean, self.a_m2, layout.sizes_b)
+        self._add_moments(half, b, self.columns, self.b_mean, self.b_m2, layout.sizes_a)
         self.n[half] += new
 
     def _add_moments(
         self,
         half: int,
         maps: HalfMaps,
-        parts: list[Segment],
+        parts: list[Run],
         means: torch.Tensor,
         m2s: torch.Tensor,
         others: list[MapSize],
@@ -202,7 +245,7 @@ class PairSums:
         old, new = self.n[half], maps.images
         for part in parts:
             for place, target in enumerate(self.layout.targets(part.size, others)):
-                _, mean, m2 = (m[part.channels] for m in maps.moments(part.layer, target))
+                _, mean, m2 = maps.moments_of(part, target)
                 kept = means[half, part.units, place]
                 delta = mean - kept
                 m2s[half, part.units, place] += m2 + delta**2 * (

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.rosetta import bilinear
-from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, Sums, combine, finalize, segments
+from pipeline.rosetta.sums import (
+    HalfMaps,
+    Layout,
+    PairSums,
+    Sums,
+    combine,
+    finalize,
+    runs,
+    segments,
+)
 from storage import rosetta
 from storage.rosetta import Tile, tiles
 from tests.pipeline.rosetta.kit import card, direct, half_maps, random_maps
@@ -96,6 +105,24 @@ def test_tiles_cover_a_pair_and_give_the_same_numbers(monkeypatch):
     np.testing.assert_allclose(np.concatenate([r.whole for r in rows]), expected.whole, atol=1e-7)
     np.testing.assert_array_equal(np.concatenate([r.a_std for r in rows]), expected.a_std)
     assert [s.layer for s in segments(a, 2, 4)] == [0, 1]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 11), (1, 8), (3, 4), (6, 11)])
+def test_neighbouring_layers_of_one_size_are_counted_together(start, stop):
+    rng = np.random.default_rng(4)
+    a = card("a", (2, 4, 4), (3, 4, 4), (2, 2, 2), (1, 4, 4), (3, 4, 4))
+    b = card("b", (3, 3, 3), (1, 3, 3), (2, 3, 3), (2, 5, 2))
+    maps_a, maps_b = random_maps(rng, a, 12), random_maps(rng, b, 12)
+    assert [len(run.segments) for run in runs(segments(a, 0, a.units))] == [2, 1, 2]
+    batches = [[np.arange(5), np.arange(5, 8)], [np.arange(8, 12)]]
+    found = correlate(a, b, maps_a, maps_b, Tile("a", "b", start, stop), batches)
+    expected = direct(maps_a, maps_b)[start:stop]
+    np.testing.assert_allclose(found.whole, expected, atol=1e-6)
+    for name, maps in (("a", maps_a), ("b", maps_b)):
+        mean, std = (np.concatenate([of(m, (0, 1, 2)) for m in maps]) for of in (np.mean, np.std))
+        part = slice(start, stop) if name == "a" else slice(None)
+        np.testing.assert_allclose(getattr(found, f"{name}_mean"), mean[part], rtol=1e-5)
+        np.testing.assert_allclose(getattr(found, f"{name}_std"), std[part], rtol=1e-5)
 
 
 def test_units_that_never_vary_are_nan_and_have_no_deviation():
