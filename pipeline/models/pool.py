@@ -18,7 +18,7 @@ from .norms import linear_of, normed
 from .prenorm import PreNormBlock
 from .reading import PoolRow
 from .timm_mlps import mlp_faults, mlp_of
-from .tower import Attention, Layers, Written
+from .tower import Attention, Layers
 
 
 def pool_faults(pool: Any) -> list[str]:
@@ -81,17 +81,10 @@ class PoolBlock(PreNormBlock):
         queries = queries.to(self.dtype).expand(len(x_btd), -1, -1, -1)
         return Attention(queries, keys.to(self.dtype), values, self.reading)
 
-    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        mixed_bhqk = F.scaled_dot_product_attention(
-            attention.queries, attention.keys, attention.values
-        )
-        return self.write(x_btd, mixed_bhqk), self.reading(mixed_bhqk.transpose(1, 2).flatten(2))
+    def attended(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        nothing_b1d = x_btd.new_zeros(len(x_btd), 1, len(self.out[0]))
+        return super().attended(nothing_b1d, attention)
 
     def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
         written_bqd = F.linear(mixed_bhqk.transpose(1, 2).flatten(2), *self.out)
         return written_bqd.to(x_btd.dtype)
-
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
-        x_btd, u_bd = self.attend(x_btd, attention)
-        _, written_btd = self.mlp(x_btd)
-        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))

@@ -171,9 +171,14 @@ class PreNormBlock:
         return inverse_std(self.norm_1, x_btd)
 
     def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
+        x_btd, out_btd, u_bd = self.attended(x_btd, attention)
+        return x_btd.add_(out_btd), u_bd
+
+    def attended(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        """What the attention's output is to be added to, that output, and u."""
         mixed_btd = self._normed(mix(attention))
-        x_btd = x_btd[:, : mixed_btd.shape[1]].add_(F.linear(mixed_btd, *self.out))
-        return x_btd, self.reading(mixed_btd)
+        x_btd = x_btd[:, : mixed_btd.shape[1]]
+        return x_btd, F.linear(mixed_btd, *self.out), self.reading(mixed_btd)
 
     def _normed(self, mixed_bhqk: Tensor) -> Tensor:
         """All heads' output side by side, over the inner norm's σ."""
@@ -197,10 +202,9 @@ class PreNormBlock:
 
     def _neurons(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
         """`attend`, and the MLP's neurons: what attention wrote is added and normed at once."""
-        mixed_btd = self._normed(mix(attention))
-        x_btd, out_btd = x_btd[:, : mixed_btd.shape[1]], F.linear(mixed_btd, *self.out)
+        x_btd, out_btd, u_bd = self.attended(x_btd, attention)
         normed_btd = add_normed(self.norm_2, x_btd, out_btd, self.dtype)
-        return x_btd, self.reading(mixed_btd), self._run_mlp.hidden(normed_btd)
+        return x_btd, u_bd, self._run_mlp.hidden(normed_btd)
 
 
 def mix(attention: Attention) -> Tensor:

@@ -249,7 +249,7 @@ class ToyTower:
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)
         visual, images = self._visual, images_bchw.to(self._visual.first)
-        patches_btd = embed_patches(images, visual.patch.weight) + visual.patch.bias
+        patches_btd = embed_patches(images, visual.patch.weight, images.dtype) + visual.patch.bias
         first_btd = visual.first.expand(len(images), -1, -1)
         return torch.cat([first_btd, patches_btd], 1), visual.positions
 
@@ -282,8 +282,8 @@ class PoolBlock(PreNormBlock):
         channels_btc = self.norm_1(x_btd)
         return Attention(queries, found.keys, found.values, self.reading, channels_btc=channels_btc)
 
-    def attend(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor]:
-        return super().attend(torch.zeros_like(x_btd[:, :1]), attention)
+    def attended(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        return super().attended(torch.zeros_like(x_btd[:, :1]), attention)
 
     def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
         return super().write(torch.zeros_like(x_btd[:, :1]), mixed_bhqk)
