@@ -20,6 +20,7 @@ from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
+from pipeline.images.decoding import Decode
 from pipeline.images.listing import refuse_source
 from storage import urls
 from storage.errors import FacetError
@@ -39,6 +40,8 @@ class RosettaConfig:
     """Where sums and results are or will be: a local path or an object-store URL."""
     images: str | None = None
     """Folder, WebDataset tars, Parquet files, or microworld:n=2000,seed=7,split=test."""
+    decode: Decode = "exact"
+    """How pictures are read: as Pillow does (exact), or twice as fast and nearly so (fast)."""
     generator: str | None = None
     """A generator that makes the images instead, such as microworld-generator."""
     seeds: int = 1600
@@ -81,7 +84,7 @@ def check(config: RosettaConfig) -> None:
     if config.generator is None:
         refuse_unused(config, ["seeds"], "--generator")
     else:
-        refuse_unused(config, ["limit"], "--images")
+        refuse_unused(config, ["limit", "decode"], "--images")
     names = [*config.models, *filter(None, [config.generator])]
     if len(names) < 2:
         raise FacetError(

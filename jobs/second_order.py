@@ -22,6 +22,7 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction.spec import refuse_other_model
+from pipeline.images.decoding import Decode, refuse_other_decode
 from pipeline.models import ModelSpec, check_supported
 from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers, refuse_no_paths
 from storage import urls
@@ -47,6 +48,8 @@ class SecondOrderConfig:
     pretrained: str | None = None
     """To make a store: its weights, as in facet extract; for one that was made from a weights
     file, that file, if it is no longer where it was."""
+    decode: Decode | None = None
+    """To make a store: how pictures are read, as in facet extract (by default exact)."""
     mlp_layers: str = "last:3"
     """MLP layers whose neurons are meant, of all but the last: all, last:3, 8-10, 1,3."""
     keep: Keep = "coefficients"
@@ -108,6 +111,7 @@ def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
     refuse_no_paths(reading)
     parse_mlp_layers(config.mlp_layers, layers)
     if existing is not None:
+        refuse_other_decode(url, existing.preprocessing, config.decode)
         refuse_other_model(url, existing, config.model, config.pretrained)
         if config.images is None and planned is None:
             check_images(open_tables(url), config.max_bad, config.top_k)
@@ -121,6 +125,7 @@ def to_extract(config: SecondOrderConfig) -> extract.ExtractConfig:
         model=config.model or "",
         pretrained=config.pretrained,
         store=config.store,
+        decode=config.decode or "exact",
         store_dtype=config.store_dtype or "float16",
         batch_size=config.batch_size,
         device=config.device,

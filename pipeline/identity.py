@@ -21,11 +21,12 @@ from storage.store import Store
 from .provenance import revision
 
 # Settings that say where, by what means and how patiently. The store's own identity stands for
-# its place, images and weights; the content of a pool or of classes for their names.
+# its place, images, how they are decoded, and weights; the content of a pool or of classes for
+# their names.
 MEANS = frozenset(
     {
-        "store", "from_", "to", "out", "images", "model", "pretrained", "pool", "classes", "edit",
-        "device", "num_actors", "workers", "batch_size", "max_bad",
+        "store", "from_", "to", "out", "images", "decode", "model", "pretrained", "pool",
+        "classes", "edit", "device", "num_actors", "workers", "batch_size", "max_bad",
     }
 )  # fmt: skip
 

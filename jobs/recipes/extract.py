@@ -17,6 +17,7 @@ from pipeline.cluster.work import Workers
 from pipeline.extraction import plan
 from pipeline.extraction import run as extraction
 from pipeline.extraction.store import images_left, open_or_create
+from pipeline.images.decoding import decode_of
 from pipeline.models import check_supported, load_model
 from pipeline.models.arithmetic import TF32
 from pipeline.stats.reductions import forget_redone
@@ -69,6 +70,7 @@ def as_begun(config: ExtractConfig, existing: Metadata) -> ExtractConfig:
         model=config.model or begun.model,
         pretrained=begun.pretrained,
         seed=begun.seed,
+        decode=decode_of(existing.preprocessing),
         components=existing.components,  # type: ignore[arg-type]
         layers=",".join(map(str, existing.token_layers)) or config.layers,
         precision=existing.precision,  # type: ignore[arg-type]

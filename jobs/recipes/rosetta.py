@@ -24,7 +24,14 @@ from pipeline.rosetta import plan
 from pipeline.rosetta import run as mining
 from pipeline.rosetta.concepts import SharedUnits, match
 from pipeline.rosetta.models import UnitModel, left_out_words
-from pipeline.rosetta.setup import MiningSpec, choose, load_all, open_or_create, seconds_here
+from pipeline.rosetta.setup import (
+    MiningSpec,
+    choose,
+    load_all,
+    open_or_create,
+    refuse_other_pictures,
+    seconds_here,
+)
 from pipeline.rosetta.tables import SHARED
 from pipeline.telling import several
 from storage import urls
@@ -43,8 +50,9 @@ def run(config: RosettaConfig) -> RosettaRun:
     """Sum what is lacking, correlate, match, sum up."""
     started = time.monotonic()
     url = urls.absolute(config.out)
+    refuse_other_pictures(url, config.decode)
     with console.status("loading models"):
-        models = load_all(config.models, config.generator)
+        models = load_all(config.models, config.generator, config.decode)
     cards = {slug: model.card for slug, model in models.items()}
     hub = hub_of(config, cards)
     setup, report = open_or_create(url, spec_of(config), cards, TELLER)

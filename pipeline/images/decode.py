@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from pipeline.microworld.world import SIDE
 
@@ -99,11 +99,11 @@ def _stored(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore")  # whatever matters becomes a reason
         image = _open(data)
         refuse_unclear(image, data)
-        image.load()
+        _load(image, len(data))
         return _upright(image)
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError as error:
@@ -120,6 +120,15 @@ def _open(data: bytes) -> Image.Image:
             f"one side is over {RATIO_LIMIT} times the other", f"{width} x {height} pixels"
         )
     return image
+
+
+def _load(image: ImageFile.ImageFile, length: int) -> None:
+    """Decode, a JPEG without detours: from all its bytes at once, and by libjpeg to the four bytes
+    a pixel that Pillow keeps, which else spreads the three of RGB out itself."""
+    if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+        image.tile = [tile._replace(args=("RGBX", "")) for tile in image.tile]
+        image.decodermaxblock = length
+    image.load()
 
 
 def _upright(image: Image.Image) -> Image.Image:

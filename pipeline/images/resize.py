@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .decoding import Decode, decode_of
+
 FILTER = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -24,6 +26,8 @@ FILTER = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# What torch resizes, too.
+FAST = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
 # By the longest edge, the rest filled; by the shortest, the rest cut off; and by each.
 PADDED, CUT = ("longest", "border"), ("shortest", "center")
 MODES = (*CUT, *PADDED, "squash")
@@ -48,6 +52,8 @@ class Resize:
     crop : float
         timm's ``crop_pct``: the picture is brought to the input's size divided by this, and of
         that the centre is the input.
+    decode : Decode
+        Whose arithmetic: Pillow's where it is ``exact``, else torch's.
     """
 
     height: int
@@ -56,6 +62,7 @@ class Resize:
     mode: str
     fill: int | tuple[int, ...]
     crop: float = 1.0
+    decode: Decode = "exact"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Resize:
@@ -64,15 +71,20 @@ class Resize:
         mode, fill = settings["resize_mode"], settings["fill_color"]
         if mode == "border":
             fill = tuple(round(255 * value) for value in settings["mean"])
-        crop = settings.get("crop_pct", 1.0)
-        return cls(height, width, settings["interpolation"], mode, fill, crop)
+        crop, decode = settings.get("crop_pct", 1.0), decode_of(settings)
+        return cls(height, width, settings["interpolation"], mode, fill, crop, decode)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(height, width, 3) uint8."""
-        resized = image.resize(self._size(image), self._filter())
-        fill = self.fill if self.mode in PADDED else 0
-        colour = fill if isinstance(fill, tuple) else (fill,) * 3
-        return np.asarray(self._crop_or_pad(resized, "RGB", colour).convert("RGB"))
+        size, kind = self._size(image), self._filter()
+        if self.decode != "exact" and kind in FAST and image.mode == "RGB":
+            from . import fast  # brings torch
+
+            resized = fast.resized(image, size, FAST[kind])
+        else:
+            found = image.resize(size, kind)
+            resized = np.asarray(found if found.mode == "RGB" else found.convert("RGB"))
+        return self._crop_or_pad(resized, self.fill if self.mode in PADDED else 0)
 
     def mask(self, image: Image.Image, padding: int) -> NDArray[np.uint8]:
         """What is said of each pixel of a picture, on the pixels that the picture comes to.
@@ -91,7 +103,7 @@ class Resize:
         (height, width) uint8
         """
         resized = image.resize(self._size(image), Image.Resampling.NEAREST)
-        return np.asarray(self._crop_or_pad(resized, "L", padding))
+        return self._crop_or_pad(np.asarray(resized), padding)
 
     def _filter(self) -> Image.Resampling:
         if self.mode == "shortest" and self.height != self.width:
@@ -111,20 +123,23 @@ class Resize:
         return round(w / ratio), round(h / ratio)
 
     def _crop_or_pad(
-        self, image: Image.Image, mode: str, fill: int | tuple[int, ...]
-    ) -> Image.Image:
-        w, h = image.size
-        if (w, h) == (self.width, self.height):
-            return image
-        left, top = round((w - self.width) / 2.0), round((h - self.height) / 2.0)
-        if w >= self.width and h >= self.height:
-            return image.crop((left, top, left + self.width, top + self.height))
-        canvas = Image.new(mode, (max(w, self.width), max(h, self.height)), fill)
-        canvas.paste(
-            image.convert(mode), (max(0, (self.width - w) // 2), max(0, (self.height - h) // 2))
-        )
-        left, top = (
-            max(0, round((n - m) / 2.0))
-            for n, m in zip(canvas.size, (self.width, self.height), strict=True)
-        )
-        return canvas.crop((left, top, left + self.width, top + self.height))
+        self, pixels: NDArray[np.uint8], fill: int | tuple[int, ...]
+    ) -> NDArray[np.uint8]:
+        """The middle of (h, w, …) pixels, or they in the middle of what they do not fill."""
+        wanted = (self.height, self.width)
+        placed = [_placed(n, m) for n, m in zip(pixels.shape[:2], wanted, strict=True)]
+        middle = pixels[tuple(source for source, _ in placed)]
+        if middle.shape[:2] == wanted:
+            return middle
+        canvas = np.full((*wanted, *pixels.shape[2:]), fill, np.uint8)
+        canvas[tuple(target for _, target in placed)] = middle
+        return canvas
+
+
+def _placed(n: int, wanted: int) -> tuple[slice, slice]:
+    """Which of ``n`` pixels in a row are kept, and where among those wanted they stand."""
+    if n >= wanted:
+        first = round((n - wanted) / 2.0)
+        return slice(first, first + wanted), slice(0, wanted)
+    first = (wanted - n) // 2
+    return slice(0, n), slice(first, first + n)

@@ -80,7 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode == "La":  # colours times alpha
         image = image.convert("LA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def unread(data: bytes) -> BadImage:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.decode import DECODING
+from pipeline.images.decoding import DECODINGS
 from pipeline.images.resize import FILTER, MODES, Resize
 
 from .openclip_files import merge_preprocessing
@@ -54,11 +54,14 @@ class Preprocess:
     crop_pct: float = 1.0
     """Of the resized picture's edge, the share that the centre crop keeps (timm); above 1 what
     is missing is black."""
+    decoding: str = DECODINGS["exact"]
+    """The rules by which files become pictures, and whose arithmetic: one of `DECODINGS`."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("interpolation", self.interpolation, tuple(FILTER)),
             ("resize_mode", self.resize_mode, MODES),
+            ("decoding", self.decoding, tuple(DECODINGS.values())),
         ):
             if value not in allowed:
                 raise ValueError(f"preprocessing {name} {value!r} is none of {', '.join(allowed)}")
@@ -115,10 +118,9 @@ class Preprocess:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the model's input, and so tells stores apart: these settings, and
-        ``decoding``, the rules by which files become pictures. ``crop_pct`` stands where
-        something is cut."""
-        settings = {**asdict(self), "decoding": DECODING}
+        """All that decides the model's input, and so tells stores apart: these settings;
+        ``crop_pct`` stands where something is cut."""
+        settings = asdict(self)
         if self.crop_pct == 1:
             del settings["crop_pct"]
         return settings

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from pipeline.images.decoding import DECODINGS, Decode
 
 from . import configs, timm_names
 from . import openclip_files as open_clip
@@ -30,9 +32,13 @@ class ModelSpec:
     own weights."""
     seed: int = 0
     """Seed of random weights."""
+    decode: Decode = "exact"
+    """How files become pixels, of which `Architecture.preprocess` then tells."""
 
     @classmethod
-    def of(cls, model: str, pretrained: str | None = None, seed: int = 0) -> ModelSpec:
+    def of(
+        cls, model: str, pretrained: str | None = None, seed: int = 0, decode: Decode = "exact"
+    ) -> ModelSpec:
         """What a name means that may say which weights, too, as ``ViT-B-32/openai``.
 
         Parameters
@@ -42,6 +48,7 @@ class ModelSpec:
             Where the name does not say it. Of a model with weights of one name only, of timm's, of
             a folder or repository and of the embedded world it may stay unsaid.
         seed : int
+        decode : Decode
 
         Raises
         ------
@@ -55,7 +62,7 @@ class ModelSpec:
         if not weights:
             check_supported(cls(name.spelled, "none"))  # a name that means nothing is told first
             raise ModelError(unsaid(name))
-        return cls(name.spelled, weights, seed)
+        return cls(name.spelled, weights, seed, decode)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +129,7 @@ def check_supported(spec: ModelSpec) -> Architecture:
         name=name.name if name.library == "open_clip" else name.spelled,
         config=found.config,
         checkpoint=checkpoint,
-        preprocess=of(sizes.image_size, found.pictures),
+        preprocess=replace(of(sizes.image_size, found.pictures), decoding=DECODINGS[spec.decode]),
         family=family,
         layers=sizes.layers,
         heads=sizes.heads,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.images.decoding import DECODINGS, Decode
 from pipeline.models import Preprocess
 from pipeline.models.errors import ModelError
 from pipeline.models.finite import refuse_weights
@@ -134,8 +135,16 @@ def pictures(output: torch.Tensor) -> NDArray[np.uint8]:
 # -- loading -------------------------------------------------------------------------------
 
 
-def load_units(text: str, *, generator: bool = False) -> UnitModel:
+def load_units(text: str, *, generator: bool = False, decode: Decode = "exact") -> UnitModel:
     """The model that a name means, probed once so that its layers and map sizes are known.
+
+    Parameters
+    ----------
+    text : str
+    generator : bool
+        Whether it is to make pictures.
+    decode : Decode
+        How it is to be shown others.
 
     Raises
     ------
@@ -151,6 +160,9 @@ def load_units(text: str, *, generator: bool = False) -> UnitModel:
             f"{text} is {'no' if generator else 'a'} generator: give it to "
             f"{'`models`' if generator else '`generator`'}"
         )
+    if loaded.preprocess is not None:
+        seeing = replace(loaded.preprocess, decoding=DECODINGS[decode])
+        loaded = replace(loaded, preprocess=seeing)
     try:
         return _probe(text, loaded, wanted)
     except (MapError, NotFinite) as error:

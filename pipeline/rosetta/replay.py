@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.images.decoding import decode_of
 from storage import ledger
 from storage.errors import FacetError, Remedy
 from storage.images import read_rows
@@ -72,7 +73,11 @@ def open_mined(url: str) -> Mined:
     cards = {card.name: card for card in read_cards(url).values()}
     models = {}
     for name in filter(None, [result.config["generator"], *result.config["models"]]):
-        models[name] = load_units(name, generator=name == result.config["generator"])
+        models[name] = load_units(
+            name,
+            generator=name == result.config["generator"],
+            decode=decode_of(cards[name].preprocessing),
+        )
         require_same(url, cards[name], models[name].card)
     return Mined(url, setup, result, models, result.provenance["hub"])
 

@@ -14,13 +14,23 @@ from pipeline.cluster.tasks import each, listed
 from pipeline.cluster.work import Workers, choose_workers
 from pipeline.extraction.growth import KnownImages
 from pipeline.extraction.unchanged import sample, settle
+from pipeline.images.decoding import Decode, refuse_other_decode
 from pipeline.images.listing import list_images
 from pipeline.images.rows import FIXED, ListingReport
 from pipeline.provenance import revision, versions
 from pipeline.telling import SILENT, Teller
 from storage.errors import FacetError
 from storage.images import ListDigest, write_images
-from storage.rosetta import Card, Setup, Tile, find_setup, keep_card, require_same, write_setup
+from storage.rosetta import (
+    Card,
+    Setup,
+    Tile,
+    find_setup,
+    keep_card,
+    read_cards,
+    require_same,
+    write_setup,
+)
 
 from . import plan, run
 from .models import UnitModel, load_units
@@ -65,7 +75,9 @@ class MiningSpec:
         return seed_rows(self.source, self.seeds)
 
 
-def load_all(names: Iterable[str], generator: str | None = None) -> dict[str, UnitModel]:
+def load_all(
+    names: Iterable[str], generator: str | None = None, decode: Decode = "exact"
+) -> dict[str, UnitModel]:
     """Every model by slug, the generator first; each is run once on noise to learn its maps.
 
     Raises
@@ -75,7 +87,7 @@ def load_all(names: Iterable[str], generator: str | None = None) -> dict[str, Un
     """
     models: dict[str, UnitModel] = {}
     for name in filter(None, [generator, *names]):
-        model = load_units(name, generator=name == generator)
+        model = load_units(name, generator=name == generator, decode=decode)
         for other in models.values():
             if other.card.weights_digest == model.card.weights_digest:
                 raise FacetError(
@@ -88,6 +100,13 @@ def load_all(names: Iterable[str], generator: str | None = None) -> dict[str, Un
             )
         models[model.card.slug] = model
     return models
+
+
+def refuse_other_pictures(url: str, decode: Decode) -> None:
+    """Refuse sums of pictures that were read in another way, before models are loaded."""
+    for card in read_cards(url).values():
+        if card.preprocessing:  # a generator's are not read
+            refuse_other_decode(url, card.preprocessing, decode)
 
 
 def open_or_create(

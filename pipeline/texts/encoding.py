@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from textwrap import shorten
@@ -18,6 +19,7 @@ import xarray as xr
 from humanize import naturaldelta
 from numpy.typing import NDArray
 
+from pipeline.images.decoding import decode_of
 from pipeline.models import (
     Architecture,
     ModelError,
@@ -93,13 +95,14 @@ def model_spec(url: str, meta: Metadata, pretrained: str | None = None) -> Model
     FacetError
         If there was a file and it is not known where, or no longer there.
     """
+    of = partial(ModelSpec, meta.architecture, decode=decode_of(meta.preprocessing))
     if pretrained is not None:
-        return ModelSpec(meta.architecture, pretrained)
+        return of(pretrained)
     kind, _, seed = meta.weights.partition(":")
     if kind == "none":
-        return ModelSpec(meta.architecture, "none", int(seed or 0))
+        return of("none", int(seed or 0))
     if not meta.weights.endswith(WEIGHT_SUFFIXES):
-        return ModelSpec(meta.architecture, meta.weights)
+        return of(meta.weights)
     file = remembered(url)
     if file is None:
         raise FacetError(
@@ -111,7 +114,7 @@ def model_spec(url: str, meta: Metadata, pretrained: str | None = None) -> Model
             f"the store's weights file {file} is gone, or not on this machine: say where it is "
             "with `pretrained` FILE"
         )
-    return ModelSpec(meta.architecture, file)
+    return of(file)
 
 
 def store_model(store: Store, pretrained: str | None = None) -> VisionModel:

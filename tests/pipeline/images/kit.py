@@ -28,6 +28,17 @@ def picture(seed: int, width: int = 8, height: int = 6) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def photograph(size: tuple[int, int], seed: int) -> Image.Image:
+    """A picture of this height and width with shades and edges, as photographs have them."""
+    height, width = size
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width][..., None] / np.array([height, width])[:, None, None, None]
+    waves = np.sin(x * rng.uniform(2, 20, 3) + y * rng.uniform(2, 20, 3) + rng.uniform(0, 6, 3))
+    pixels = 127.5 + 100 * waves
+    pixels[height // 3 : height // 2, width // 4 :] = rng.integers(0, 256, 3)
+    return Image.fromarray(np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype("u1"))
+
+
 def png(seed: int) -> bytes:
     return encode(picture(seed))
 
