@@ -253,7 +253,7 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, ray_cluster):
     }, "sums that were kept were made again"
     undisturbed = RosettaConfig(
         models=(PLAIN, OTHER), out=str(whole), images=PICTURES, shard_size=40, batch_size=10,
-        num_actors=1,
+        workers="here",
     )  # fmt: skip
     rosetta.main(undisturbed)
     assert sorted(after) == sorted(markers(whole))

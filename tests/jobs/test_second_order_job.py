@@ -228,5 +228,5 @@ def test_a_killed_run_ends_in_the_same_result(extracted, tmp_path, ray_cluster):
     assert {n: after[n] for n in kept} == kept, "a finished shard was done again"
     assert open_store(str(store)).validate() == []
     (tmp_path / "whole").mkdir()
-    whole = config(copy(extracted, tmp_path / "whole"), store_dtype="float32", workers="ray")
+    whole = config(copy(extracted, tmp_path / "whole"), store_dtype="float32", workers="here")
     same_tables(run, second_order.main(whole))
