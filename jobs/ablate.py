@@ -20,7 +20,7 @@ from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.heads.choices import Study, parse_heads, refuse_studies
 from pipeline.heads.edits import read_edit
-from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import OF_NEURONS, parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage.errors import FacetError
@@ -128,8 +128,7 @@ def check(config: AblateConfig, planned: Metadata | None = None) -> Classes:
     tables, meta = look(config.store, planned, texts=True)
     refuse_studies(config.store, meta, config.study)
     if OF_NEURONS & set(config.study):
-        refuse_no_paths(meta.reading)
-        parse_mlp_layers(config.mlp_layers, meta.layers)
+        parse_mlp_layers(config.mlp_layers, meta)
     parse_heads(config.heads, meta.layers, meta.heads)
     if tables is not None:  # of a run, an edit may still be to be made
         for url in config.edit:

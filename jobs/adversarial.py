@@ -30,7 +30,7 @@ from pipeline.adversarial.synonyms import read_synonyms, refuse_sentences
 from pipeline.adversarial.words import names
 from pipeline.cluster.machines import Where
 from pipeline.language.choices import Chosen, parse_choice, refuse_no_server
-from pipeline.neurons.choices import parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes, nearest
 from pipeline.texts.pools import listed_classes
@@ -204,8 +204,7 @@ def check(config: AdversarialConfig) -> Asked:
     _, meta = look(config.store, None, texts=True)
     world = meta.source.startswith("microworld")
     if config.mlp_layers is not None:
-        refuse_no_paths(meta.reading)
-        parse_mlp_layers(config.mlp_layers, meta.layers)
+        parse_mlp_layers(config.mlp_layers, meta)
     writer = parse_choice("describe_with", config.describe_with, WRITERS)
     drawer = None
     if config.pictures_from is None:

@@ -26,7 +26,7 @@ from pipeline.cluster.machines import Where
 from pipeline.concepts.choices import OF_NEURONS, Method
 from pipeline.extraction.plan import parse_layers
 from pipeline.images.find import find_images, read_picture
-from pipeline.neurons.choices import parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import Pool, load_pool
 from storage.errors import FacetError
 
@@ -136,8 +136,7 @@ def check(config: ConceptsConfig, planned: Metadata | None = None) -> Asked:
     tables, meta = look(config.store, planned, texts=True)
     mlp_layers = None
     if config.mlp_layers is not None:
-        refuse_no_paths(meta.reading)
-        mlp_layers = parse_mlp_layers(config.mlp_layers, meta.layers)
+        mlp_layers = parse_mlp_layers(config.mlp_layers, meta)
     layers = parse_layers(config.layers or f"last:{min(4, meta.layers)}", meta.layers)
     refuse_conditions(tables, where=config.where)
     images = () if tables is None else tuple(dict.fromkeys(find_images(tables, config.image)))

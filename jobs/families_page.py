@@ -56,8 +56,9 @@ TAILS = {
     ),
     "attention-pool": About(
         "a pool's queries attend to the trunk's tokens: the pool is the one layer",
-        "the pool's heads, its MLP and tokens; what the trunk's own layers do passes through the "
-        "pool's MLP, which is no sum: it is not told apart",
+        "the pool's heads, its MLP and tokens; of the trunk, second-order effects of neurons "
+        "through the pool's heads: what it does through the pool's MLP is no sum, and is not told "
+        "apart",
     ),
     "pixels": About(
         "the mean over positions: blocks write, and there are no heads",

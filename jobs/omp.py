@@ -18,7 +18,7 @@ from jobs.checks import at_place, look, refuse_classes
 from jobs.console import run_job, say_loading
 from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster.machines import Where
-from pipeline.neurons.choices import Method, parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import Method, parse_mlp_layers
 from pipeline.texts import Pool, load_classes, load_pool
 from pipeline.texts.classes import Classes
 from storage.errors import FacetError
@@ -83,8 +83,7 @@ def check(config: OmpConfig, planned: Metadata | None = None) -> tuple[Pool, Cla
         )
     classes = None if config.classes is None else load_classes(config.classes)
     tables, meta = look(config.store, planned, texts=True)
-    refuse_no_paths(meta.reading)
-    parse_mlp_layers(config.mlp_layers, meta.layers)
+    parse_mlp_layers(config.mlp_layers, meta)
     if classes is not None:
         refuse_classes(tables, None, config.label_column, classes)
     return pool, classes

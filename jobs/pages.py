@@ -50,7 +50,7 @@ def following(store: Store, typed: str) -> dict[str, str]:
     meta = store.meta
     world = meta.source.startswith("microworld")
     pool, classes = pool_of(meta.source), "microworld:shape" if world else ELIDED
-    last = str(max(meta.layers - 2, 0))
+    last = str(max(meta.second_order_layers - 1, 0))
     return {
         "extract": command(
             "extract", images=meta.source, model=meta.architecture, pretrained=ELIDED, store=typed

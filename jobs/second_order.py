@@ -24,7 +24,7 @@ from pipeline.cluster.machines import Where
 from pipeline.extraction.spec import refuse_other_model
 from pipeline.images.decoding import Decode, refuse_other_decode
 from pipeline.models import ModelSpec, check_supported
-from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers
 from storage import urls
 from storage.errors import FacetError
 from storage.metadata import Metadata
@@ -103,13 +103,9 @@ def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
             )
         extract.check(to_extract(config))
         found = check_supported(ModelSpec.of(config.model or "", config.pretrained))
-        layers, reading = found.layers, found.reading
-    else:
-        if config.keep == "moments":
-            refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
-        layers, reading = existing.layers, existing.reading
-    refuse_no_paths(reading)
-    parse_mlp_layers(config.mlp_layers, layers)
+    elif config.keep == "moments":
+        refuse_unused(config, ["store_dtype"], "--keep coefficients and norms")
+    parse_mlp_layers(config.mlp_layers, found if existing is None else existing)
     if existing is not None:
         refuse_other_decode(url, existing.preprocessing, config.decode)
         refuse_other_model(url, existing, config.model, config.pretrained)

@@ -25,7 +25,7 @@ from pipeline.cluster.machines import Where
 from pipeline.heatmaps.choices import Method, Protocol, refuse_reading, token_heads
 from pipeline.images import gtsegs, micro
 from pipeline.images.masks import MICROWORLD, MaskSource, check_masks, parse_masks
-from pipeline.neurons.choices import parse_mlp_layers, refuse_no_paths
+from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import load_classes
 from pipeline.texts.classes import Classes
 from storage.errors import FacetError
@@ -117,8 +117,7 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
     refuse_reading(meta, config.methods, config.convention, curves=config.steps > 0)
     token_heads(config.layers, config.heads, meta)
     if "neurons" in config.methods:
-        refuse_no_paths(meta.reading)
-        parse_mlp_layers(config.mlp_layers, meta.layers)
+        parse_mlp_layers(config.mlp_layers, meta)
     source = source_of(config, meta)
     classes = load_classes(config.classes)
     refuse_conditions(tables, where=config.where)

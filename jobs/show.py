@@ -22,6 +22,7 @@ import tyro
 
 from jobs.console import run_job
 from jobs.settings import refuse_bounds, refuse_unused
+from pipeline.neurons.choices import refuse_no_paths
 from storage import views
 from storage.errors import FacetError
 
@@ -115,13 +116,14 @@ def check(config: ShowConfig) -> None:
 
 def refuse_neuron(meta: Metadata, layer: int, neuron: int) -> None:
     """Refuse a neuron that the model does not have."""
-    if not 0 <= layer < meta.layers - 1:
+    refuse_no_paths(meta)
+    if not 0 <= layer < meta.second_order_layers:
         raise FacetError(
-            f"--layer {layer}: neurons of MLP layers 0 to {meta.layers - 2} have second-order "
-            "effects"
+            f"--layer {layer}: neurons of MLP layers 0 to {meta.second_order_layers - 1} have "
+            "second-order effects"
         )
-    if not 0 <= neuron < meta.mlp_width:
-        raise FacetError(f"--neuron {neuron}: MLP layer {layer} has neurons 0-{meta.mlp_width - 1}")
+    if not 0 <= neuron < meta.neurons:
+        raise FacetError(f"--neuron {neuron}: MLP layer {layer} has neurons 0-{meta.neurons - 1}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from . import urls
 from .errors import StoreError, StoreMismatch
 from .layout import CONTRIBUTIONS
 from .records import of_json, refuse_fields
+from .second_order import SecondOrder
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # What the versions before this one did not keep, by the version that began to. Stores of them are
 # read, and gone on with as they are.
-_SINCE = {2: ("grid", "prefix"), 3: ("reading", "varying_bias")}
+_TRUNK = ("trunk_layers", "trunk_mlp_width")
+_SINCE = {2: ("grid", "prefix"), 3: ("reading", "varying_bias"), 4: _TRUNK}
 READINGS = ("class-token", "mean", "mean-of-normed", "attention-pool", "pixels")
 
 # What may differ between the run that made a store and one that opens or resumes it.
@@ -23,7 +25,7 @@ PROVENANCE = ("versions", "revision", "source")
 
 
 @dataclass(frozen=True)
-class Metadata:
+class Metadata(SecondOrder):
     """All that tells one store from another.
 
     Attributes
@@ -60,6 +62,9 @@ class Metadata:
         What the tail reads of the stream: one of `READINGS`.
     varying_bias : bool
         Whether ``bias_weights`` are kept.
+    trunk_layers, trunk_mlp_width : int
+        Of an attention pool: layers before it, and neurons of each; 0 where there are none, and in
+        stores of before, which do not know.
     source : str
         Where the images came from (provenance).
     versions : dict
@@ -92,6 +97,8 @@ class Metadata:
     prefix: int
     reading: str = "class-token"
     varying_bias: bool = False
+    trunk_layers: int = 0
+    trunk_mlp_width: int = 0
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     revision: str = ""
@@ -105,6 +112,11 @@ class Metadata:
             raise StoreError(
                 f"{self.tokens} tokens are not {self.prefix} before a grid of {rows} × {columns}"
             )
+
+    @property
+    def knows_trunk(self) -> bool:
+        """Whether it was made when a trunk's layers were kept."""
+        return not _absent(self.schema_version) & set(_TRUNK)
 
     @property
     def shards(self) -> int:
@@ -150,8 +162,9 @@ def parse(raw: Any) -> Metadata:
         refuse_fields(raw, {f.name for f in fields(Metadata)} - absent, what)
         if version == 1:
             raw = {**raw, **_of_version_1(raw)}
-        # Before version 3 all models were read at their class token, and nothing varied.
-        raw = {**raw, "reading": "class-token", "varying_bias": False}
+        if "reading" in absent:  # all models were read at their class token, and nothing varied
+            raw = {**raw, "reading": "class-token", "varying_bias": False}
+        raw = {**raw, "trunk_layers": 0, "trunk_mlp_width": 0}
     return of_json(Metadata, raw, what)
 
 
@@ -194,11 +207,12 @@ def require_same(existing: Metadata, wanted: Metadata, url: str) -> None:
     """Refuse a store made with another configuration, naming every field that differs.
 
     A store of an older version is gone on with as it is: what it does not keep must only be as it
-    is understood.
+    is understood. A trunk is as the architecture has it, which is compared.
     """
     wanted = replace(wanted, schema_version=existing.schema_version)
+    understood = _absent(existing.schema_version) - set(_TRUNK)
     old, new = (
-        _flat({**m.identity(), **{name: _plain(m, name) for name in _absent(m.schema_version)}})
+        _flat({**m.identity(), **{name: _plain(m, name) for name in understood}})
         for m in (existing, wanted)
     )
     differing = [n for n in {**old, **new} if n not in old or n not in new or old[n] != new[n]]

@@ -38,17 +38,11 @@ MOMENT_DIMS: dict[str, tuple[str, ...]] = {
 SHARD_BYTES = 2**26
 
 
-def paths_of(meta: Metadata, mlp_layer: int) -> list[tuple[int, int]]:
-    """The (later layer, head) pairs of the path axis, in order."""
-    later = range(mlp_layer + 1, meta.layers)
-    return [(layer, head) for layer in later for head in range(meta.heads)]
-
-
 def neuron_arrays(
     meta: Metadata, mlp_layer: int, dtypes: Mapping[str, str]
 ) -> dict[str, ArraySpec]:
     """The arrays of one MLP layer, by quantity; ``dtypes`` says which are kept and how."""
-    count, neurons = len(paths_of(meta, mlp_layer)), meta.mlp_width
+    count, neurons = len(meta.paths(mlp_layer)), meta.neurons
     specs = {}
     for name, dtype in dtypes.items():
         dims, sizes = ("neuron",), (neurons,)
@@ -113,7 +107,7 @@ def create(url: str, meta: Metadata, mlp_layer: int, quantities: Sequence[str], 
     arrays.create_arrays(group, neuron_arrays(meta, mlp_layer, wanted).values(), overwrite=True)
     if "path_layer" not in group:
         for name, values in zip(
-            ("path_layer", "path_head"), zip(*paths_of(meta, mlp_layer), strict=True), strict=True
+            ("path_layer", "path_head"), zip(*meta.paths(mlp_layer), strict=True), strict=True
         ):
             array = group.create_array(
                 name, shape=(len(values),), dtype="int64", dimension_names=("path",)

@@ -85,7 +85,7 @@ def question(config: AblateConfig, store: Store, classes: Classes) -> Question:
     meta = store.meta
     mlp_layers: tuple[int, ...] = ()
     if OF_NEURONS & set(config.study):
-        mlp_layers = parse_mlp_layers(config.mlp_layers, meta.layers)
+        mlp_layers = parse_mlp_layers(config.mlp_layers, meta)
     return Question(
         config.study,
         classes,

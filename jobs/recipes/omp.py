@@ -52,7 +52,7 @@ def run(config: OmpConfig, pool: Pool, classes: Classes | None) -> coding.FoundC
     started = time.monotonic()
     console.print(pool.report)
     store = opened(config.store)
-    layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
+    layers = parse_mlp_layers(config.mlp_layers, store.meta)
     if classes is not None:
         code_accuracy.check(store, layers, config.label_column, classes)
     finished = over(store)

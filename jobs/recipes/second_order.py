@@ -25,7 +25,7 @@ from jobs.steps import opened
 from pipeline.identity import over, settings
 from pipeline.images.bad import BadImages
 from pipeline.models.arithmetic import TF32
-from pipeline.neurons.choices import check_images, parse_mlp_layers
+from pipeline.neurons.choices import beside_pool, check_images, parse_mlp_layers
 from pipeline.neurons.phases import Effects, find_effects
 from pipeline.neurons.plan import COVARIANCE_BYTES, NeuronProjection
 from pipeline.neurons.results import JOB
@@ -40,6 +40,7 @@ from pipeline.neurons.setup import (
 from pipeline.neurons.tables import NEURONS
 from pipeline.telling import several
 from storage import neurons, urls
+from storage.metadata import Metadata
 from storage.results import Result
 from storage.store import Store
 from storage.views import find_metadata
@@ -70,7 +71,7 @@ def run(config: SecondOrderConfig) -> SecondOrderRun:
     """Make the store if there is none, go through the phases, sum up."""
     started = time.monotonic()
     store = open_or_extract(config, urls.absolute(config.store))
-    mlp_layers = parse_mlp_layers(config.mlp_layers, store.meta.layers)
+    mlp_layers = parse_mlp_layers(config.mlp_layers, store.meta)
     spec = EffectsSpec(mlp_layers, config.keep, config.top_k, config.store_dtype)
     bad = check_images(store, config.max_bad, config.top_k)
     identity = {
@@ -174,6 +175,7 @@ def summary(
                 f"MLP layer {layer}": said_of(rows)
                 for layer, rows in tables["neurons"].groupby("layer")
             },
+            **left_out(store.meta),
             "store": f"{naturalsize(size)} in {files:,} files",
         },
         seconds,
@@ -181,6 +183,12 @@ def summary(
         next_command(config, store),
     )
     return SecondOrderRun(store, result, **tables, directions=result.arrays("components"))
+
+
+def left_out(meta: Metadata) -> dict[str, str]:
+    """What the effects do not hold."""
+    said = beside_pool(meta)
+    return {"not in effects": said} if said else {}
 
 
 def said_of(neurons: pd.DataFrame) -> str:

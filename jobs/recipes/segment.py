@@ -93,7 +93,7 @@ def effects_of(config: SegmentConfig, store: Store) -> Result | None:
     """The second-order effects that neurons are chosen by; None where nobody asks for neurons."""
     if "neurons" not in config.methods:
         return None
-    return second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta.layers))
+    return second_order_result(store, parse_mlp_layers(config.mlp_layers, store.meta))
 
 
 def find(
@@ -174,7 +174,7 @@ def bench_of(
     meta = store.meta
     directions = {}
     if effects is not None:
-        layers = parse_mlp_layers(config.mlp_layers, meta.layers)
+        layers = parse_mlp_layers(config.mlp_layers, meta)
         directions = read_directions(effects, layers).by_layer
     return Bench(
         config.methods,

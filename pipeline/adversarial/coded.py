@@ -96,7 +96,7 @@ def coded_results(store: Store, mlp_layers: str | None, pool: Pool | None) -> di
         If a layer has no codes, or no codes over the pool.
     """
     found = finished_results(store.url, JOB)
-    wanted = None if mlp_layers is None else parse_mlp_layers(mlp_layers, store.meta.layers)
+    wanted = None if mlp_layers is None else parse_mlp_layers(mlp_layers, store.meta)
     digest = None if pool is None else texts_digest(pool.texts)
     by_layer: dict[int, Result] = {}
     for result in reversed(found):

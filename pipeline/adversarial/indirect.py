@@ -132,8 +132,8 @@ def find_directions(
     DataFrame
         ``INDIRECT["neurons"]``; ``explained`` is the share of the effects' variance along them.
     """
-    width = store.meta.mlp_width
-    share = sum((model.layers - 1 - at) / model.layers for at in mlp_layers)
+    width, depth = model.neurons, model.trunk_layers + model.layers
+    share = sum((depth - 1 - at) / depth for at in mlp_layers)
     passes = len(sample.images) * width * share  # whole ones, of parts of the model
     machines.settle(
         seconds_here(store.meta, model, int(passes), "auto"),

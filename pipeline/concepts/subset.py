@@ -358,7 +358,7 @@ def parts_of(question: Question, store: Store, images_b: NDArray[np.int64]) -> S
 def step_of(question: Question, store: Store) -> int:
     """Images that are counted at once: what is held of them is bounded."""
     meta, per_image = store.meta, store.arrays["heads"].bytes_per_row
-    per_image += sum(4 * len(neurons.paths_of(meta, at)) * meta.mlp_width for at in question.layers)
+    per_image += sum(4 * len(meta.paths(at)) * meta.neurons for at in question.layers)
     per_image += sum(8 * len(by.texts) for by in question.methods.values())
     heads = [by for by in question.methods.values() if isinstance(by, ByHeads)]
     per_image += sum(8 * len(by.texts) * len(by.heads) for by in heads)

@@ -171,7 +171,7 @@ def read_asked(here: Opened, methods: Sequence[str] = (), mlp_layers: str = "") 
     coded = coded_of(here)
     layers = tuple(coded)
     if typed := mlp_layers.replace(" ", ""):
-        layers = parse_mlp_layers(typed, here.meta.layers)
+        layers = parse_mlp_layers(typed, here.meta)
         if lacking := [at for at in layers if at not in coded]:
             listed = ", ".join(map(str, coded)) or "none"
             raise FacetError(

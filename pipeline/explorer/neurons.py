@@ -190,11 +190,11 @@ def neuron_list(here: Opened, layer: int | None, order: str, text: str, start: i
     if order not in ORDERS:
         raise FacetError(f"neurons are sorted by {', '.join(ORDERS)}, not by {order!r}")
     layers = layers_of(here)
-    said = f"0 to {here.meta.layers - 2}"
+    said = f"0 to {here.meta.second_order_layers - 1}"
     hints = here.hint("second-order"), here.hint("omp")
     if layer is None and not layers:
         return NeuronList(
-            None, [], order, text, [], 0, 0, here.meta.mlp_width, 0, 0, False, False, False, said,
+            None, [], order, text, [], 0, 0, here.meta.neurons, 0, 0, False, False, False, said,
             *hints,
         )  # fmt: skip
     layer = layers[-1] if layer is None else layer

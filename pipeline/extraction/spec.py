@@ -94,6 +94,8 @@ class StoreSpec:
             prefix=architecture.prefix,
             reading=architecture.reading,
             varying_bias=architecture.varying_bias,
+            trunk_layers=architecture.trunk_layers,
+            trunk_mlp_width=architecture.trunk_mlp_width,
             source=self.images,
             versions=versions(),
             revision=revision(),

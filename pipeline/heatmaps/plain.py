@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.heads.choices import Head
-from pipeline.models import UnsupportedModel, VisionModel
+from pipeline.models import Tower, UnsupportedModel, VisionModel
 from pipeline.models.tower import Attention, Left
 from pipeline.neurons.maps import Convention, check_mlp_layers
 
@@ -107,13 +107,18 @@ class PlainMaps:
     def _pass(self, images_bchw: Tensor, asked: Asked) -> dict[str, Tensor]:
         """All methods but ``random``, over all tokens: (batch, token)."""
         tower, tokens, neurons = self._tower, self._tokens, self._neurons
-        x_btd = tower.enter(images_bchw)
         found: dict[str, Tensor] = {}
+        if neurons:
+            weights_bn = neurons.weights(asked.texts_be)
+        if neurons and tower.trunk:
+            x_btd, found["neurons"] = neurons.of_trunk(tower, images_bchw, weights_bn)
+            neurons = None  # there are no others
+        else:
+            x_btd = tower.enter(images_bchw)
         if tokens:
             direction_b1e = tokens.direction(asked)
             rows_brt = x_btd.new_zeros(len(x_btd), len(tokens.names), self.model.tokens)
         if neurons:
-            weights_bn = neurons.weights(asked.texts_be)
             found["neurons"] = torch.zeros_like(x_btd[..., 0])
         if "rollout" in self.methods:
             found["rollout"] = torch.zeros_like(x_btd[..., 0])
@@ -180,17 +185,18 @@ class _Neurons:
 
     def __init__(self, model: VisionModel, directions: Mapping[int, NDArray[np.floating]]) -> None:
         check_mlp_layers(model, list(directions))
+        count = model.neurons
         self.places: dict[int, slice] = {}
         start = 0
         for layer, directions_ne in directions.items():
-            wanted = (model.mlp_width, model.embed_dim)
+            wanted = (count, model.embed_dim)
             if directions_ne.shape != wanted:
                 raise ValueError(
                     f"directions of MLP layer {layer} have shape {directions_ne.shape}, but "
                     f"{model.name} has {wanted}"
                 )
-            self.places[layer] = slice(start, start + model.mlp_width)
-            start += model.mlp_width
+            self.places[layer] = slice(start, start + count)
+            start += count
         # As wide as can be: which neurons are chosen must not follow from how sums are rounded.
         stacked = np.concatenate([np.asarray(d, np.float64) for d in directions.values()])
         self._directions_ne = torch.from_numpy(stacked).to(model.device)
@@ -206,6 +212,21 @@ class _Neurons:
         """What a layer adds to the mean, (batch, token)."""
         own_bn1 = weights_bn[:, self.places[layer], None]
         return (hidden_btn @ own_bn1.to(hidden_btn.dtype))[..., 0].to(weights_bn.dtype)
+
+    def of_trunk(
+        self, tower: Tower, images_bchw: Tensor, weights_bn: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The stream as it enters an attention pool, and the mean over the trunk's neurons, (batch,
+        token), of the tokens that the pool looks at."""
+        x_btd = tower.stem(images_bchw)
+        mean_bt = torch.zeros_like(x_btd[..., 0])
+        for layer, block in enumerate(tower.trunk):
+            x_btd, _ = block.attend(x_btd, block.attention(x_btd))
+            hidden_btn, written_btd = block.mlp(x_btd)
+            if layer in self.places:
+                mean_bt += self.read(layer, hidden_btn, weights_bn)
+            x_btd = x_btd.add_(written_btd)
+        return tower.hand_over(x_btd), tower.hand_over(mean_bt)
 
 
 def head_weights(model: VisionModel, heads: Collection[Head]) -> Tensor:

@@ -86,7 +86,8 @@ def stored(sizes: Sizes, components: tuple[str, ...]) -> Metadata:
         layers=sizes.layers, heads=sizes.heads, head_dim=sizes.head_dim, width=sizes.width,
         mlp_width=sizes.mlp_width, embed=sizes.embed_dim, tokens=sizes.prefix + rows * columns,
         grid=sizes.grid, prefix=sizes.prefix, reading=sizes.reading,
-        varying_bias=sizes.varying_bias,
+        varying_bias=sizes.varying_bias, trunk_layers=sizes.trunk_layers,
+        trunk_mlp_width=sizes.trunk_mlp_width,
     )  # fmt: skip
 
 

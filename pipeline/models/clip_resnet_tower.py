@@ -25,7 +25,7 @@ from .narrow import narrow
 from .norms import linear_of
 from .query_pool import Projections, QueryPool
 from .reading import PoolRow
-from .tower import Attention, Left, Norm, Tail
+from .tower import Attention, Entrance, Left, Norm, Tail
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -90,7 +90,7 @@ class PixelPool(QueryPool):
         return attention.patterns() @ attention.values
 
 
-class ClipResnetTower:
+class ClipResnetTower(Entrance):
     """An `open_clip.modified_resnet.ModifiedResNet`: all before the pool is how it is entered.
 
     Convolutions run as the library runs them, in the model's dtype under autocast where that is
@@ -108,10 +108,8 @@ class ClipResnetTower:
         width = self._model.width
         return Tail(Norm.none(width), np.eye(width))
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         return self.embed(images_bchw)[0]
-
-    enter = start
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         model, visual = self._model, self._visual

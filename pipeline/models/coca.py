@@ -54,6 +54,8 @@ def sizes(config: dict[str, Any]) -> Sizes:
         width=found.embed_dim,
         mlp_width=0,
         reading="attention-pool",
+        trunk_layers=found.layers,
+        trunk_mlp_width=found.mlp_width,
     )
 
 

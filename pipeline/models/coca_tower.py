@@ -38,12 +38,12 @@ def build(config: dict[str, Any]) -> Any:
 
 
 class CocaTower(OpenClipTower):
-    """An attention pool over a ViT of open_clip's own: the whole ViT is how it is entered."""
+    """An attention pool over a ViT of open_clip's own, which is its trunk."""
 
     def __init__(self, model: VisionModel) -> None:
         self._model, self._visual, read = model, model.visual, PoolRow(model.width)
         self.read, pool = read, model.visual.attn_pool
-        self._before = [
+        self.trunk = [
             block_of(block, model.dtype, False, read)
             for block in model.visual.transformer.resblocks
         ]
@@ -57,12 +57,6 @@ class CocaTower(OpenClipTower):
                 projections=_projections(pool.attn),
             )
         ]
-
-    def start(self, images_bchw: Tensor) -> Tensor:
-        x_btd = super().start(images_bchw)
-        for block in self._before:
-            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-        return x_btd
 
 
 def _projections(attention: Any) -> Projections:

@@ -13,7 +13,7 @@ from .norms import Linear, centred, inverse_std, linear_of
 from .pixels import PixelBlock
 from .reading import Mean
 from .timm_trunk import in_one, trunk_of
-from .tower import Left, Norm, Tail
+from .tower import Entrance, Left, Norm, Tail
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -103,7 +103,7 @@ class ConvBlock(PixelBlock):
         return hidden_btn, written_btd.to(x_btd.dtype)
 
 
-class ConvNextTower:
+class ConvNextTower(Entrance):
     """A `ConvNeXt` of timm's: all before its last stage's blocks is how it is entered."""
 
     late = False
@@ -127,7 +127,7 @@ class ConvNextTower:
             found += self._model.visual.head
         return [layer for layer in found if isinstance(layer, nn.Linear)]
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         self._model.refuse_other_images(images_bchw)
         stages = self._trunk.stages
         with narrow(self._model):
@@ -137,8 +137,6 @@ class ConvNextTower:
             x = stages[-1].downsample(x)
         # Of its own memory, as blocks add to it.
         return x.to(self._model.wide["dtype"]).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
-
-    enter = start
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         x_btd = self.start(images_bchw)

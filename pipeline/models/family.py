@@ -36,6 +36,10 @@ class Sizes:
     """What the tail reads: one of `storage.metadata.READINGS`."""
     varying_bias: bool = False
     """Whether what the attention's biases write is another multiple for every image and layer."""
+    trunk_layers: int = 0
+    """Blocks before an attention pool; 0 where there are none."""
+    trunk_mlp_width: int = 0
+    """Neurons of each of them."""
     refined: tuple[str, ...] = ()
     """Further components that only an attention pool has: `pool_neurons` where it has an MLP,
     `channels` where a convolutional network comes before it (`Attention.channels_btc`)."""

@@ -14,7 +14,7 @@ from .microworld import arguments
 from .norms import Linear
 from .pixels import PixelBlock
 from .reading import Fixed
-from .tower import Left, Norm, Tail, float64
+from .tower import Entrance, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -54,7 +54,7 @@ class Branch(PixelBlock):
         return self.written_btd, self.written_btd
 
 
-class CnnTower:
+class CnnTower(Entrance):
     """Entered by the shortcut of the last block, which is then run, so that it is known what passes
     the ReLU behind it."""
 
@@ -72,7 +72,7 @@ class CnnTower:
             Norm.none(self._model.width), float64(classifier.weight).T, float64(classifier.bias)
         )
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         self._model.refuse_other_images(images_bchw)
         visual, dtype = self._visual, self._model.dtype
         images = images_bchw.to(**self._model.wide)
@@ -88,8 +88,6 @@ class CnnTower:
         )
         self.read.passes_btd = (shortcut_btd + self._branch.written_btd > 0).to(images.dtype)
         return shortcut_btd
-
-    enter = start
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         x_btd = self.enter(images_bchw)

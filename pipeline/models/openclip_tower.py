@@ -15,7 +15,7 @@ from .mlps import PlainMlp
 from .norms import inverse_std, linear_of
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, Reading, WeighedMean
-from .tower import Block, Left, Norm, Tail, float64
+from .tower import Block, Entrance, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -91,7 +91,7 @@ READINGS: dict[str, Callable[[], Reading]] = {
 }
 
 
-class OpenClipTower:
+class OpenClipTower(Entrance):
     """An `open_clip.transformer.VisionTransformer`, block by block.
 
     The residual stream, the LayerNorms and what comes after the last block stay in float32
@@ -114,7 +114,7 @@ class OpenClipTower:
     def late(self) -> bool:
         return isinstance(self.read, WeighedMean)
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         if isinstance(self.read, WeighedMean):
             self.read.forget()
         x_btd, positions_td = self.embed(images_bchw)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.images.decoding import DECODINGS, Decode
+from storage.second_order import SecondOrder
 
 from . import configs, timm_names
 from . import openclip_files as open_clip
@@ -66,7 +67,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Architecture:
+class Architecture(SecondOrder):
     """A supported image tower, as its configuration tells it; no weights."""
 
     name: str
@@ -96,6 +97,9 @@ class Architecture:
     """Whether what the attention's biases write is another multiple for every image and layer."""
     has_texts: bool
     """Whether it has a text tower."""
+    trunk_layers: int = 0
+    trunk_mlp_width: int = 0
+    """Of an attention pool: see `Sizes`."""
     refined: tuple[str, ...] = ()
     """Further components that only an attention pool has: see `Sizes`."""
 
@@ -142,6 +146,8 @@ def check_supported(spec: ModelSpec) -> Architecture:
         activation=sizes.activation,
         reading=sizes.reading,
         varying_bias=sizes.varying_bias,
+        trunk_layers=sizes.trunk_layers,
+        trunk_mlp_width=sizes.trunk_mlp_width,
         refined=sizes.refined,
         has_texts=found.config.get("text_cfg") is not None,
     )

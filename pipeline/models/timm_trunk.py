@@ -21,7 +21,7 @@ from .pool import PoolBlock, pool_faults
 from .postnorm import norms_behind
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, PoolRow, Reading, WeighedMean
-from .tower import Array, Block, Left, Norm, Tail, float64
+from .tower import Array, Block, Entrance, Left, Norm, Tail, float64
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -102,6 +102,7 @@ def read_sizes(trunk: Any) -> dict[str, Any]:
     attention, mlp, layers = trunk.blocks[0].attn, trunk.blocks[0].mlp, len(trunk.blocks)
     if reading == "attention-pool":
         found["prefix"] -= first_read(trunk)
+        found |= {"trunk_layers": layers, "trunk_mlp_width": timm_mlps.neurons(mlp)}
         attention, mlp, layers = trunk.attn_pool, trunk.attn_pool.mlp, 1
     return found | {
         "layers": layers,
@@ -142,7 +143,7 @@ def in_one(linears: Sequence[nn.Linear], width: int) -> tuple[Array, Array]:
     return projection_de, bias_e
 
 
-class TimmTower:
+class TimmTower(Entrance):
     """A trunk, block by block; families say what its blocks are.
 
     The residual stream, the norms and what comes after the last block stay in float32 (float64).
@@ -161,9 +162,8 @@ class TimmTower:
         }
         self.read: Reading = self._weighed if self.late else others[name]
         self._norm = trunk.fc_norm
-        self._before: Sequence[PreNormBlock] = ()
         if isinstance(self.read, PoolRow):
-            self._before = self._blocks(last=False)
+            self.trunk = self._blocks(last=False)
             self.blocks: Sequence[Block] = [
                 PoolBlock(trunk.attn_pool, trunk.norm, model.dtype, self.read)
             ]
@@ -190,13 +190,14 @@ class TimmTower:
             found += self._visual.head
         return [layer for layer in found if isinstance(layer, nn.Linear)]
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         self.read.forget()
         x_btd, positions_td = self.embed(images_bchw)
-        x_btd = getattr(self._trunk, "norm_pre", nn.Identity())(x_btd.add_(positions_td))
-        for block in self._before:
-            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-        return x_btd[:, first_read(self._trunk) :] if self._before else x_btd
+        embedded: Tensor = getattr(self._trunk, "norm_pre", nn.Identity())(x_btd.add_(positions_td))
+        return embedded
+
+    def hand_over(self, values_bt: Tensor) -> Tensor:
+        return values_bt[:, first_read(self._trunk) :] if self.trunk else values_bt
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)

@@ -5,7 +5,8 @@ tail. What the tail reads of the stream, the class token for example, is linear 
 and MLP wrote; so the decomposition needs no more of a block than its attention, its MLP and their
 weights. ``docs/add-a-family.md`` says how a family is added.
 
-An attention pool is a tower of one layer: what comes before it is how it is entered.
+An attention pool is a tower of one layer: what comes before it is its trunk, by which it is
+entered.
 
 Axis letters are those of docs/glossary.md.
 """
@@ -38,6 +39,10 @@ class Tower(Protocol):
         """In order; the last need not carry on what the tail does not read."""
 
     @property
+    def trunk(self) -> Sequence[Block]:
+        """Of an attention pool, the blocks before it; else empty."""
+
+    @property
     def tail(self) -> Tail:
         """From the stream to the embedding."""
 
@@ -45,6 +50,14 @@ class Tower(Protocol):
     def late(self) -> bool:
         """Whether what is read is known only behind the last block: then `start` in place of
         `enter` leaves all unread, to be read once the stream was left."""
+
+    def stem(self, images_bchw: Tensor) -> Tensor:
+        """The residual stream as it enters the trunk's first block, or, without a trunk, layer 0,
+        (batch, token, width)."""
+
+    def hand_over(self, values_bt: Tensor) -> Tensor:
+        """Of something that every token of the trunk has, (batch, token, …), that of the tokens
+        that layer 0 gets."""
 
     def start(self, images_bchw: Tensor) -> Tensor:
         """The residual stream as it enters layer 0, (batch, token, width)."""
@@ -63,6 +76,31 @@ class Tower(Protocol):
 
     def leave(self, x_btd: Tensor) -> Left:
         """What becomes of the stream behind the last block."""
+
+
+class Entrance:
+    """How towers are entered, for families to give a `stem`."""
+
+    trunk: Sequence[Block] = ()
+
+    def stem(self, images_bchw: Tensor) -> Tensor:
+        """See `Tower`."""
+        raise NotImplementedError
+
+    def hand_over(self, values_bt: Tensor) -> Tensor:
+        """See `Tower`."""
+        return values_bt
+
+    def start(self, images_bchw: Tensor) -> Tensor:
+        """See `Tower`."""
+        x_btd = self.stem(images_bchw)
+        for block in self.trunk:
+            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
+        return self.hand_over(x_btd)
+
+    def enter(self, images_bchw: Tensor) -> Tensor:
+        """See `Tower`; a late tower has its own."""
+        return self.start(images_bchw)
 
 
 class Block(Protocol):

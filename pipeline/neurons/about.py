@@ -186,11 +186,10 @@ def about_neuron(
     FacetError
         If there is no such neuron, or nothing is known of its layer.
     """
-    parse_mlp_layers(str(layer), store.meta.layers)
-    if not 0 <= neuron < store.meta.mlp_width:
+    parse_mlp_layers(str(layer), store.meta)
+    if not 0 <= neuron < store.meta.neurons:
         raise FacetError(
-            f"neuron {neuron}: the layers of this model have neurons 0 to "
-            f"{store.meta.mlp_width - 1}"
+            f"neuron {neuron}: the layers of this model have neurons 0 to {store.meta.neurons - 1}"
         )
     effects = latest_effects(store, [layer])
     codes = codes_of(store, effects, layer)

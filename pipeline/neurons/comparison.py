@@ -63,6 +63,7 @@ class EffectSums:
     ----------
     images : int
     activations_tn : (tokens, N)
+        (1, N) of no images.
     first_e, second_e : (E,)
         Effects of all neurons together, first-order and second-order, published.
     """
@@ -133,7 +134,8 @@ class _SumSink:
         self.layer, self.chosen = mlp_layer, chosen
         self.probe: _Probe | None = None
         zeros = [torch.zeros(meta.embed, dtype=torch.float64) for _ in range(2)]
-        activations_tn = torch.zeros(meta.tokens, meta.mlp_width, dtype=torch.float64)
+        # Of how many tokens is known once there are pictures: a trunk may have more than its pool.
+        activations_tn = torch.zeros(1, meta.neurons, dtype=torch.float64)
         self.state = EffectSums(0, activations_tn, *zeros)
 
     def add_pictures(self, pictures: OkImages) -> None:
@@ -288,7 +290,7 @@ def compare(
     """
     layers = tuple(mlp_layers)
     sums = study.pictures(GatherSums(reference), layers, "means")
-    chosen = sample(study.store.meta.mlp_width)
+    chosen = sample(study.store.meta.neurons)
     vectors = {}
     for at in layers:
         maps = second_order_maps(study.model, at)

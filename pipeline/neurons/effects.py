@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.models import VisionModel, model_maps
+from pipeline.models import Block, Tower, VisionModel, model_maps
 
 from .maps import SecondOrderMaps, check_neurons
 
@@ -69,9 +69,12 @@ def direct_map(model: VisionModel, mlp_layer: int) -> Tensor:
     """First-order effects, P diag(γ) C w_n (Gandelsman 2025, section 3.3), (neuron, embed).
 
     To be multiplied by the activation at the class token and divided by σ; float64, on the CPU.
+    Neurons before an attention pool have none: the tail reads nothing of the tokens.
     """
     _check_layer(model, mlp_layer)
-    weight_dn = torch.from_numpy(model.tower().blocks[mlp_layer].weights.down_dn)
+    if mlp_layer < model.trunk_layers:
+        return torch.zeros(model.neurons, model.embed_dim, dtype=torch.float64)
+    weight_dn = torch.from_numpy(_blocks(model.tower())[mlp_layer].weights.down_dn)
     return weight_dn.T @ torch.from_numpy(model_maps(model).mlp_map)
 
 
@@ -86,17 +89,19 @@ class IndirectEffects:
     model
         From `load_model`.
     mlp_layer
-        Any layer.
+        Any layer; where there is an attention pool, those before it, then its own MLP.
     """
 
     def __init__(self, model: VisionModel, mlp_layer: int) -> None:
         _check_layer(model, mlp_layer)
         self.model, self.layer = model, mlp_layer
         self._tower = model.tower()
+        self._blocks = _blocks(self._tower)
 
     @torch.inference_mode()
     def activations(self, images_bchw: Tensor) -> Tensor:
-        """p, (batch, token, neuron), for the means; in the last layer, where it is carried on."""
+        """p, (batch, token, neuron), for the means; in the last layer, where it is carried on.
+        Before an attention pool, of all tokens that there are."""
         return self._until(images_bchw)[1]
 
     @torch.inference_mode()
@@ -119,11 +124,11 @@ class IndirectEffects:
         tuple of Tensor
             Indirect effects (batch, len(neurons), embed), and the embeddings (batch, embed).
         """
-        check_neurons(self.model, neurons)
+        check_neurons(self.model, self._blocks[self.layer].down[0].shape[1], neurons)
         x_btd, hidden_btn = self._until(images_bchw)
         embedding_be = self._after(x_btd.clone())
         changes_btn = self._changes(hidden_btn, means_tn)
-        weight_nd = self._tower.blocks[self.layer].down[0].T.to(x_btd.dtype)
+        weight_nd = self._blocks[self.layer].down[0].T.to(x_btd.dtype)
         most = _GPU_VALUES if x_btd.is_cuda else _CPU_VALUES
         step = max(1, most // x_btd.numel())
         effects = []
@@ -139,15 +144,15 @@ class IndirectEffects:
     def ablate_all(self, images_bchw: Tensor, means_tn: Tensor) -> Tensor:
         """Embeddings (batch, embed) with all neurons of the layer at their means together."""
         x_btd, hidden_btn = self._until(images_bchw)
-        weight_nd = self._tower.blocks[self.layer].down[0].T.to(x_btd.dtype)
+        weight_nd = self._blocks[self.layer].down[0].T.to(x_btd.dtype)
         return self._after(x_btd + self._changes(hidden_btn, means_tn) @ weight_nd)
 
     def _until(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         """The stream as it leaves the layer's block, and the layer's activations."""
-        x_btd = self._tower.start(images_bchw)  # what is read on the way is not needed
+        x_btd = self._tower.stem(images_bchw)  # what is read on the way is not needed
         for layer in range(self.layer):
             x_btd = self._step(layer, x_btd)
-        block = self._tower.blocks[self.layer]
+        block, x_btd = self._into(self.layer, x_btd)
         x_btd, _ = block.attend(x_btd, block.attention(x_btd))
         hidden_btn, written_btd = block.mlp(x_btd)
         return x_btd + written_btd, hidden_btn.to(x_btd.dtype)
@@ -155,13 +160,19 @@ class IndirectEffects:
     def _after(self, x_btd: Tensor) -> Tensor:
         """Embeddings from the stream as it leaves the layer's block; overwrites it."""
         self._tower.read.forget()
-        for layer in range(self.layer + 1, self.model.layers):
+        for layer in range(self.layer + 1, len(self._blocks)):
             x_btd = self._step(layer, x_btd)
         return self._tower.leave(x_btd).embedding_be
 
     def _step(self, layer: int, x_btd: Tensor) -> Tensor:
-        block = self._tower.blocks[layer]
+        block, x_btd = self._into(layer, x_btd)
         return block.rest(x_btd, block.attention(x_btd)).stream_btd
+
+    def _into(self, layer: int, x_btd: Tensor) -> tuple[Block, Tensor]:
+        """A block, and what it gets of the stream that the one before it left."""
+        if layer == self.model.trunk_layers:
+            x_btd = self._tower.hand_over(x_btd)
+        return self._blocks[layer], x_btd
 
     def _changes(self, hidden_btn: Tensor, means_tn: Tensor) -> Tensor:
         if means_tn.shape != hidden_btn.shape[1:]:
@@ -172,8 +183,14 @@ class IndirectEffects:
         return means_tn.to(hidden_btn) - hidden_btn
 
 
+def _blocks(tower: Tower) -> list[Block]:
+    """By the number of their MLP layer."""
+    return [*tower.trunk, *tower.blocks]
+
+
 def _check_layer(model: VisionModel, mlp_layer: int) -> None:
-    if not 0 <= mlp_layer < model.layers:
+    last = model.trunk_layers + model.layers - 1
+    if not 0 <= mlp_layer <= last:
         raise ValueError(
-            f"MLP layer {mlp_layer} does not exist: {model.name} has layers 0 to {model.layers - 1}"
+            f"MLP layer {mlp_layer} does not exist: {model.name} has layers 0 to {last}"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.models import VisionModel, mean_maps, model_maps
 
 from .forward import NeuronParts
-from .maps import check_mlp_layers, head_maps, value_maps
+from .maps import check_mlp_layers, head_maps, refuse_shares, value_maps
 
 
 def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -> Tensor:
@@ -34,6 +34,7 @@ def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -
         (batch, embed), divided by σ: φ = Σ_path s·G/σ + offset.
     """
     check_mlp_layers(model, [mlp_layer])
+    refuse_shares(model)
     if parts.shift_blh is None:
         raise ValueError("the equal-share convention needs the quantity 'shifts' of a pass")
     maps, means = model_maps(model), mean_maps(model)
@@ -63,4 +64,4 @@ def equal_share_offset(model: VisionModel, mlp_layer: int, parts: NeuronParts) -
         share_be = tensor(constant_e) - shift_be + tail_be / (2 * model.layers + 1)
         own_he = joint(np.einsum("hdk,d->hk", value_map_hdk, mlp_bias_d))
         sum_be += share_be / (2 * layer + 1) + parts.attention_blh[:, layer] @ tensor(own_he)
-    return sum_be / model.mlp_width / std_b
+    return sum_be / model.neurons / std_b

@@ -7,14 +7,17 @@ path (l', h):
 
     φ_n = (1/σ) Σ_path s_n^path G_n^path,    s_n^path = Σ_i p_i^n α_i^{l',h} / σ_i^{l'},
 
-where α is the class token's attention and σ_i^{l'} what ln_1 divides token i by. This module
+where α is the class token's attention and σ_i^{l'} what ln_1 divides token i by. Where the tail is
+an attention pool, all layers before it have such neurons, and the paths are its heads: α is what
+the pool's query attends to. What its heads write is the sum exactly; what an MLP makes of that in
+turn is none. This module
 computes s while the model runs; `second_order_maps` holds G. The effects themselves, with their
 512 numbers a neuron and image, are never needed for a whole data set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +92,7 @@ class NeuronPass:
     model
         From `load_model`.
     mlp_layers
-        The MLP layers whose neurons are meant, any but the last.
+        The MLP layers whose neurons are meant, any but the last; before an attention pool any.
     quantities
         Which of ``coefficients``, ``totals``, ``class_neurons``, ``peaks`` and ``shifts`` to
         return.
@@ -113,11 +116,22 @@ class NeuronPass:
         self.mlp_layers = tuple(sorted(set(mlp_layers)))
         self.quantities = frozenset(quantities)
         self._tower = model.tower()
-        later = range(self.mlp_layers[0] + 1, model.layers)
+        later = model.readers(self.mlp_layers[0])
         self._readers = {
             layer: _Reader(model, self._tower.blocks[layer], head_map_hke)
             for layer, head_map_hke in zip(later, head_maps(model, later), strict=True)
         }
+
+    def _enter(self, images_bchw: Tensor) -> Tensor:
+        """The stream as it enters the first block, with all known that is needed to read it."""
+        tower = self._tower
+        return tower.stem(images_bchw) if tower.trunk else tower.enter(images_bchw)
+
+    def _blocks(self) -> Iterator[tuple[int, Block]]:
+        """All of them in order, the trunk's, too; layers as the store counts them, so that those of
+        a trunk stand below 0."""
+        tower = self._tower
+        return enumerate([*tower.trunk, *tower.blocks], -len(tower.trunk))
 
     @torch.inference_mode()
     def __call__(self, images_bchw: Tensor) -> NeuronParts:
@@ -129,29 +143,35 @@ class NeuronPass:
             From `Preprocess.to_tensor`.
         """
         model, tower, wanted = self.model, self._tower, self.quantities
-        x_btd = tower.enter(images_bchw)
+        x_btd = self._enter(images_bchw)
         found = _Found(model, x_btd, "shifts" in wanted)
-        for layer, block in enumerate(tower.blocks):
+        for layer, block in self._blocks():
+            at = layer + model.trunk_layers
+            if layer == 0:
+                x_btd = tower.hand_over(x_btd)
             attention = block.attention(x_btd)
-            if layer > self.mlp_layers[0]:
+            if layer in self._readers:
                 found.read(layer, x_btd, attention.pattern(), self._readers[layer])
             x_btd, _ = block.attend(x_btd, attention)
             hidden_btn, written_btd = block.mlp(x_btd)
             x_btd = x_btd.add_(written_btd)
-            if layer in self.mlp_layers:
+            if at in self.mlp_layers:
+                hidden_btn = tower.hand_over(hidden_btn)  # others are read by no head of a pool
                 if "coefficients" in wanted:
-                    found.hidden[layer] = hidden_btn.to(x_btd.dtype)
-                    found.coefficients[layer] = []
+                    found.hidden[at] = hidden_btn.to(x_btd.dtype)
+                    found.coefficients[at] = []
                 if "totals" in wanted:
                     # Not what is left without the bias: where a norm comes behind the MLP, its
                     # bias is another for every token.
                     of_neurons_btd = F.linear(hidden_btn, block.down[0])
-                    found.written[layer] = of_neurons_btd.to(x_btd.dtype)
-                    found.totals[layer] = x_btd.new_zeros(len(x_btd), model.embed_dim)
+                    found.written[at] = of_neurons_btd.to(x_btd.dtype)
+                    found.totals[at] = x_btd.new_zeros(len(x_btd), model.embed_dim)
                 if "class_neurons" in wanted:
-                    found.class_neurons[layer] = tower.read(hidden_btn).to(x_btd.dtype, copy=True)
+                    nothing_bn = torch.zeros_like(hidden_btn[:, 0])  # of a trunk a pool's row reads
+                    read_bn = nothing_bn if tower.trunk else tower.read(hidden_btn)
+                    found.class_neurons[at] = read_bn.to(x_btd.dtype, copy=True)
                 if "peaks" in wanted:
-                    found.peaks[layer] = hidden_btn[:, model.prefix :].amax(1).to(x_btd.dtype)
+                    found.peaks[at] = hidden_btn[:, model.prefix :].amax(1).to(x_btd.dtype)
         left = tower.leave(x_btd)
         return NeuronParts(
             coefficients={at: torch.cat(rows, 1) for at, rows in found.coefficients.items()},
@@ -176,44 +196,49 @@ class NeuronPass:
         """
         tower, hidden = self._tower, dict[int, Tensor]()
         weights: dict[int, list[Tensor]] = {layer: [] for layer in self.mlp_layers}
-        x_btd = tower.enter(images_bchw)
-        for layer, block in enumerate(tower.blocks):
+        x_btd = self._enter(images_bchw)
+        for layer, block in self._blocks():
+            at = layer + self.model.trunk_layers
+            if layer == 0:
+                x_btd = tower.hand_over(x_btd)
             attention = block.attention(x_btd)
-            if hidden:
+            if layer in self._readers:
                 alpha_bht = attention.pattern().to(x_btd.dtype)
                 read_bht = alpha_bht * block.inverse_std(x_btd)[:, None]
-                for at in hidden:
-                    weights[at].append(read_bht)
+                for before in hidden:
+                    weights[before].append(read_bht)
             x_btd, _ = block.attend(x_btd, attention)
             hidden_btn, written_btd = block.mlp(x_btd)
             x_btd = x_btd.add_(written_btd)
-            if layer in self.mlp_layers:
-                hidden[layer] = hidden_btn.to(x_btd.dtype)
+            if at in self.mlp_layers:
+                hidden[at] = tower.hand_over(hidden_btn).to(x_btd.dtype)
         left = tower.leave(x_btd)
         paths = {layer: torch.cat(rows, 1) for layer, rows in weights.items()}
         return TokenReads(hidden, paths, left.embedding_be, left.std_b)
 
     @torch.inference_mode()
     def token_maps(self, images_bchw: Tensor, mlp_layer: int, neurons: Sequence[int]) -> Tensor:
-        """Activations of a few neurons at every token, (batch, token, len(neurons)), for pictures.
+        """Activations of a few neurons at every token, (batch, token, len(neurons)), for pictures;
+        before an attention pool, at every token that it looks at.
 
         Parameters
         ----------
         images_bchw
             From `Preprocess.to_tensor`.
         mlp_layer
-            Any MLP layer but the last.
+            Any whose neurons have second-order effects.
         neurons
             Their numbers.
         """
         check_mlp_layers(self.model, [mlp_layer])
-        check_neurons(self.model, neurons)
-        x_btd = self._tower.enter(images_bchw)
-        for block in self._tower.blocks[:mlp_layer]:
-            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-        block = self._tower.blocks[mlp_layer]
+        check_neurons(self.model, self.model.neurons, neurons)
+        x_btd = self._enter(images_bchw)
+        *before, block = [block for _, block in self._blocks()][: mlp_layer + 1]
+        for earlier in before:
+            x_btd = earlier.rest(x_btd, earlier.attention(x_btd)).stream_btd
         x_btd, _ = block.attend(x_btd, block.attention(x_btd))
-        return block.mlp(x_btd)[0][:, :, list(neurons)].to(x_btd.dtype)
+        hidden_btn = self._tower.hand_over(block.mlp(x_btd)[0])
+        return hidden_btn[:, :, list(neurons)].to(x_btd.dtype)
 
 
 class _Found:

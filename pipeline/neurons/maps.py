@@ -16,38 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.models import VisionModel, Weights, mean_maps, model_maps
+from pipeline.models import UnsupportedModel, VisionModel, Weights, mean_maps, model_maps
 
-from .choices import Convention
+from .choices import Convention, refuse_no_paths
 
 # Neurons whose vectors are written out at once, for their Gram matrices (values).
 _GRAM_VALUES = 1 << 24
 
 
-def paths(model: VisionModel, mlp_layer: int) -> list[tuple[int, int]]:
-    """The (later layer, head) pairs that an MLP layer's neurons flow through, in stored order."""
-    check_mlp_layers(model, [mlp_layer])
-    later = range(mlp_layer + 1, model.layers)
-    return [(layer, head) for layer in later for head in range(model.heads)]
-
-
 def check_mlp_layers(model: VisionModel, mlp_layers: Sequence[int]) -> None:
     """Refuse layers that do not exist or that no attention comes after, and models without."""
-    last = model.layers - 2
-    if not model.heads:
-        raise ValueError(
-            f"{model.name} has no heads: its neurons have no second-order effects, which are "
-            "what later heads make of them"
-        )
-    if last < 0:
-        raise ValueError(
-            f"{model.name} is decomposed into one layer ({model.reading}), and no attention comes "
-            "after it: its neurons have no second-order effect"
-        )
+    refuse_no_paths(model)
+    last = model.second_order_layers - 1
     if not mlp_layers:
         raise ValueError(f"no MLP layers chosen: {model.name} has second-order layers 0 to {last}")
     for layer in mlp_layers:
-        if layer == model.layers - 1:
+        if layer == last + 1:
             raise ValueError(
                 f"MLP layer {layer} is the last of {model.name}: no attention comes after it, so "
                 f"its neurons have no second-order effect; choose from 0 to {last}"
@@ -58,12 +42,21 @@ def check_mlp_layers(model: VisionModel, mlp_layers: Sequence[int]) -> None:
             )
 
 
-def check_neurons(model: VisionModel, neurons: Sequence[int]) -> None:
-    """Refuse neurons that do not exist."""
-    if bad := [n for n in neurons if not 0 <= n < model.mlp_width]:
+def check_neurons(model: VisionModel, count: int, neurons: Sequence[int]) -> None:
+    """Refuse neurons that do not exist in a layer of so many."""
+    if bad := [n for n in neurons if not 0 <= n < count]:
         raise ValueError(
-            f"neurons {bad[:5]} do not exist: layers of {model.name} have neurons 0 to "
-            f"{model.mlp_width - 1}"
+            f"neurons {bad[:5]} do not exist: layers of {model.name} have neurons 0 to {count - 1}"
+        )
+
+
+def refuse_shares(model: VisionModel) -> None:
+    """Refuse the equal-share convention where it says nothing of neurons."""
+    if model.trunk_layers:
+        raise UnsupportedModel(
+            "the equal-share convention shares what a layer's attention adds among the components "
+            f"before it in one stream, and the attention pool of {model.name} begins another: "
+            "choose `convention` centred"
         )
 
 
@@ -143,9 +136,10 @@ def second_order_maps(
     """
     check_mlp_layers(model, [mlp_layer])
     _check_convention(convention)
-    later = range(mlp_layer + 1, model.layers)
-    blocks = model.tower().blocks
-    own = blocks[mlp_layer].weights
+    if convention == "equal-share":
+        refuse_shares(model)
+    later, tower = model.readers(mlp_layer), model.tower()
+    blocks, own = tower.blocks, [*tower.trunk, *tower.blocks][mlp_layer].weights
     written_dn, bias_d = (
         torch.from_numpy(x).to(model.device) for x in (own.down_dn, own.down_bias_d)
     )

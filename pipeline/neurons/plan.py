@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.cluster.work import LIBRARIES
 from storage.metadata import Metadata
-from storage.neurons import SHARD_BYTES, neuron_arrays, paths_of
+from storage.neurons import SHARD_BYTES, neuron_arrays
 
 # Covariances of all layers together; beyond it variances alone are gathered.
 COVARIANCE_BYTES = 1 << 30
@@ -41,18 +41,18 @@ class NeuronProjection:
 
 def covariance_bytes(meta: Metadata, mlp_layers: Sequence[int]) -> int:
     """Of the covariances of all coefficients, float64."""
-    return sum(8 * meta.mlp_width * len(paths_of(meta, at)) ** 2 for at in mlp_layers)
+    return sum(8 * meta.neurons * len(meta.paths(at)) ** 2 for at in mlp_layers)
 
 
 def top_bytes(meta: Metadata, mlp_layer: int, k: int) -> int:
     """Of a layer's top images with their coefficients and peaks, float32."""
-    return 4 * meta.mlp_width * k * (len(paths_of(meta, mlp_layer)) + 1)
+    return 4 * meta.neurons * k * (len(meta.paths(mlp_layer)) + 1)
 
 
 def map_bytes(meta: Metadata, mlp_layer: int) -> int:
     """Of a layer's maps, float32: values and Gram matrices."""
-    count = len(paths_of(meta, mlp_layer))
-    return 4 * meta.mlp_width * count * (meta.head_dim + count) + 4 * count * meta.head_dim * (
+    count = len(meta.paths(mlp_layer))
+    return 4 * meta.neurons * count * (meta.head_dim + count) + 4 * count * meta.head_dim * (
         meta.embed
     )
 
@@ -99,13 +99,13 @@ def project(
         for at in mlp_layers
         for name, spec in neuron_arrays(meta, at, dtypes).items()
     }
-    counts = [len(paths_of(meta, at)) for at in mlp_layers]
-    coefficients = 4 * meta.mlp_width * sum(counts)
+    counts = [len(meta.paths(at)) for at in mlp_layers]
+    coefficients = 4 * meta.neurons * sum(counts)
     second = covariance_bytes(meta, mlp_layers) if covariance else 2 * coefficients
     tops = sum(top_bytes(meta, at, k) for at in mlp_layers)
     itemsize = 4 if meta.precision == "fp32" else 2
-    activations = batch_size * meta.tokens * itemsize * 4 * (4 * meta.width + meta.mlp_width)
-    hidden = batch_size * meta.tokens * meta.mlp_width * 4 * len(mlp_layers)
+    activations = batch_size * meta.tokens * itemsize * 4 * (4 * meta.width + meta.neurons)
+    hidden = batch_size * meta.tokens * meta.neurons * 4 * len(mlp_layers)
     widest = max(
         sum(map_bytes(meta, at) + _COPIES * top_bytes(meta, at, k) for at in group)
         for group in groups(meta, mlp_layers, k)

@@ -71,7 +71,7 @@ def stored_rows(
     ok = np.asarray(ledger.read_part(store.data, shard)["ok"])
     data: Any = urls.open_group(urls.join(store.data, CONTRIBUTIONS), mode="r")
     group: Any = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r")
-    per_image = 4 * len(neurons.paths_of(store.meta, mlp_layer)) * store.meta.mlp_width
+    per_image = 4 * len(store.meta.paths(mlp_layer)) * store.meta.neurons
     step = at_once or max(1, ROW_BYTES // per_image)
     kept = chosen_rows(group, ["coefficients", "peaks"], start, ok, step)
     for (numbers, ours), (_, shared) in zip(

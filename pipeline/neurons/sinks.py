@@ -170,7 +170,7 @@ class GatherMoments:
     where: str | None = None
 
     def open(self, store: Store, mlp_layer: int, shard: int, known: pa.Table) -> Sink:
-        shape = (store.meta.mlp_width, len(neurons.paths_of(store.meta, mlp_layer)))
+        shape = (store.meta.neurons, len(store.meta.paths(mlp_layer)))
         chosen = None if self.where is None else subset(store, shard, self.where)
         return _MomentSink(empty(shape, self.covariance), chosen)
 

@@ -155,7 +155,7 @@ def shard_firing(
     rows = rows.select(list(ATTRIBUTES))
     if readout_pn is None:
         group: Any = urls.open_group(neurons.group_url(store.url, layer), mode="r")
-        norms = np.zeros((0, store.meta.mlp_width), np.float32)
+        norms = np.zeros((0, store.meta.neurons), np.float32)
         for _, found in chosen_rows(group, ["norms"], store.meta.rows(shard)[0], chosen):
             norms = found["norms"].astype(np.float32)
         return rows, norms

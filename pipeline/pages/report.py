@@ -25,7 +25,6 @@ from pipeline.heatmaps.found import read as read_heatmaps
 from pipeline.heatmaps.sheet import Sheet
 from pipeline.labels.answers import labelled
 from pipeline.labels.found import JOB as LABEL
-from pipeline.neurons.choices import WITHOUT_PATHS
 from pipeline.repair.answers import repaired
 from pipeline.search.found import Found
 from pipeline.subsets import spread
@@ -320,7 +319,7 @@ def _askable(meta: Metadata) -> dict[str, str]:
         results = {"textspan": "align", "second-order": results["second-order"]}
     if not meta.heads:
         results = {job: name for job, name in results.items() if job not in ("textspan", "label")}
-    if meta.reading in WITHOUT_PATHS:
+    if not meta.second_order_layers:
         results = {job: name for job, name in results.items() if job not in ("second-order", "omp")}
     return results
 

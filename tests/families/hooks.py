@@ -53,7 +53,9 @@ class Golden:
     """What the tail reads of the last layer's attention, over σ of norms behind it."""
     second_order: Callable[[int], Tensor] | None = None
     """What later heads make of all that an MLP layer's neurons wrote, with attention and norms as
-    they are, (batch, embed); None where no head comes after an MLP that the tail reads."""
+    they are, (batch, embed); None where no head comes after an MLP."""
+    second_order_layers: int = 0
+    """How many MLP layers there are that a head comes after."""
 
     @property
     def heads_blhe(self) -> Tensor:
@@ -180,6 +182,7 @@ def _vit(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
         values=values,
         last_pattern_bht=layers[-1].attention.pattern(queries[-1] / layers[-1].inner_std_bt),
         second_order=second_order,
+        second_order_layers=len(layers) - 1,
     )
 
 
@@ -225,7 +228,31 @@ def _latent_pool(taps: Taps, visual: nn.Module, trunk: nn.Module) -> Golden:
     torch.testing.assert_close(taps.after[pool], taps.after[pool.proj][:, 0] + written)
     projection, bias = _projection(visual, trunk, tokens.shape[-1])
     out = pool.proj.weight.detach().unflatten(1, (pool.num_heads, -1))
-    return _pooled(taps, look, mixed[:, 0], out, pool.proj.bias.detach(), written, projection, bias)
+    pooled = _pooled(
+        taps, look, mixed[:, 0], out, pool.proj.bias.detach(), written, projection, bias
+    )
+    values = behind(trunk.norm, pool.kv.weight.detach().chunk(2)[1])
+    return _with_trunk(taps, pooled, trunk.blocks, trunk.norm, values, look)
+
+
+def _with_trunk(
+    taps: Taps, pooled: Golden, blocks: nn.Module, norm: nn.Module, value_map: Tensor, look: Look
+) -> Golden:
+    """With what the pool's heads make of the neurons of all blocks before it: `norm` is that of the
+    tokens, `value_map` comes behind its σ, (heads · head_dim, width)."""
+    layers, tokens = [layer_of(taps, block) for block in blocks], look.k.shape[2]
+    for layer in layers:
+        layer.check()
+    value_hkd = value_map.unflatten(0, (look.k.shape[1], -1))
+    std_bt1 = std(norm, taps.before[norm])[:, -tokens:, None]  # without what the pool leaves out
+
+    def second_order(mlp_layer: int) -> Tensor:
+        written = layers[mlp_layer].neurons_btd[:, -tokens:] / std_bt1
+        weighed = torch.einsum("bht,btd->bhd", pooled.last_pattern_bht, written)
+        found = torch.einsum("bhd,hkd,hke->be", weighed, value_hkd, pooled.head_map_lhke[0])
+        return found / pooled.std_b[:, None]
+
+    return replace(pooled, second_order=second_order, second_order_layers=len(layers))
 
 
 def _pooled(
@@ -270,7 +297,7 @@ def _coca(taps: Taps, trunk: nn.Module) -> Golden:
     found = torch.einsum("bqhk,dhk->bqd", mixed, out) + bias
     torch.testing.assert_close(found, taps.after[pool], rtol=1e-10, atol=1e-10)
     projection = trunk.proj.detach().T
-    return _pooled(
+    pooled = _pooled(
         taps,
         look,
         mixed[:, 0],
@@ -281,6 +308,13 @@ def _coca(taps: Taps, trunk: nn.Module) -> Golden:
         projection @ beta(norm, bias),
         std(norm, found[:, 0]),
     )
+    attention = pool.attn
+    if attention.in_proj_weight is None:
+        weight = attention.v_proj_weight.detach()
+    else:
+        weight = attention.in_proj_weight.detach().chunk(3)[2]
+    values = behind(pool.ln_k, weight)
+    return _with_trunk(taps, pooled, trunk.transformer.resblocks, pool.ln_k, values, look)
 
 
 def _resnet(taps: Taps, trunk: nn.Module) -> Golden:

@@ -297,15 +297,44 @@ def test_the_nearest_images_are_those_nearest_in_what_it_writes(made: Made):
 
 
 def test_second_order_effects_are_what_later_heads_make_of_neurons(made: Made):
+    assert made.model.second_order_layers == made.golden.second_order_layers
     if made.golden.second_order is None:
-        with pytest.raises(ValueError, match="no attention comes after it|no neurons|no heads"):
+        with pytest.raises(FacetError, match="this model has none|attention pool are convolutions"):
             NeuronPass(made.model, [0])
         return
-    layers = range(made.model.layers - 1)
-    parts = NeuronPass(made.model, list(layers), ("coefficients", "totals"))(made.images)
+    layers = range(made.model.second_order_layers)
+    run = NeuronPass(made.model, list(layers), ("coefficients", "totals", "peaks"))
+    parts, reads = run(made.images), run.tokens(made.images)
+    torch.testing.assert_close(parts.embedding_be, made.golden.output_be, **EXACT)
     for layer in layers:
+        torch.testing.assert_close(reads.coefficients(layer), parts.coefficients[layer], **EXACT)
+        fires_btn = run.token_maps(made.images, layer, range(made.model.neurons))
+        torch.testing.assert_close(reads.hidden[layer], fires_btn, **EXACT)
+        peaks_bn = fires_btn[:, made.model.prefix :].amax(1)
+        torch.testing.assert_close(parts.peaks[layer], peaks_bn, **EXACT)
         wanted = made.golden.second_order(layer)
         np.testing.assert_allclose(parts.totals[layer], wanted, **EXACT)
         maps = second_order_maps(made.model, layer, torch.float64)
         total = maps.total(parts.coefficients[layer]) / parts.ln_std_b[:, None]
         np.testing.assert_allclose(total, wanted, **EXACT)
+
+
+def test_a_map_of_neurons_is_the_mean_of_those_that_point_most_along_a_text(made: Made):
+    model, images = made.model, made.images
+    layers = range(model.second_order_layers)
+    if not layers:
+        return
+    rng = np.random.default_rng(2)
+    rows = {at: rng.normal(size=(model.neurons, model.embed_dim)) for at in layers}
+    texts = torch.from_numpy(directions(made, 2))
+    asked = Asked(torch.arange(2), texts, torch.arange(2))
+    found = PlainMaps(model, ["neurons", "raw-attention"], directions=rows)(images, asked)
+    run = NeuronPass(model, [0])
+    fires = [run.token_maps(images, at, range(model.neurons)) for at in layers]
+    patches_bpn = torch.cat(fires, -1)[:, model.prefix :]
+    along_bn = np.abs(texts.numpy() @ np.concatenate(list(rows.values())).T)
+    for b, chosen in enumerate(np.argsort(-along_bn, axis=1)[:, :200]):
+        wanted = patches_bpn[b, :, chosen.copy()].mean(-1).unflatten(0, model.grid)
+        torch.testing.assert_close(found["neurons"][b], wanted, **EXACT)
+    alone = PlainMaps(model, ["raw-attention"])(images, asked)["raw-attention"]
+    torch.testing.assert_close(found["raw-attention"], alone, **EXACT)

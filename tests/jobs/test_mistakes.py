@@ -112,7 +112,7 @@ MISTAKES = {
         "status --store {root}/nothing", "no store at {root}/nothing", light=False
     ),
     "a store of a newer Facet": Mistake(
-        "reduce --store {newer}", "has schema version 99; this Facet reads versions 1 to 3"
+        "reduce --store {newer}", "has schema version 99; this Facet reads versions 1 to 4"
     ),
     "a store half copied": Mistake(
         "reduce --store {half}", "no shard of {half} is finished: run `facet extract"

@@ -1,14 +1,16 @@
 """A store that an earlier Facet made: opened, used, gone on with, and grown, as it is."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.stats.reductions import reduce_store
 from storage import neurons, open_store
-from storage.errors import StoreError, StoreMismatch
+from storage.errors import FacetError, StoreError, StoreMismatch
 from storage.growth import grow
 from storage.metadata import parse, require_same
 from storage.store import create_store
@@ -89,6 +91,23 @@ def test_its_grid_is_as_high_and_wide_as_its_input(store, tokens, size, grid):
     raw = {**store.meta.to_json(), "tokens": tokens, "preprocessing": {"size": size}}
     assert "grid" not in raw
     assert parse(raw).grid == grid
+
+
+def test_a_trunk_is_not_known_before_version_4_and_the_store_is_gone_on_with():
+    new = stores.metadata(layers=1, reading="attention-pool", trunk_layers=5, trunk_mlp_width=8)
+    assert (new.second_order_layers, new.neurons, new.knows_trunk) == (5, 8, True)
+    raw = replace(new, schema_version=3).to_json()
+    assert not {"trunk_layers", "trunk_mlp_width"} & raw.keys()
+    old = parse(raw)
+    assert (old.reading, old.schema_version, old.knows_trunk) == ("attention-pool", 3, False)
+    require_same(old, new, "here")
+    with pytest.raises(StoreMismatch, match="mlp_width: the store has 24, this run asks for 9"):
+        require_same(old, replace(new, mlp_width=9), "here")
+    with pytest.raises(FacetError, match="schema version 3, which does not say how many layers"):
+        parse_mlp_layers("0", old)
+    # Models without a pool were known whole.
+    plain = replace(stores.metadata(layers=4), schema_version=3)
+    assert parse_mlp_layers("all", parse(plain.to_json())) == (0, 1, 2)
 
 
 def test_a_grid_that_cannot_be_known_is_refused(store):

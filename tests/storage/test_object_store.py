@@ -431,5 +431,5 @@ def test_the_mark_of_a_created_store_comes_last_and_whole(place, proxy, attempts
     marks = [t for t in proxy.targets if t == puts[-1]]
     assert len(marks) == 1
     mark = json.loads(urls.read_bytes(f"{place}/{CONTRIBUTIONS}/zarr.json"))
-    assert mark["attributes"]["facet"]["schema_version"] == 3
+    assert mark["attributes"]["facet"]["schema_version"] == 4
     assert "heads" in mark["consolidated_metadata"]["metadata"]

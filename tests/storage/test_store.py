@@ -52,7 +52,7 @@ def test_plain_xarray_opens_the_store_with_names_and_coordinates(tmp_path):
     data = xr.open_zarr(str(tmp_path / "s" / CONTRIBUTIONS))
     assert data["heads"].dims == ("image", "layer", "head", "head_dim")
     assert {"key", "label", "layer", "head", "block"} <= set(data.coords)
-    assert data.attrs["facet"]["schema_version"] == 3
+    assert data.attrs["facet"]["schema_version"] == 4
     assert data["heads"].sel(layer=1, head=2).shape == (10, 2)
     assert store.meta == parse(data.attrs["facet"])
 
@@ -118,7 +118,7 @@ def test_what_was_not_recorded_before_is_named_alone():
 
 def test_metadata_of_another_schema_and_with_missing_fields_is_refused():
     raw = stores.metadata().to_json()
-    with pytest.raises(StoreError, match="schema version 99; this Facet reads versions 1 to 3"):
+    with pytest.raises(StoreError, match="schema version 99; this Facet reads versions 1 to 4"):
         parse({**raw, "schema_version": 99})
     del raw["width"]
     with pytest.raises(StoreError, match="lacks width; has unknown extra"):

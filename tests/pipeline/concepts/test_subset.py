@@ -294,7 +294,7 @@ def test_passes_are_planned_where_the_store_does_not_keep_what_neurons_do(
 
 def test_a_task_takes_the_maps_of_its_layers_once(question, store):
     by = question.methods["neurons"]
-    paths = {at: len(neurons.paths_of(store.meta, at)) for at in LAYERS}
+    paths = {at: len(store.meta.paths(at)) for at in LAYERS}
     maps = sum(4 * store.meta.mlp_width * (2 * p + p**2) for p in paths.values())
     none = task_bytes(replace(question, methods={"embedding": question.methods["embedding"]}))
     alone = task_bytes(replace(question, methods={"neurons": by}))

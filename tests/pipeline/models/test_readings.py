@@ -301,15 +301,15 @@ def test_jobs_refuse_what_a_reading_does_not_have(store):
         with pytest.raises(StoreError, match="has no class token"):
             refuse_studies(store.url, meta, ["class-token"])
     if meta.reading == "attention-pool":
-        asked = second_order.SecondOrderConfig(store=store.url)
-        with pytest.raises(FacetError, match="the one layer of this model is its attention pool"):
+        asked = second_order.SecondOrderConfig(store=store.url, mlp_layers="3")
+        with pytest.raises(FacetError, match=r"layers 0 to 2 .* \(those before the attention pool"):
             second_order.check(asked)
     bare = replace(meta, heads=0, reading="pixels", components=("mlps",), prefix=0, tokens=6)
     for refuse in (
         lambda: refuse_components(store.url, bare, ("heads",)),
         lambda: refuse_studies(store.url, bare, ["heads"]),
         lambda: refuse_reading(bare, ["raw-attention"]),
-        lambda: refuse_no_paths(bare.reading),
+        lambda: refuse_no_paths(bare),
     ):
         with pytest.raises(FacetError, match="attention"):
             refuse()

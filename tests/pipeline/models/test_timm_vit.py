@@ -133,7 +133,7 @@ def bias_weights(model: VisionModel, images: torch.Tensor) -> torch.Tensor:
 def test_neurons_that_are_gone_are_gone_from_the_librarys_own_output(way):
     own, images = built(**WAYS[way]), pictures()
     model = load(own)
-    layer = model.layers - 1 if model.reading == "attention-pool" else 1
+    layer = model.trunk_layers or 1  # behind a trunk comes the pool's own MLP
     effects = IndirectEffects(model, layer)
     none = torch.zeros_like(effects.activations(images)[0])
     single, embedding = effects(images, none, [2, 3])
@@ -166,8 +166,8 @@ def test_a_pools_neurons_are_activation_times_column():
     parts = Decomposer(model)(images)
     assert not parts.mlps_bsd[:, 0].any()
     torch.testing.assert_close(parts.mlps_bsd[:, 1], total, **EXACT)
-    with pytest.raises(ValueError, match="no attention comes after it"):
-        NeuronPass(model, [0])
+    with pytest.raises(ValueError, match="MLP layer 3 is the last .* no attention comes after it"):
+        NeuronPass(model, [3])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pipeline.models.family import Sizes
 from pipeline.models.mlps import PlainMlp
 from pipeline.models.prenorm import PreNormBlock, embed_patches
 from pipeline.models.reading import ClassToken, Mean, Reading, WeighedMean
-from pipeline.models.tower import Attention, Left, Norm, Tail, float64
+from pipeline.models.tower import Attention, Entrance, Left, Norm, Tail, float64
 
 REGISTERS = 2
 NAME = "toy-vit"
@@ -156,6 +156,8 @@ def sizes(config: dict[str, Any]) -> Sizes:
         activation="gelu",
         reading=reading,
         varying_bias=reading == "mean-of-normed",
+        trunk_layers=vision["layers"] if reading == "attention-pool" else 0,
+        trunk_mlp_width=4 * vision["width"] if reading == "attention-pool" else 0,
         refined=("pool_neurons", "channels") if reading == "attention-pool" else (),
     )
 
@@ -209,14 +211,14 @@ def block(model: VisionModel, layer: Layer, before: nn.LayerNorm, **of: Any) -> 
     )
 
 
-class ToyTower:
+class ToyTower(Entrance):
     def __init__(self, model: VisionModel) -> None:
         self._model, self._visual = model, model.visual
         readings = {"mean": Mean(0), "mean-of-normed": WeighedMean(model.prefix)}
         self.read: Reading = readings.get(model.reading, ClassToken())
         self.late = model.reading == "mean-of-normed"
         layers, pooled = self._visual.layers, model.reading == "attention-pool"
-        self.trunk = self.blocks = [
+        self.blocks = [
             block(
                 model, layer, layer.before, reading=self.read,
                 last=layer is layers[-1] and not pooled,
@@ -228,23 +230,21 @@ class ToyTower:
     def tail(self) -> Tail:
         return Tail(Norm.of(self._visual.after), float64(self._visual.head.weight).T)
 
-    def start(self, images_bchw: Tensor) -> Tensor:
+    def stem(self, images_bchw: Tensor) -> Tensor:
         if self.late:
             self.read.weights_bt = None
         x_btd, positions_td = self.embed(images_bchw)
         return x_btd + positions_td
 
     def enter(self, images_bchw: Tensor) -> Tensor:
-        if self.late:
-            self.leave(self.run(self.start(images_bchw)))
-            x_btd, positions_td = self.embed(images_bchw)
-            return x_btd + positions_td
-        return self.start(images_bchw)
-
-    def run(self, x_btd: Tensor) -> Tensor:
-        for each in self.trunk:
+        x_btd = self.start(images_bchw)
+        if not self.late:
+            return x_btd
+        for each in self.blocks:
             x_btd = each.rest(x_btd, each.attention(x_btd)).stream_btd
-        return x_btd
+        self.leave(x_btd)
+        x_btd, positions_td = self.embed(images_bchw)
+        return x_btd + positions_td
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:
         self._model.refuse_other_images(images_bchw)
@@ -297,7 +297,7 @@ class PoolRow(ClassToken):
 
 
 class ToyPool(ToyTower):
-    """The pool is the one layer; what comes before it is how it is entered."""
+    """The pool is the one layer; what comes before it is its trunk."""
 
     def __init__(self, model: VisionModel) -> None:
         super().__init__(model)
@@ -306,16 +306,11 @@ class ToyPool(ToyTower):
             model, visual.pool.layer, visual.after, kind=PoolBlock, last=True, reading=self.read
         )
         pool.query = visual.pool.query
-        self.blocks = [pool]
+        self.trunk, self.blocks = self.blocks, [pool]
 
     @property
     def tail(self) -> Tail:
         return Tail(Norm.none(self._model.width), float64(self._visual.head.weight).T)
-
-    def enter(self, images_bchw: Tensor) -> Tensor:
-        return self.run(super().start(images_bchw))
-
-    start = enter
 
     def leave(self, x_btd: Tensor) -> Left:
         read_bd = self.read(x_btd)

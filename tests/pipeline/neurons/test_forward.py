@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.extraction.decompose import Decomposer
 from pipeline.neurons.equal_share import equal_share_offset
 from pipeline.neurons.forward import NeuronPass
-from pipeline.neurons.maps import paths, published_scale, second_order_maps
+from pipeline.neurons.maps import published_scale, second_order_maps
 from tests.pipeline.neurons.forward_kit import (
     TINY,
     golden_model,
@@ -105,7 +105,7 @@ def test_the_forward_pass_is_the_models_own(tmp_path):
     parts, own = NeuronPass(model, [1])(images), Decomposer(model)(images)
     torch.testing.assert_close(parts.embedding_be, own.embedding_be, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(parts.ln_std_b, own.ln_std_b)
-    assert parts.coefficients[1].shape == (3, len(paths(model, 1)), model.mlp_width)
+    assert parts.coefficients[1].shape == (3, len(model.paths(1)), model.mlp_width)
     assert (parts.totals, parts.class_neurons, parts.peaks) == ({}, {}, {})
 
 
@@ -113,7 +113,7 @@ def test_several_layers_at_once_are_the_layers_one_by_one(tmp_path):
     model = perturbed(TINY, tmp_path, 1, torch.float32)
     images = random_images(model, 1, 3)
     together = NeuronPass(model, [2, 0])(images)
-    assert paths(model, 2) == [(3, 0), (3, 1)]
+    assert model.paths(2) == [(3, 0), (3, 1)]
     for layer in (0, 2):
         alone = NeuronPass(model, [layer])(images)
         assert torch.equal(alone.coefficients[layer], together.coefficients[layer])
