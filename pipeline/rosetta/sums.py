@@ -67,11 +67,9 @@ class HalfMaps:
                 self._sums[layer] = maps.sum(0).flatten(0, 1).double()
             count = self.images * target[0] * target[1]
             rest = bilinear.weights(size, target).to(maps.device) @ self._sums[layer]
-            # In place: what is made for this alone need not be made twice.
-            squares = (
-                maps.square() if size == target else bilinear.up_and_back(maps, target).mul_(maps)
-            )
-            squares = squares.sum((0, 1, 2)).double()
+            # On a CPU image by image, so that what is made of one never leaves the cache.
+            parts = (maps,) if maps.is_cuda else maps.split(1)
+            squares = torch.stack([_squares(part, target) for part in parts]).sum(0)
             mean = self.shift[layer].double() + rest / count
             self._moments[key] = rest, mean, squares - rest**2 / count
         return self._moments[key]
@@ -84,6 +82,13 @@ class HalfMaps:
             parts = [[m[s.channels] for m in self.moments(s.layer, target)] for s in run.segments]
             self._of_runs[key] = tuple(torch.cat(part) for part in zip(*parts, strict=True))
         return self._of_runs[key]
+
+
+def _squares(maps_bhwc: torch.Tensor, target: MapSize) -> torch.Tensor:
+    """‖Ua‖² of each unit, U to ``target``: (units,) float64."""
+    if tuple(maps_bhwc.shape[1:3]) == target:
+        return maps_bhwc.square().sum((0, 1, 2)).double()
+    return bilinear.up_and_back(maps_bhwc, target).mul_(maps_bhwc).sum((0, 1, 2)).double()
 
 
 @dataclass(frozen=True)
