@@ -30,6 +30,10 @@ class PixelBlock:
         """See `Block`."""
         raise NotImplementedError
 
+    @property
+    def mlp_bias(self) -> Tensor:
+        return self.down[1]
+
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         """See `Block`."""
         raise NotImplementedError

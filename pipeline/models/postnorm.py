@@ -49,6 +49,10 @@ class PostNormBlock(PreNormBlock):
         return weight, _beta(self._behind_2, weight).to(weight.dtype)
 
     @property
+    def mlp_bias(self) -> None:
+        return None
+
+    @property
     def layers(self) -> Layers:
         raise UnsupportedModel(
             "relevance is handed back through norms before attention and MLP, and the blocks of "

@@ -95,6 +95,10 @@ class PreNormBlock:
         return self._run_mlp.down
 
     @property
+    def mlp_bias(self) -> Tensor | None:
+        return self.down[1]
+
+    @property
     def placed(self) -> bool:
         """Whether attention takes all tokens in their places, none left out: by biases of its
         logits, or by what becomes of queries and keys before they meet."""

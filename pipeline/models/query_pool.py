@@ -78,6 +78,10 @@ class QueryPool:
         return weight.new_zeros(len(weight), 0), torch.zeros_like(bias)
 
     @property
+    def mlp_bias(self) -> Tensor:
+        return self.down[1]
+
+    @property
     def layers(self) -> Layers:
         raise UnsupportedModel(
             "relevance is handed back through blocks that add to what they look at, and this "

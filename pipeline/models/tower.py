@@ -124,6 +124,10 @@ class Block(Protocol):
     def down(self) -> tuple[Tensor, Tensor]:
         """What neurons write, as run: weight (width, neuron) and bias (width,)."""
 
+    @property
+    def mlp_bias(self) -> Tensor | None:
+        """What `mlp` writes whatever its neurons, (width,); None where every token gets its own."""
+
     def attention(self, x_btd: Tensor) -> Attention:
         """Queries, keys and values of the stream."""
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models import Block, VisionModel
@@ -116,11 +116,14 @@ class NeuronPass:
         self.mlp_layers = tuple(sorted(set(mlp_layers)))
         self.quantities = frozenset(quantities)
         self._tower = model.tower()
-        later = model.readers(self.mlp_layers[0])
-        self._readers = {
-            layer: _Reader(model, self._tower.blocks[layer], head_map_hke)
-            for layer, head_map_hke in zip(later, head_maps(model, later), strict=True)
-        }
+        self._readers = later = model.readers(self.mlp_layers[0])
+        blocks = [self._tower.blocks[layer] for layer in later]
+        self._value_map_pdk = torch.cat(
+            [torch.from_numpy(value_maps(block.weights)).to(**model.wide) for block in blocks]
+        )
+        self._head_map_pke = (
+            torch.from_numpy(head_maps(model, later)).to(**model.wide).flatten(0, 1)
+        )
 
     def _enter(self, images_bchw: Tensor) -> Tensor:
         """The stream as it enters the first block, with all known that is needed to read it."""
@@ -151,21 +154,18 @@ class NeuronPass:
                 x_btd = tower.hand_over(x_btd)
             attention = block.attention(x_btd)
             if layer in self._readers:
-                found.read(layer, x_btd, attention.pattern(), self._readers[layer])
+                found.read(layer, x_btd, attention.pattern(), block.inverse_std(x_btd))
             x_btd, _ = block.attend(x_btd, attention)
             hidden_btn, written_btd = block.mlp(x_btd)
             x_btd = x_btd.add_(written_btd)
             if at in self.mlp_layers:
-                hidden_btn = tower.hand_over(hidden_btn)  # others are read by no head of a pool
+                # Others are read by no head of a pool.
+                hidden_btn, written_btd = tower.hand_over(hidden_btn), tower.hand_over(written_btd)
+                found.since[at] = found.paths
                 if "coefficients" in wanted:
-                    found.hidden[at] = hidden_btn.to(x_btd.dtype)
-                    found.coefficients[at] = []
+                    found.hidden[at] = hidden_btn
                 if "totals" in wanted:
-                    # Not what is left without the bias: where a norm comes behind the MLP, its
-                    # bias is another for every token.
-                    of_neurons_btd = F.linear(hidden_btn, block.down[0])
-                    found.written[at] = of_neurons_btd.to(x_btd.dtype)
-                    found.totals[at] = x_btd.new_zeros(len(x_btd), model.embed_dim)
+                    found.written[at] = self._written(block, hidden_btn, written_btd)
                 if "class_neurons" in wanted:
                     nothing_bn = torch.zeros_like(hidden_btn[:, 0])  # of a trunk a pool's row reads
                     read_bn = nothing_bn if tower.trunk else tower.read(hidden_btn)
@@ -174,8 +174,8 @@ class NeuronPass:
                     found.peaks[at] = hidden_btn[:, model.prefix :].amax(1).to(x_btd.dtype)
         left = tower.leave(x_btd)
         return NeuronParts(
-            coefficients={at: torch.cat(rows, 1) for at, rows in found.coefficients.items()},
-            totals={at: scaled(total, left.std_b) for at, total in found.totals.items()},
+            coefficients=found.coefficients(),
+            totals=self._totals(found, left.std_b),
             class_neurons=found.class_neurons,
             peaks=found.peaks,
             attention_blh=found.attention_blh,
@@ -184,6 +184,26 @@ class NeuronPass:
             mean_b=left.mean_b,
             ln_std_b=left.std_b,
         )
+
+    def _written(self, block: Block, hidden_btn: Tensor, written_btd: Tensor) -> _Neurons:
+        """What neurons wrote to every token, and the bias that is still to be taken off."""
+        if block.mlp_bias is None:
+            return _Neurons(F.linear(hidden_btn, block.down[0]), None)
+        return _Neurons(written_btd, block.mlp_bias.to(self.model.wide["dtype"]))
+
+    def _totals(self, found: _Found, ln_std_b: Tensor) -> dict[int, Tensor]:
+        """Through the values and output projections of all later heads, path by path."""
+        totals = {}
+        for at, (written_btd, bias_d) in found.written.items():
+            first = found.since[at]
+            read_bpd = found.read_of(at, written_btd)
+            if bias_d is not None:
+                read_bpd -= found.weights_bpt[:, first:].sum(-1, keepdim=True) * bias_d
+            values_pbk = read_bpd.transpose(0, 1) @ self._value_map_pdk[first:]
+            head_map = self._head_map_pke[first:].flatten(0, 1)
+            total_be = values_pbk.transpose(0, 1).flatten(1) @ head_map
+            totals[at] = scaled(total_be, ln_std_b)
+        return totals
 
     @torch.inference_mode()
     def tokens(self, images_bchw: Tensor) -> TokenReads:
@@ -241,40 +261,56 @@ class NeuronPass:
         return hidden_btn[:, :, list(neurons)].to(x_btd.dtype)
 
 
+class _Neurons(NamedTuple):
+    """What the neurons of an MLP wrote to every token, (batch, token, width), with a bias in it."""
+
+    written_btd: Tensor
+    bias_d: Tensor | None
+
+
 class _Found:
-    """What has been gathered of a batch so far."""
+    """What has been gathered of a batch so far.
+
+    What heads read of MLPs before them is multiplied once all have been seen: then it is one
+    product for each MLP.
+    """
 
     def __init__(self, model: VisionModel, x_btd: Tensor, shifts: bool) -> None:
         self.hidden: dict[int, Tensor] = {}
-        self.written: dict[int, Tensor] = {}
-        self.coefficients: dict[int, list[Tensor]] = {}
-        self.totals: dict[int, Tensor] = {}
+        self.written: dict[int, _Neurons] = {}
         self.class_neurons: dict[int, Tensor] = {}
         self.peaks: dict[int, Tensor] = {}
         self.attention_blh = x_btd.new_zeros(len(x_btd), model.layers, model.heads)
         self.shift_blh = torch.zeros_like(self.attention_blh) if shifts else None
+        self.since: dict[int, int] = {}
+        """By MLP layer, how many paths are of layers up to it."""
+        self.paths = 0
+        self._weights: list[Tensor] = []
+        # A CPU without instructions for them multiplies numbers of 16 bits many times slower.
+        self._dtype = model.dtype if x_btd.is_cuda else x_btd.dtype
 
-    def read(self, layer: int, x_btd: Tensor, alpha_bht: Tensor, reader: _Reader) -> None:
-        """What the heads of `layer` read from the MLPs before it."""
-        weights_bht = alpha_bht.to(x_btd.dtype) * reader.block.inverse_std(x_btd)[:, None]
+    def read(self, layer: int, x_btd: Tensor, alpha_bht: Tensor, inverse_std_bt: Tensor) -> None:
+        """What the heads of `layer` multiply tokens of the MLPs before it by."""
+        weights_bht = alpha_bht.to(x_btd.dtype) * inverse_std_bt[:, None]
         self.attention_blh[:, layer] = weights_bht.sum(-1)
         if self.shift_blh is not None:
             self.shift_blh[:, layer] = (weights_bht * torch.var_mean(x_btd, -1)[1][:, None]).sum(-1)
-        for at, hidden_btn in self.hidden.items():
-            self.coefficients[at].append(weights_bht @ hidden_btn)
-        for at, written_btd in self.written.items():
-            self.totals[at] += reader.output(weights_bht @ written_btd)
+        self._weights.append(weights_bht)
+        self.paths += weights_bht.shape[1]
 
+    @cached_property
+    def weights_bpt(self) -> Tensor:
+        """α_i/σ_i of all paths."""
+        return torch.cat(self._weights, 1)
 
-class _Reader:
-    """A layer's way from the residual stream of a token, over its values, to the joint space."""
+    @cached_property
+    def _rounded_bpt(self) -> Tensor:
+        return self.weights_bpt.to(self._dtype)
 
-    def __init__(self, model: VisionModel, block: Block, head_map_hke: NDArray[np.float64]) -> None:
-        self.block = block
-        self.value_map_hdk = torch.from_numpy(value_maps(block.weights)).to(**model.wide)
-        self.head_map_hke = torch.from_numpy(head_map_hke).to(**model.wide)
+    def read_of(self, at: int, values_bt: Tensor) -> Tensor:
+        """Σ_i weights · values, by path that begins in MLP layer `at`."""
+        weights_bpt = self._rounded_bpt[:, self.since[at] :]
+        return (weights_bpt @ values_bt.to(self._dtype)).to(self.weights_bpt.dtype)
 
-    def output(self, read_bhd: Tensor) -> Tensor:
-        """(batch, embed), still to be divided by the image's σ."""
-        values_hbk = read_bhd.transpose(0, 1) @ self.value_map_hdk
-        return values_hbk.transpose(0, 1).flatten(1) @ self.head_map_hke.flatten(0, 1)
+    def coefficients(self) -> dict[int, Tensor]:
+        return {at: self.read_of(at, hidden_btn) for at, hidden_btn in self.hidden.items()}

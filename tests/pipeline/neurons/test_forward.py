@@ -124,10 +124,15 @@ def test_precision(tmp_path, dtype, bar):
     exact = perturbed(TINY, tmp_path, 2)
     rough = perturbed(TINY, tmp_path, 2, dtype)
     images = random_images(exact, 2, 4)
-    wanted = NeuronPass(exact, [0])(images).coefficients[0]
-    found = NeuronPass(rough, [0])(images.float()).coefficients[0]
-    assert found.dtype == torch.float32
-    assert (found - wanted).norm() / wanted.norm() < bar
+    both = ("coefficients", "totals")
+    wanted, found = (
+        NeuronPass(exact, [0], both)(images),
+        NeuronPass(rough, [0], both)(images.float()),
+    )
+    for name in both:
+        one, other = getattr(wanted, name)[0], getattr(found, name)[0]
+        assert other.dtype == torch.float32
+        assert (other - one).norm() / one.norm() < bar, name
 
 
 def test_token_maps_weigh_up_to_coefficients(tmp_path):
