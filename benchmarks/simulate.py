@@ -22,6 +22,7 @@ import psutil
 import pyarrow as pa
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from jobs import status
 from pipeline.cluster import machines
@@ -60,7 +61,7 @@ class StubExtractor(Extractor):
             if spec.dtype != "str"
         }
 
-    def _parts(self, loaded: LoadedImages) -> dict[str, torch.Tensor]:
+    def _parts(self, loaded: LoadedImages, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
 
 

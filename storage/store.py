@@ -29,6 +29,7 @@ from .tables import StoreTables
 from .validate import ReadAgain, faults
 
 Mode = Literal["r", "r+"]
+CHUNKS = "c"  # zarr's folder of an array's chunks
 
 
 def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> Store:
@@ -336,7 +337,12 @@ class Store(StoreTables):
 
     def sweep(self) -> int:
         """Remove what killed writers left unfinished; returns how many files."""
-        return sum(
-            urls.sweep_partial(urls.join(self.url, d))
-            for d in (CONTRIBUTIONS, LEDGER, IMAGES, INDEX, neurons.NEURONS, neurons.STATES)
-        )
+        whole = (LEDGER, IMAGES, INDEX, neurons.NEURONS, neurons.STATES)
+        swept = sum(urls.sweep_partial(urls.join(self.url, name)) for name in whole)
+        contributions = urls.join(self.url, CONTRIBUTIONS)
+        swept += urls.sweep_partial(contributions, skip=self.arrays)
+        for name, spec in self.arrays.items():
+            array = urls.join(contributions, name)
+            swept += urls.sweep_partial(array, skip=(CHUNKS,))
+            swept += urls.sweep_shards(urls.join(array, CHUNKS), len(spec.dims))
+        return swept

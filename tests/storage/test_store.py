@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 from hypothesis import given, settings
@@ -245,6 +247,65 @@ def test_sweep_removes_what_a_killed_writer_left(tmp_path):
     assert store.sweep() == 1
     assert not left.exists()
     assert store.validate() == []
+
+
+def test_sweep_looks_wherever_a_writer_may_have_died(tmp_path):
+    store = stores.fill(stores.new_store(str(tmp_path / "s")))
+    root = tmp_path / "s"
+    chunks = [p for p in root.rglob("contributions.zarr/*/c/**/*") if p.is_file()]
+    kept = [*chunks, *root.rglob("*.parquet"), *root.rglob("zarr.json")]
+    assert {p.relative_to(root).parts[1] for p in chunks} >= {*store.arrays} - {"label"}
+    left = [p.with_suffix(f".{'0' * 32}.partial") for p in (*chunks, *root.rglob("zarr.json"))]
+    left += [p.with_name(f".{p.name}.{'0' * 32}.tmp") for p in root.rglob("*.parquet")]
+    # And of a shard that nobody finished.
+    left += [root / CONTRIBUTIONS / "heads" / "c" / "99" / "0" / "0" / "0.abc.partial"]
+    left[-1].parent.mkdir(parents=True)
+    left = [p for p in left if MODEL not in p.parts]  # the driver alone writes it, before all else
+    for path in left:
+        path.write_bytes(b"half")
+    assert store.sweep() == len(left)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
+@given(
+    facts=st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text()), max_size=9),
+    error=st.text() | st.just("\x18\x05facet\x18\x02{}"),
+    length=st.sampled_from([0, 1, 100, 127, 128, 16_383, 16_384, 100_000]),
+    started=st.none() | st.floats(0, 1e10),
+)
+@settings(max_examples=30)
+def test_facts_are_those_that_parquet_reads(facts, error, length, started, tmp_path_factory):
+    url = str(tmp_path_factory.mktemp("store"))
+    facts["long"] = "x" * length
+    rows = pa.table([[0], [False], [error], [error], [0], [0]], schema=ledger.SCHEMA)
+    ledger.write_part(url, 3, rows, facts, started=started)
+    metadata = pq.read_metadata(ledger.part_url(url, 3)).metadata
+    ((found, span),) = ledger.read_work(url, [3])
+    assert found == facts == json.loads(metadata[b"facet"])
+    if started is None:
+        assert span is None
+        assert b"facet_work" not in metadata
+    else:
+        kept = json.loads(metadata[b"facet_work"])
+        assert span == (started, kept["finished"])
+
+
+def test_a_part_without_facts_has_none_and_a_cut_one_is_damaged(tmp_path):
+    url = str(tmp_path)
+    rows = pa.table(
+        [[0], [False], ["\x18\x05facet\x18\x02{}"], [""], [0], [0]], ledger.SCHEMA.names
+    )
+    place = Path(ledger.part_url(url, 0))
+    place.parent.mkdir()
+    pq.write_table(rows, place)
+    assert list(ledger.read_work(url, [0])) == [({}, None)]
+    ledger.write_part(url, 1, rows, {"bad": {}}, started=1.0)
+    whole = Path(ledger.part_url(url, 1)).read_bytes()
+    for size in (0, 1, 7, len(whole) // 2, len(whole) - 5, len(whole) - 1):
+        Path(ledger.part_url(url, 1)).write_bytes(whole[:size])
+        with pytest.raises(StoreError, match=r"part-00000001.parquet is damaged.*Delete it"):
+            list(ledger.read_work(url, [1]))
 
 
 def test_an_unwritable_place_is_refused_with_the_remedy(tmp_path):
