@@ -22,13 +22,13 @@ import psutil
 import pyarrow as pa
 import torch
 import tyro
-from numpy.typing import NDArray
 
 from jobs import status
 from pipeline.cluster import machines
 from pipeline.cluster.work import Workers
 from pipeline.extraction import run
-from pipeline.extraction.extractor import Extractor
+from pipeline.extraction.extractor import Extractor, Pass
+from pipeline.extraction.feed import Fetched, Link
 from pipeline.images.batches import Batch
 from pipeline.images.load import LoadedImages
 from pipeline.stats.reductions import reduce_store
@@ -50,7 +50,7 @@ class StubExtractor(Extractor):
 
     def __init__(self, url: str, model: Any, device: str, threads: int) -> None:
         self.store = open_store(url, mode="r+")
-        self._seen, self._computing = 0, threading.Lock()
+        self._seen, self._computing, self.link = 0, threading.Lock(), Link(torch.device("cpu"))
         rng = np.random.default_rng(0)
         self._box = {
             name: torch.from_numpy(
@@ -61,8 +61,11 @@ class StubExtractor(Extractor):
             if spec.dtype != "str"
         }
 
-    def _parts(self, loaded: LoadedImages, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        return {name: values[: len(loaded.ok)] for name, values in self._box.items()}
+    def _begin(self, batch: Batch, pixels_bhwc: torch.Tensor) -> Pass:
+        arrays = {name: values[: len(batch.keys)] for name, values in self._box.items()}
+        finite = torch.ones(len(arrays), len(batch.keys), dtype=torch.bool)
+        told = Fetched({"computed": finite, "stored": finite})
+        return Pass(batch, pixels_bhwc, tuple(arrays), Fetched(arrays), told)
 
 
 class StubExtraction(run.Extraction):

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic
 
 import ray
@@ -22,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, RuntimeEnvSetu
 from storage.errors import FacetError
 
 from . import logs, machines, metrics
-from .work import DECODE_CPUS, IN_HAND, RETRIES, Item, Report, Value, Work, Worker, amounts
+from .work import DECODE_CPUS, RETRIES, Item, Report, Value, Work, Worker, amounts
 
 SECONDS_TO_WAIT = 15 * 60.0
 SECONDS_BEFORE_SAYING = 10.0
@@ -30,6 +31,8 @@ SECONDS_BETWEEN_SAYING = 60.0
 POLL = 0.5
 # On the nodes that have room, instead of filling one after the other.
 SPREAD = "SPREAD"
+# Of Ray's shared memory, what decoded pictures may fill: beyond it Ray writes to disk.
+PICTURES = 0.5
 
 
 class _Actor:
@@ -45,7 +48,10 @@ class _Actor:
         """Returns once the actor runs."""
 
     def do(self, item: Any, work: list[ray.ObjectRef], ahead: list[ray.ObjectRef]) -> Report[Any]:
-        # Inside a list, references are not fetched before the call.
+        # Inside a list, references are not fetched before the call; from other nodes pictures come
+        # from here on, and not one batch after the other as they are asked for.
+        if ahead:
+            ray.wait(ahead, num_returns=len(ahead), timeout=0)
         with self._starting:
             if self._worker is None:
                 self._worker = ray.get(work[0]).start()
@@ -86,6 +92,9 @@ class Crew(Generic[Item, Value]):
     _starting: dict[Any, _Member] = field(default_factory=dict)
     _under_way: dict[Any, tuple[_Member, Item]] = field(default_factory=dict)
     _queue: deque[Item] = field(default_factory=deque)
+    _pictures: dict[Item, list[Any]] = field(default_factory=dict)  # of items still queued
+    _slots: float = 0.0  # decoding tasks that run at once
+    _room: float = 0.0  # bytes for decoded pictures
     _lost: Counter[Item] = field(default_factory=Counter)
     _false_starts: int = 0
     _gone: int = 0  # images finished by members that are gone
@@ -112,6 +121,8 @@ class Crew(Generic[Item, Value]):
         asked = 0.0
         try:
             while self._queue or self._under_way:
+                if time.monotonic() - asked >= POLL:
+                    self._measure()
                 self._hire_missing()
                 self._fill()
                 for ref in self._ready():
@@ -131,6 +142,8 @@ class Crew(Generic[Item, Value]):
         finally:
             for member in self._members:
                 ray.kill(member.actor)
+            for ref in chain.from_iterable(self._pictures.values()):
+                ray.cancel(ref)
 
     def _ready(self) -> list[Any]:
         refs = [*self._starting, *self._under_way]
@@ -148,7 +161,7 @@ class Crew(Generic[Item, Value]):
             and (not self._members or self._room_for(len(self._members) + 1))
         ):
             # One slot more than items, for progress().
-            slots = {"max_concurrency": IN_HAND + 1, "scheduling_strategy": SPREAD}
+            slots = {"max_concurrency": self.todo.in_hand + 1, "scheduling_strategy": SPREAD}
             options = self.needs.options() | slots
             member = _Member(self._actor.options(**options).remote(logs.job()))
             self._members.append(member)
@@ -184,16 +197,41 @@ class Crew(Generic[Item, Value]):
 
     def _fill(self) -> None:
         started = [member for member in self._members if member.started]
-        for load in range(IN_HAND):
+        for load in range(self.todo.in_hand):
             for member in started:
                 if member.load == load and self._queue:
                     item = self._queue.popleft()
                     self._under_way[self._hand_out(member, item)] = (member, item)
                     member.load += 1
+        if started:
+            self._decode_ahead()
 
     def _hand_out(self, member: _Member, item: Item) -> Any:
-        ahead = [self._task(call).remote(*given) for call, *given in self.todo.ahead(item)]
+        ahead = self._pictures.pop(item, None) or self._decode(item)
         return member.actor.do.remote(item, [self._work], ahead)
+
+    def _decode(self, item: Item) -> list[Any]:
+        return [self._task(call).remote(*given) for call, *given in self.todo.ahead(item)]
+
+    def _decode_ahead(self) -> None:
+        """Have pictures of the next items decoded: as many tasks more than those of items in hand
+        as the cluster runs at once, so that no CPU waits while a worker does, as far as shared
+        memory holds them."""
+        tasks = sum(map(len, self._pictures.values()))
+        in_hand = (item for _, item in self._under_way.values())
+        held = sum(map(self.todo.decoded_bytes, (*in_hand, *self._pictures)))
+        for item in self._queue:
+            if item in self._pictures:
+                continue
+            held += self.todo.decoded_bytes(item)
+            if tasks >= self._slots or held > self._room:
+                return
+            self._pictures[item] = self._decode(item)
+            tasks += max(1, len(self._pictures[item]))
+
+    def _measure(self) -> None:
+        self._slots = machines.resources()["CPU"] / DECODE_CPUS
+        self._room = PICTURES * machines.shared_memory()
 
     def _task(self, function: Callable[..., Any]) -> Any:
         if function not in self._tasks:

@@ -423,6 +423,11 @@ def memory() -> int:
     return int(_total("memory"))
 
 
+def shared_memory() -> int:
+    """Bytes that Ray's object stores hold, of the whole cluster."""
+    return int(_total("object_store_memory"))
+
+
 def node_memory() -> int:
     """Bytes of memory that the largest node of the cluster offers to workers."""
     if here():

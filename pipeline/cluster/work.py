@@ -16,6 +16,8 @@ from . import machines
 # Items that a worker has in hand: one under way, and one whose pictures are decoded or whose
 # arrays are written meanwhile.
 IN_HAND = 2
+# A GPU is done with a shard before it is written: several are written at once.
+IN_HAND_GPU = 4
 # A worker that waits for pictures keeps its CPUs, also from the tasks that decode them, and
 # workers of several jobs meet on one cluster: they must leave room to decode, or all wait for ever.
 WORKER_CPUS = 0.1
@@ -51,6 +53,11 @@ class Workers:
     actors: int
     threads: int
     batch_size: int
+
+    @property
+    def in_hand(self) -> int:
+        """Shards that one of them has in hand, if it writes them."""
+        return IN_HAND_GPU if self.device == "cuda" else IN_HAND
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class Worker(Protocol[Given, Value]):
     """What does the items: it owns a model, and is made once on each worker."""
 
     def do(self, item: Given, batches: Iterable[Any]) -> Report[Value]:
-        """Do an item, given what `Work.ahead` asked for; called from up to ``IN_HAND`` threads."""
+        """Do an item, given what `Work.ahead` asked for; called from `Work.in_hand` threads."""
 
     def progress(self) -> int:
         """Images computed since it was made."""
@@ -129,6 +136,11 @@ class Work(ABC, Generic[Item, Value]):
     @abstractmethod
     def needs(self) -> Needs:
         """What one worker takes."""
+
+    @property
+    def in_hand(self) -> int:
+        """Items that a worker has in hand."""
+        return IN_HAND
 
     @abstractmethod
     def start(self) -> Worker[Item, Value]:
@@ -148,6 +160,10 @@ class Work(ABC, Generic[Item, Value]):
     @abstractmethod
     def images(self, item: Item) -> int:
         """How many images an item has."""
+
+    def decoded_bytes(self, item: Item) -> int:
+        """Bytes of what `ahead` gives for an item; 0 where they are next to nothing."""
+        return 0
 
     def recover(self, item: Item) -> Report[Value] | None:
         """The report of an item whose worker died, if it had been finished all the same."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.cluster.work import IN_HAND_GPU
 from storage.layout import (
     ROWS_PER_IMAGE_PART,
     bytes_per_image,
@@ -202,7 +203,13 @@ def scale(
     batch_size : int
         Images in one forward pass.
     """
-    needs = project(meta, batch_size=batch_size, image_side=image_side, parameters=parameters)
+    needs = project(
+        meta,
+        batch_size=batch_size,
+        image_side=image_side,
+        parameters=parameters,
+        in_hand=IN_HAND_GPU,
+    )
     flops = forward_flops(meta, patch_values)
     rate = assumed.tflops * 1e12 / flops
     hours = meta.images / rate / 3600

@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from pipeline.cluster.work import Report
 from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch
-from pipeline.images.load import LoadedImages
 from pipeline.models import VisionModel
 from pipeline.models.arithmetic import TF32, placed, settle
 from storage.errors import StoreDtypeError
@@ -25,6 +26,7 @@ from storage.ledger import SCHEMA
 from storage.store import open_store
 
 from .decompose import Decomposer
+from .feed import Fetched, Link
 from .finite import finite_rows, refuse_pass
 
 
@@ -37,6 +39,28 @@ def shard_facts(values: dict[str, NDArray], rows: pa.Table) -> dict[str, dict[st
             exact = values[name][ok].astype(np.float64)
             facts[name] = {"sum": float(exact.sum()), "max": float(exact.max())}
     return facts
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A batch that the model was given: what comes of it, and what to tell where it is wrong.
+
+    Attributes
+    ----------
+    batch : Batch
+    images_bchw : Tensor
+    names : tuple of str
+        Of the arrays.
+    arrays, finite : Fetched
+        As they are stored; and whether each image's numbers are finite, ``computed`` and
+        ``stored``, (array, image) bool.
+    """
+
+    batch: Batch
+    images_bchw: torch.Tensor
+    names: tuple[str, ...]
+    arrays: Fetched
+    finite: Fetched
 
 
 class Extractor:
@@ -59,7 +83,7 @@ class Extractor:
         self.store = open_store(url, mode="r+")
         meta = self.store.meta
         model = placed(model, device, meta.precision)
-        self.device = model.device
+        self.link = Link(model.device)
         self.preprocess = model.preprocess
         self.stored = torch.float16 if meta.store_dtype == "float16" else torch.float32
         self.decomposer = Decomposer(model, meta.components, meta.token_layers, self.stored)
@@ -73,15 +97,27 @@ class Extractor:
 
     def do(self, shard: int, batches: Iterable[Batch]) -> Report[None]:
         """Compute, write, verify and declare one shard finished."""
-        with self._computing:
+        start, stop = self.store.meta.rows(shard)
+        values = self.store.empty_rows(stop - start)
+        rows: list[pa.Table] = []
+        under_way: deque[Pass] = deque()
+        # Pictures are on their way before it is their turn.
+        with self.link.placed(batches) as fed, self._computing:
             began, started = time.time(), time.monotonic()
-            values, rows = self._compute(shard, batches)
+            for batch, pixels in fed:
+                under_way.append(self._begin(batch, pixels))
+                if len(under_way) > self.link.under_way:
+                    rows.append(self._take(under_way.popleft(), values, start))
+        # The device has the next shard's while this one's last are taken, and written.
+        while under_way:
+            rows.append(self._take(under_way.popleft(), values, start))
+        table = pa.concat_tables(rows)
         computed = time.monotonic()
-        facts = shard_facts(values, rows)
-        written = self.store.write_shard(shard, values, rows, facts, began)
+        facts = shard_facts(values, table)
+        written = self.store.write_shard(shard, values, table, facts, began)
         return Report(
             shard,
-            rows.num_rows,
+            table.num_rows,
             facts,
             bytes=written["bytes"],
             compute_seconds=computed - started,
@@ -89,26 +125,9 @@ class Extractor:
             node=platform.node(),
         )
 
-    def _compute(self, shard: int, batches: Iterable[Batch]) -> tuple[dict[str, NDArray], pa.Table]:
-        start, stop = self.store.meta.rows(shard)
-        values = self.store.empty_rows(stop - start)
-        ledger = []
-        for batch in batches:
-            loaded, n = batch.loaded, len(batch.keys)
-            row = slice(batch.start - start, batch.start - start + n)
-            values["key"][row], values["label"][row] = batch.keys, batch.labels
-            ok = torch.from_numpy(loaded.ok)
-            index = np.arange(batch.start, batch.start + n)
-            for name, tensor in self._parts(loaded, index).items():
-                values[name][row][loaded.ok] = tensor[ok].numpy()  # bad images keep their NaN
-            columns = [index, loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
-            ledger.append(pa.table(columns, schema=SCHEMA))
-            self._seen += n
-        return values, pa.concat_tables(ledger)
-
-    def _parts(self, loaded: LoadedImages, index: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The stored arrays of one batch, on the CPU, in their stored dtypes."""
-        images_bchw = self.preprocess.to_tensor(torch.from_numpy(loaded.pixels).to(self.device))
+    def _begin(self, batch: Batch, pixels_bhwc: torch.Tensor) -> Pass:
+        """The stored arrays of one batch, begun: in their stored dtypes, on their way here."""
+        images_bchw = self.preprocess.to_tensor(pixels_bhwc)
         parts = self.decomposer(images_bchw)
         arrays = {
             "heads": parts.heads_blhk,
@@ -127,16 +146,45 @@ class Extractor:
         narrow = {
             n: a.to(self.stored if n in COMPONENTS else torch.float32) for n, a in kept.items()
         }
-        numbers, bad = torch.from_numpy(index), torch.from_numpy(~loaded.ok).to(self.device)
-        for name, values in kept.items():
+        finite = {
+            "computed": torch.stack([finite_rows(values) for values in kept.values()]),
+            "stored": torch.stack([finite_rows(values) for values in narrow.values()]),
+        }
+        return Pass(
+            batch, images_bchw, tuple(kept), self.link.fetch(narrow), self.link.fetch(finite)
+        )
+
+    def _take(self, done: Pass, values: dict[str, NDArray], first: int) -> pa.Table:
+        """Put a batch's arrays where they belong; its rows of the ledger.
+
+        Parameters
+        ----------
+        values : dict of str to ndarray
+            The shard's.
+        first : int
+            The shard's first image.
+        """
+        batch, loaded, n = done.batch, done.batch.loaded, len(done.batch.keys)
+        index = np.arange(batch.start, batch.start + n)
+        bad, finite = torch.from_numpy(~loaded.ok), done.finite.wait()
+        for name, finite_b in zip(done.names, finite["computed"], strict=True):
             if name != "rounding":  # the store's part in it is told below
-                finite = finite_rows(values) | bad
-                refuse_pass(self.decomposer.model, name, images_bchw, numbers, finite)
-        for name, values in narrow.items():
-            if not (finite_rows(values) | bad).all():
+                numbers = torch.from_numpy(index)
+                refuse_pass(self.decomposer.model, name, done.images_bchw, numbers, finite_b | bad)
+        for name, finite_b in zip(done.names, finite["stored"], strict=True):
+            if not (finite_b | bad).all():
                 raise StoreDtypeError(
                     f"{name}: a value of images {index[0]}-{index[-1]} does not fit "
                     f"{self.store.meta.store_dtype}; run again into a new store with "
                     "`store_dtype` float32"
                 )
-        return {n: a.cpu() for n, a in narrow.items()}
+        row = slice(batch.start - first, batch.start - first + n)
+        values["key"][row], values["label"][row] = batch.keys, batch.labels
+        for name, tensor in done.arrays.wait().items():
+            if loaded.ok.all():
+                values[name][row] = tensor.numpy()
+            else:
+                values[name][row][loaded.ok] = tensor.numpy()[loaded.ok]  # bad ones keep their NaN
+        self._seen += n
+        columns = [index, loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
+        return pa.table(columns, schema=SCHEMA)

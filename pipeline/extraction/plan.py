@@ -34,7 +34,14 @@ class Projection:
     decoded: int
 
 
-def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int) -> Projection:
+def project(
+    meta: Metadata,
+    *,
+    batch_size: int,
+    image_side: int,
+    parameters: int,
+    in_hand: int = IN_HAND,
+) -> Projection:
     """Project the bytes of an extraction.
 
     Parameters
@@ -46,6 +53,8 @@ def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int
         Side of the model's input in pixels.
     parameters : int
         Number of the model's parameters (both towers are loaded).
+    in_hand : int
+        Shards that an actor has in hand.
     """
     per_image = bytes_per_image(meta)
     itemsize = 4 if meta.precision == "fp32" else 2
@@ -56,12 +65,12 @@ def project(meta: Metadata, *, batch_size: int, image_side: int, parameters: int
     maps = 4 * meta.embed * (meta.layers * meta.heads * meta.head_dim + meta.width)
     shard = min(meta.shard_size, meta.images)
     # Written arrays exist as computed (float32), as stored, encoded, and read back.
-    arrays = IN_HAND * shard * per_image * (5 if meta.store_dtype == "float16" else 4)
+    arrays = in_hand * shard * per_image * (5 if meta.store_dtype == "float16" else 4)
     return Projection(
         store=meta.images * per_image,
         per_image=per_image,
         actor=LIBRARIES + parameters * (4 + itemsize) + activations + maps + arrays,
-        decoded=IN_HAND * shard * image_side * image_side * 3,
+        decoded=in_hand * shard * image_side * image_side * 3,
     )
 
 

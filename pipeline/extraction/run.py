@@ -5,13 +5,14 @@ A shard is written whole and idempotently, so doing it again is safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.cluster import machines, pace
 from pipeline.cluster.loop import over_shards
-from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers, choose_workers
+from pipeline.cluster.work import IN_HAND, WORKER_CPUS, Needs, Report, Work, Workers, choose_workers
 from pipeline.images.batches import batch_calls
 from pipeline.models import VisionModel
 from storage import ledger
@@ -51,8 +52,14 @@ class Extraction(Work[int, None]):
             batch_size=self.workers.batch_size,
             image_side=max(self.model.preprocess.size),
             parameters=sum(p.numel() for p in self.model.module.parameters()),
+            in_hand=self.in_hand,
         )
         return Needs(WORKER_CPUS, int(self.workers.device == "cuda"), projection.actor)
+
+    @property
+    def in_hand(self) -> int:
+        """More on a GPU, which does not wait for their writing."""
+        return self.workers.in_hand
 
     def start(self) -> Extractor:
         """The model, in place."""
@@ -71,6 +78,10 @@ class Extraction(Work[int, None]):
         """How many it has."""
         start, stop = self.meta.rows(shard)
         return stop - start
+
+    def decoded_bytes(self, shard: int) -> int:
+        """Of its pictures."""
+        return self.images(shard) * 3 * math.prod(self.model.preprocess.size)
 
     def recover(self, shard: int) -> Report[None] | None:
         """From the ledger."""
@@ -96,12 +107,13 @@ def choose(
 ) -> tuple[Workers, plan.Projection]:
     """Workers that fit the cluster, and the bytes that they will need; see ``choose_workers``."""
 
-    def project(batch_size: int) -> plan.Projection:
+    def project(batch_size: int, in_hand: int) -> plan.Projection:
         return plan.project(
             meta,
             batch_size=batch_size,
             image_side=max(model.preprocess.size),
             parameters=sum(p.numel() for p in model.module.parameters()),
+            in_hand=in_hand,
         )
 
     workers = choose_workers(
@@ -110,9 +122,9 @@ def choose(
         actors,
         batch_size,
         shards=meta.shards,
-        fit=lambda batch: machines.memory() // project(batch).actor,
+        fit=lambda batch: machines.memory() // project(batch, IN_HAND).actor,
     )
-    return workers, project(workers.batch_size)
+    return workers, project(workers.batch_size, workers.in_hand)
 
 
 def run(

@@ -5,6 +5,7 @@ A shard's figures are written whole and by the shard's number, so doing it again
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 import time
@@ -229,6 +230,10 @@ class Segmentation(Work[int, None]):
     def images(self, shard: int) -> int:
         """How many of it are chosen."""
         return self.counts[shard]
+
+    def decoded_bytes(self, shard: int) -> int:
+        """Of its pictures."""
+        return self.images(shard) * 3 * math.prod(self.model.preprocess.size)
 
     def recover(self, shard: int) -> Report[None] | None:
         """From what was noted of it."""

@@ -5,6 +5,7 @@ Both hand back states in the order of the shards, whatever order they end in.
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 import time
@@ -177,6 +178,10 @@ class NeuronWork(Work[Wanted, States]):
         """How many the shard has."""
         start, stop = self.meta.rows(wanted[0])
         return stop - start
+
+    def decoded_bytes(self, wanted: Wanted) -> int:
+        """Of its pictures."""
+        return self.images(wanted) * 3 * math.prod(self.model.preprocess.size)
 
 
 def from_model(

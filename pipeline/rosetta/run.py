@@ -87,6 +87,13 @@ class Mining(Work[Item, tuple[Tile, ...]]):
         start, stop = self.setup.rows(item.shard)
         return stop - start
 
+    def decoded_bytes(self, item: Item) -> int:
+        """Of its pictures, for every model; of seeds next to nothing."""
+        if self.setup.generator is not None:
+            return 0
+        areas = sum(r.height * r.width for r in _resizes(self.models, item))
+        return self.images(item) * 3 * areas
+
     def recover(self, item: Item) -> Report[tuple[Tile, ...]] | None:
         """From the ledger, where all sums are there."""
         if not all(item.shard in covered(done_spans(self.url, tile)) for tile in item.tiles):

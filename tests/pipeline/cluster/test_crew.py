@@ -136,6 +136,67 @@ def test_actors_leave_a_cpu_to_decode_with(ray_cluster, tmp_path):
     assert 1 <= most <= 2 * cpus - 1
 
 
+class Patient:
+    """A worker whose first item waits until so many items were decoded, or a while."""
+
+    def __init__(self, place: Path, wanted: int) -> None:
+        self.place, self.wanted, self.done = place, wanted, 0
+
+    def do(self, shard: int, pictures) -> Report[int]:
+        list(pictures)
+        until = time.monotonic() + (20 if self.wanted else 2)
+        while not self.done and time.monotonic() < until:
+            if self.wanted and len(list(self.place.iterdir())) >= self.wanted:
+                break
+            time.sleep(0.05)
+        self.done += 10
+        return Report(shard, 10, value=len(list(self.place.iterdir())))
+
+    def progress(self) -> int:
+        return self.done
+
+
+@dataclass(frozen=True)
+class Watched(Shards):
+    wanted: int = 0
+    size: int = 0
+
+    @property
+    def in_hand(self) -> int:
+        return 1
+
+    def start(self) -> Patient:
+        return Patient(self.deaths, self.wanted)
+
+    def ahead(self, shard: int) -> list:
+        return [(leave, self.deaths, f"{shard}-{part}") for part in range(2)]
+
+    def decoded_bytes(self, shard: int) -> int:
+        return self.size
+
+
+def leave(place: Path, name: str) -> str:
+    (place / name).touch()
+    return name
+
+
+def test_pictures_are_decoded_ahead_as_many_as_run_at_once(ray_cluster, tmp_path):
+    # One item of two tasks is in hand; of the queue as many more tasks as the cluster runs.
+    ahead = int(ray.cluster_resources()["CPU"] / crew.DECODE_CPUS)
+    reports, _ = work(Watched(tmp_path, wanted=2 + ahead), 40, size=1)
+    assert 2 + ahead <= reports[0].value <= 2 + ahead + 1
+    assert sorted(report.shard for report in reports) == list(range(40))
+    assert len(list(tmp_path.iterdir())) == 80
+
+
+def test_pictures_are_not_decoded_ahead_beyond_memory(ray_cluster, tmp_path):
+    most = crew.PICTURES * machines.shared_memory()
+    # One item in hand and one more fit.
+    reports, _ = work(Watched(tmp_path, size=int(most / 2.5)), 6, size=1)
+    assert reports[0].value == 4
+    assert sorted(report.shard for report in reports) == list(range(6))
+
+
 def test_two_jobs_at_once_do_not_lock_each_other_out(ray_cluster, tmp_path):
     """With half a CPU for an actor, two crews as large as the cluster left none to decode with."""
     todo = Shards(tmp_path, Needs(WORKER_CPUS, 0, 10_000_000), decodes=True)
