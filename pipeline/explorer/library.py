@@ -70,6 +70,17 @@ class Opened:
         return f"the model {self.meta.architecture} is"
 
     @property
+    def prefix(self) -> str:
+        """The tokens before the patches in words; empty where there are none."""
+        meta = self.meta
+        if not meta.prefix:
+            return ""
+        # The pool over a convolutional network has their mean as its first token.
+        pooled = meta.reading == "attention-pool" and not meta.trunk_layers
+        first = "the mean token" if pooled else "the class token"
+        return first if meta.prefix == 1 else f"{first}, registers"
+
+    @property
     def revision(self) -> str:
         """Changes when shards are finished, or results are found or deleted; told anew every few
         seconds."""
