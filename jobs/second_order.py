@@ -51,7 +51,8 @@ class SecondOrderConfig:
     decode: Decode | None = None
     """To make a store: how pictures are read, as in facet extract (by default exact)."""
     mlp_layers: str = "last:3"
-    """MLP layers whose neurons are meant, of all but the last: all, last:3, 8-10, 1,3."""
+    """MLP layers whose neurons are meant, of all but the last, or of all before an attention pool:
+    all, last:3, 8-10, 1,3."""
     keep: Keep = "coefficients"
     """What the store keeps of every image: coefficients of each path, peaks and norms; norms
     alone; or nothing but moments over all images."""

@@ -65,7 +65,7 @@ class SegmentConfig:
     """For tokens: whether biases and what the last norm subtracts are terms of their own, or, as
     published, shared among all tokens."""
     mlp_layers: str = "last:3"
-    """For neurons: MLP layers of all but the last: all, last:3, 8-10, 1,3."""
+    """For neurons: MLP layers, as in facet second-order: all, last:3, 8-10, 1,3."""
     where: str | None = None
     """Which images, by columns of the image table."""
     steps: int = 0

@@ -17,6 +17,7 @@ from jobs.models import ModelsConfig
 from jobs.settings import command
 from pipeline.extraction.components import component_faults
 from pipeline.models.catalogue import Entry, entries, exact, find, sizes_of, stored
+from pipeline.models.family import Sizes
 from pipeline.models.names import parse
 from pipeline.models.spec import ModelSpec, check_supported
 from pipeline.models.supported import near
@@ -113,6 +114,7 @@ def _show_one(entry: Entry) -> None:
         **{n: cell for n, cell in _cells(entry).items() if n not in ("an image", "weights")},
         "width": f"{sizes.width:,}",
         "neurons a layer": f"{sizes.mlp_width:,}",
+        **_trunk(sizes),
         "patches": " × ".join(map(str, sizes.grid)),
         "tokens before them": sizes.prefix,
         "activation": sizes.activation,
@@ -124,6 +126,15 @@ def _show_one(entry: Entry) -> None:
     if entry.tags:
         model = f"{entry.name}/{entry.tags[0]}"
         show_next(command("extract", model=model, images="PLACE", store="STORE"))
+
+
+def _trunk(sizes: Sizes) -> dict[str, str]:
+    """Of an attention pool, what comes before it."""
+    if not sizes.trunk_layers:
+        return {}
+    return {
+        "before the pool": f"{sizes.trunk_layers} layers, {sizes.trunk_mlp_width:,} neurons each"
+    }
 
 
 def _pictures(settings: dict[str, Any]) -> str:

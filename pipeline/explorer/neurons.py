@@ -13,6 +13,7 @@ from pipeline.explorer.library import NotHere, Opened
 from pipeline.explorer.model import NotYet
 from pipeline.identity import over
 from pipeline.neurons.answers import IMAGES, CodeText, codes_of, signed, terms
+from pipeline.neurons.choices import beside_pool
 from pipeline.neurons.lengths import Histogram, histogram
 from storage.errors import FacetError
 from storage.results import Result
@@ -159,6 +160,8 @@ class NeuronList:
     mlp_layers, hint, codes_hint : str
         The layers of the model that have such effects, in words; the commands that find effects
         and codes.
+    beside : str
+        What such effects do not hold; empty where they hold all.
     """
 
     layer: int | None
@@ -177,6 +180,7 @@ class NeuronList:
     mlp_layers: str
     hint: str
     codes_hint: str
+    beside: str
 
 
 def neuron_list(here: Opened, layer: int | None, order: str, text: str, start: int) -> NeuronList:
@@ -191,7 +195,7 @@ def neuron_list(here: Opened, layer: int | None, order: str, text: str, start: i
         raise FacetError(f"neurons are sorted by {', '.join(ORDERS)}, not by {order!r}")
     layers = layers_of(here)
     said = f"0 to {here.meta.second_order_layers - 1}"
-    hints = here.hint("second-order"), here.hint("omp")
+    hints = here.hint("second-order"), here.hint("omp"), beside_pool(here.meta)
     if layer is None and not layers:
         return NeuronList(
             None, [], order, text, [], 0, 0, here.meta.neurons, 0, 0, False, False, False, said,

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.models import ModelError, VisionModel
 from pipeline.neurons.about import NeuronReader
 from pipeline.neurons.answers import Picked, codes_of, picked, terms
+from pipeline.neurons.choices import beside_pool
 from pipeline.neurons.coding import FoundCodes, read_codes
 from pipeline.texts.encoding import store_model
 from storage.errors import FacetError
@@ -56,7 +57,9 @@ def _of_layer(
     found = None if coded is None else read_codes(coded)
     chosen = _picked(layer, table, effects, found, count)
     shown = [one.neuron for one in chosen]
-    warned, made = read.older(effects), read.made(effects)
+    warned, made = [*read.older(effects)], read.made(effects)
+    if beside := beside_pool(read.store.meta):
+        warned.append(f"Not in these effects: {beside}.")
     images = effects.provenance["images"]
     sections = [neurons.effects_section(layer, table, images, shown, warned, made)]
     if found is not None:

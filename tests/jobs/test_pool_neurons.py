@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from jobs import ablate, adversarial, concepts, extract, omp, second_order, segment, show
+from jobs.pages import as_typed, following
 from jobs.recipes.second_order import SecondOrderRun
 from jobs.report import ReportConfig
 from jobs.report import main as report
 from jobs.second_order import SecondOrderConfig
+from pipeline.explorer.library import Library
+from pipeline.explorer.web.app import make_app
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.setup import cpu_model
 from storage import open_store
@@ -121,7 +125,18 @@ def test_neurons_are_shown_and_mined(made, kind, tmp_path):
     with pytest.raises(FacetError, match=f"MLP layers 0 to {layer} have"):
         show.check(show.ShowConfig("neuron", store.url, layer=layer + 1, neuron=4))
     report(ReportConfig(store.url, out=str(tmp_path / "page.html")))
-    assert f"MLP layer {layer}" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert f"MLP layer {layer}" in page
+    assert ("Not in these effects: what neurons do" in page) == (kind == "siglip")
+    library = Library([store.url], [], following, as_typed)
+    explorer = TestClient(make_app(library), base_url="http://127.0.0.1")
+    listed = explorer.get("/api/s/store/neurons").json()
+    assert (listed["layer"], listed["neurons"]) == (layer, store.meta.trunk_mlp_width)
+    assert bool(listed["beside"]) == (kind == "siglip")
+    assert ("; not in it: what neurons" in explorer.get("/s/store/neurons").text) == (
+        kind == "siglip"
+    )
+    assert explorer.get(f"/s/store/neuron/{layer}.4").status_code == 200
     found = adversarial.main(
         adversarial.AdversarialConfig(
             store.url, "star", "heart", sources=("second-order", "indirect"), repeats=1,
