@@ -103,7 +103,7 @@ def refuse_not_finite(
     if values.dtype.kind != "f":
         return
     rows = np.atleast_1d(values)
-    finite = np.isfinite(rows)
+    finite = _finite(rows)
     if finite.all():
         return
     lost = ~finite.reshape(len(rows), -1).all(1) & (True if ok is None else ok)
@@ -113,6 +113,25 @@ def refuse_not_finite(
             f"first is {first + int(np.flatnonzero(lost)[0])}: what they were computed from is "
             "damaged, or too large for the precision"
         )
+
+
+def _finite(values: NDArray) -> NDArray[np.bool_]:
+    if values.dtype != np.float16:
+        return np.isfinite(values)
+    # By the bits, as processors convert each float16 first: the exponent of NaN and infinity.
+    return np.bitwise_and(values.view(np.uint16), 0x7C00) != 0x7C00
+
+
+def _same(back: NDArray, values: NDArray) -> bool:
+    """Whether the same was read as was written.
+
+    A NaN need not come back in the bits that it went in: a chunk of fill value is not kept.
+    """
+    if back.dtype.kind != "f" or back.dtype != values.dtype:
+        return np.array_equal(back, values)
+    bits = f"u{back.itemsize}"
+    same = np.array_equal(back.view(bits), values.view(bits))
+    return same or np.array_equal(back, values, equal_nan=True)
 
 
 def write_dataset(
@@ -169,8 +188,7 @@ def write_rows(
     window = slice(start, start + len(values))
     array[window] = values
     back = np.asarray(array[window])
-    # A NaN need not come back in the bits that it went in: a chunk of fill value is not kept.
-    if not np.array_equal(back, values, equal_nan=back.dtype.kind == "f"):
+    if not _same(back, values):
         raise OSError(f"rows {window.start}-{window.stop - 1} of {array.path} read back otherwise")
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage import arrays, neurons, open_store, urls
+from storage.errors import NotFinite
 from storage.layout import CONTRIBUTIONS, ArraySpec
 from tests.storage import stores
 
@@ -80,3 +83,32 @@ def test_one_head_reads_its_layer_alone(store, tmp_path):
     assert np.isfinite(store.heads(1, 2)[:4]).all()
     with pytest.raises(Exception, match="checksum"):
         store.heads(0, 2)[:4].load()
+
+
+@given(st.lists(st.floats(width=16), min_size=1, max_size=40), st.sampled_from(["f2", "f4", "f8"]))
+def test_what_is_not_finite_is_told_by_the_bits_as_numpy_tells_it(numbers, dtype):
+    values = np.array(numbers, dtype)
+    if np.isfinite(values).all():
+        arrays.refuse_not_finite("x", values)
+        return
+    lost = np.flatnonzero(~np.isfinite(values))
+    with pytest.raises(
+        NotFinite, match=f"in {len(lost)} of {len(values)} rows, the first is {lost[0]}:"
+    ):
+        arrays.refuse_not_finite("x", values)
+
+
+@given(
+    bits=st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=8),
+    other=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 2**16 - 1)), max_size=2),
+    dtype=st.sampled_from(["f2", "i2"]),
+)
+def test_what_is_read_back_is_compared_as_numpy_compares_it(bits, other, dtype):
+    values = np.array(bits, np.uint16)
+    back = values.copy()
+    for at, changed in other:  # among them other bits of a NaN, and zeros of both signs
+        back[at % len(back)] = changed
+    values, back = values.view(dtype), back.view(dtype)
+    assert arrays._same(back, values) == np.array_equal(back, values, equal_nan=dtype == "f2")
+    nan, zero = np.array([0x7E01, 0x8000], np.uint16), np.array([0x7C01, 0], np.uint16)
+    assert arrays._same(nan.view("f2"), zero.view("f2"))
