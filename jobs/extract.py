@@ -53,8 +53,8 @@ class ExtractConfig:
     """What to keep: heads, MLPs, what each token wrote; of models that have them, what heads gather
     from registers (sources), and an attention pool's neurons (pool_neurons) or channels."""
     decode: Decode = "exact"
-    """How pictures are read: as the model's own library does (exact), or twice as fast and nearly
-    so (fast). A store has one."""
+    """How pictures are read: as the model's own library does (exact), twice as fast and nearly
+    so (fast), or JPEGs on the GPU (gpu). A store has one."""
     layers: str = "last:4"
     """Layers that tokens are summed over: all, last:4, 20-23, 1,3."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -117,6 +117,7 @@ def check(config: ExtractConfig) -> None:
         refuse_other_decode(url, existing.preprocessing, config.decode)
         refuse_other_settings(url, existing, spec)
     machines.check_device(config.device)
+    machines.check_decode(config.decode, config.device)
     urls.check_writable(url)
 
 

@@ -41,7 +41,8 @@ class RosettaConfig:
     images: str | None = None
     """Folder, WebDataset tars, Parquet files, or microworld:n=2000,seed=7,split=test."""
     decode: Decode = "exact"
-    """How pictures are read: as Pillow does (exact), or twice as fast and nearly so (fast)."""
+    """How pictures are read: as Pillow does (exact), twice as fast and nearly so (fast), or JPEGs
+    on the GPU (gpu)."""
     generator: str | None = None
     """A generator that makes the images instead, such as microworld-generator."""
     seeds: int = 1600
@@ -101,6 +102,7 @@ def check(config: RosettaConfig) -> None:
     if config.images is not None:
         refuse_source(config.images)
     machines.check_device(config.device)
+    machines.check_decode(config.decode, config.device)
     urls.check_writable(urls.absolute(config.out), "out")
 
 

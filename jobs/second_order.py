@@ -22,7 +22,7 @@ from jobs.settings import choose_place, refuse_bounds, refuse_unused
 from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.extraction.spec import refuse_other_model
-from pipeline.images.decoding import Decode, refuse_other_decode
+from pipeline.images.decoding import Decode, decode_of, refuse_other_decode
 from pipeline.models import ModelSpec, check_supported
 from pipeline.neurons.choices import Keep, check_images, parse_mlp_layers
 from storage import urls
@@ -110,6 +110,7 @@ def check(config: SecondOrderConfig, planned: Metadata | None = None) -> None:
     if existing is not None:
         refuse_other_decode(url, existing.preprocessing, config.decode)
         refuse_other_model(url, existing, config.model, config.pretrained)
+        machines.check_decode(decode_of(existing.preprocessing), config.device)
         if config.images is None and planned is None:
             check_images(open_tables(url), config.max_bad, config.top_k)
     machines.check_device(config.device)

@@ -24,6 +24,7 @@ from pipeline.cluster import machines
 from pipeline.cluster.machines import Where
 from pipeline.heatmaps.choices import Method, Protocol, refuse_reading, token_heads
 from pipeline.images import gtsegs, micro
+from pipeline.images.decoding import decode_of
 from pipeline.images.masks import MICROWORLD, MaskSource, check_masks, parse_masks
 from pipeline.neurons.choices import parse_mlp_layers
 from pipeline.texts import load_classes
@@ -114,6 +115,7 @@ def check(config: SegmentConfig, planned: Metadata | None = None) -> Classes:
     refuse_bounds(config, steps=0, batch_size=1)
     machines.check_device(config.device)
     tables, meta = look(config.store, planned, texts=True)
+    machines.check_decode(decode_of(meta.preprocessing), config.device)
     refuse_reading(meta, config.methods, config.convention, curves=config.steps > 0)
     token_heads(config.layers, config.heads, meta)
     if "neurons" in config.methods:

@@ -376,6 +376,19 @@ def check_device(device: str) -> None:
     raise FacetError("`device` cuda: this machine has no GPU; use `device` cpu or auto")
 
 
+def check_decode(decode: str, device: str) -> None:
+    """Refuse to decode on a GPU where none is used, or none can be."""
+    if decode != "gpu":
+        return
+    other = "use `decode` fast or exact"
+    if device == "cpu":
+        raise FacetError(f"`decode` gpu: `device` cpu does not use a GPU; {other}")
+    try:
+        check_device("cuda")
+    except FacetError:
+        raise FacetError(f"`decode` gpu: this machine has no GPU; {other}") from None
+
+
 def joined() -> str | None:
     """The address of a cluster that is named; it has a life of its own, and may grow."""
     address = os.environ.get("RAY_ADDRESS", "")

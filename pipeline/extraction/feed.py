@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.images.batches import Batch
+from pipeline.images.card import on_device
 
 Item = TypeVar("Item")
 # Batches that wait on a GPU for their turn; and passes that it is given before the results of the
@@ -56,17 +57,27 @@ class Link:
         To a GPU a thread sends them, so that it need not wait for them.
         """
         if not self.cuda:
-            yield ((batch, torch.from_numpy(batch.loaded.pixels)) for batch in batches)
+            yield map(self._decoded, batches)
             return
         with ahead(map(self._send, batches), WAITING) as sent:
             yield map(self._received, sent)
 
     def _send(self, batch: Batch) -> tuple[Batch, Tensor, torch.cuda.Event]:
+        if batch.loaded.encoded is not None:
+            with torch.cuda.stream(self._to):
+                return *self._decoded(batch), self._to.record_event()
         # torch gives pinned memory out again once the copy from it has ended.
         pinned = torch.from_numpy(batch.loaded.pixels).pin_memory()
         with torch.cuda.stream(self._to):
             pixels = pinned.to(self.device, non_blocking=True)
         return batch, pixels, self._to.record_event()
+
+    def _decoded(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """With its pixels, of which some may be left to the device to decode."""
+        if batch.loaded.encoded is None:
+            return batch, torch.from_numpy(batch.loaded.pixels)
+        loaded, pixels = on_device(batch.loaded, self.device)
+        return replace(batch, loaded=loaded), pixels
 
     def _received(self, sent: tuple[Batch, Tensor, torch.cuda.Event]) -> tuple[Batch, Tensor]:
         batch, pixels, there = sent

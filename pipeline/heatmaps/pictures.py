@@ -98,7 +98,7 @@ def load_masked(
     """Read and decode some images of a store's image table, in rising order, and their masks."""
     first = int(images[0])
     rows = read_rows(url, first, int(images[-1]) + 1).take(images - first)
-    loaded = load_rows(rows, resize, (resize.height, resize.width))
+    loaded = load_rows(rows, resize, (resize.height, resize.width), resize.on_card)
     sizes = list(zip(loaded.width, loaded.height, strict=True))
     masks = load_masks(rows, source, resize, protocols, sizes)
     labels = rows[label_column].to_pylist()

@@ -24,6 +24,7 @@ from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
 from pipeline.extraction.finite import finite_rows, refuse_pass
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.bad import BadImages
+from pipeline.images.card import settled
 from pipeline.images.masks import MaskSource
 from pipeline.models import VisionModel
 from pipeline.models.arithmetic import TF32, placed, settle
@@ -76,7 +77,8 @@ class Segmenter:
             start, _ = self.work.meta.rows(shard)
             known = ledger.read_part(self.work.data, shard)
             found, left_out = [], BadImages()
-            for batch in batches:
+            for masked in batches:
+                batch = self._decoded(masked)
                 was = known.take(batch.images - start)
                 refuse_changed(was, batch.read, batch.keys, "the store was made")
                 faults = zip(was["error"].to_pylist(), batch.masks.error, strict=True)
@@ -100,6 +102,10 @@ class Segmenter:
             node=platform.node(),
         )
 
+    def _decoded(self, batch: Masked) -> Masked:
+        """With the pictures that were left to this worker's device."""
+        return replace(batch, loaded=settled(batch.loaded, self.model.device))
+
     def _numbers(self, pictures: Kept) -> list[pa.Table]:
         """A table a row of the table of methods and protocol."""
         images_bchw, asked = self._asked(pictures)
@@ -121,13 +127,13 @@ class Segmenter:
                 )
         return tables
 
-    def look(self, pictures: Kept) -> tuple[list[str], NDArray[np.float32]]:
-        """The classes of some pictures, and their maps, (picture, method, row, column)."""
+    def look(self, masked: Masked) -> tuple[Kept, list[str], NDArray[np.float32]]:
+        """Pictures, their classes and their maps, (picture, method, row, column)."""
+        pictures = self._decoded(masked).kept(np.ones(len(masked.keys), bool))
         images_bchw, asked = self._asked(pictures)
         maps = torch.stack(list(self._maps(images_bchw, asked).values()), 1)
-        return [
-            self.bench.classes[of] for of in asked.classes_b.tolist()
-        ], maps.float().cpu().numpy()
+        classes = [self.bench.classes[of] for of in asked.classes_b.tolist()]
+        return pictures, classes, maps.float().cpu().numpy()
 
     def _asked(self, pictures: Kept) -> tuple[Tensor, Asked]:
         """Pictures as the model takes them, and of which classes their maps are."""
@@ -315,11 +321,8 @@ def look_at(work: Segmentation, parts: Sequence[str]) -> Sheet | None:
     shared = (work.source, resize, (protocol,), work.label_column)
     # Here, on its CPU, and one after the other: they are a dozen, and far apart.
     segmenter = Segmenter(replace(work, workers=replace(work.workers, device="cpu")))
-    pictures = [
-        load_masked(work.data, np.array([case.image]), *shared).kept(np.ones(1, bool))
-        for case in chosen
-    ]
-    classes, maps = zip(*map(segmenter.look, pictures), strict=True)
+    found = (load_masked(work.data, np.array([case.image]), *shared) for case in chosen)
+    pictures, classes, maps = zip(*map(segmenter.look, found), strict=True)
     return Sheet(
         protocol,
         bench.rows,

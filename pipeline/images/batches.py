@@ -25,7 +25,7 @@ def load_batch(url: str, start: int, stop: int, resize: Resize) -> Batch:
     """Read and decode images ``start … stop-1`` of a store's image table."""
     rows = read_rows(url, start, stop)
     labels = ["" if v is None else v for v in rows["label"].to_pylist()]
-    loaded = load_rows(rows, resize, (resize.height, resize.width))
+    loaded = load_rows(rows, resize, (resize.height, resize.width), resize.on_card)
     return Batch(start, loaded, rows["key"].to_pylist(), labels)
 
 

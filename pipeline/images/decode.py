@@ -23,6 +23,7 @@ DECODING = (
     "16-bit colours, alpha dropped, colour profiles not applied, unclear numbers refused"
 )
 PIXEL_LIMIT = 89_478_485  # Pillow's own: a quarter of a gigabyte in RGB
+ORIENTATION = 0x0112  # EXIF's
 RATIO_LIMIT = 200  # models resize the short side to theirs: a thread of pixels would explode
 
 
@@ -79,6 +80,47 @@ def decode_values(data: bytes) -> Image.Image:
     """
     with _damage_told():
         return _stored(data)
+
+
+def plain_jpeg(data: bytes) -> tuple[int, tuple[int, int]] | None:
+    """What there is to know of a JPEG that any decoder reads as Pillow does; None of other files.
+
+    It is one picture, grey or YCbCr of 8 bits, and whole to its end. No pixel is read.
+
+    Returns
+    -------
+    orientation : int
+        As EXIF counts them: 1 is upright.
+    size : (int, int)
+        Width and height, upright.
+
+    Raises
+    ------
+    BadImage
+        As ``decode`` does, of what a header tells.
+    """
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        return None
+    with _damage_told(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(data)
+        refuse_unclear(image, data)
+        if image.format != "JPEG" or image.mode not in ("L", "RGB") or _coded_rgb(image):
+            return None
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except Exception:  # as ``_upright`` has it
+            orientation = 1
+    width, height = image.size
+    if orientation not in range(2, 9):
+        return 1, (width, height)
+    return orientation, (height, width) if orientation >= 5 else (width, height)
+
+
+def _coded_rgb(image: Any) -> bool:
+    """Whether a JPEG says that its three samples are no YCbCr."""
+    said = image.info.get("adobe_transform", 1) == 0
+    return bool(said or bytes(layer[0] for layer in image.layer) == b"RGB")
 
 
 @contextmanager

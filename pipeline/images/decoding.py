@@ -9,13 +9,14 @@ from storage.errors import StoreMismatch
 
 from .decode import DECODING
 
-Decode = Literal["exact", "fast"]
+Decode = Literal["exact", "fast", "gpu"]
 WAYS: tuple[Decode, ...] = get_args(Decode)
 
 # Part of a store's identity. All have the same rules; what differs is arithmetic.
 DECODINGS: dict[Decode, str] = {
     "exact": DECODING,
     "fast": f"fast, {DECODING}; bicubic and bilinear resizing by torch's integers of 16 bits",
+    "gpu": f"gpu, {DECODING}; plain JPEGs decoded by nvJPEG and resized on the card, others fast",
 }
 
 

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from .decode import to_image
+from .decode import plain_jpeg, to_image
 from .errors import BadImage
+from .micro import PREFIX
 from .read import ImageReader
+from .resize import Resize
 
 Transform = Callable[[Image.Image], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """JPEGs among a run of images that are left for the card to decode.
+
+    Attributes
+    ----------
+    resizes : tuple of Resize
+        Whose pixels are wanted, end to end.
+    rows, turns, ends : list of int
+        Which images; how EXIF has them turned; where each one's bytes end.
+    data : (bytes,) uint8
+        Of all, end to end.
+    """
+
+    resizes: tuple[Resize, ...]
+    rows: list[int]
+    turns: list[int]
+    ends: list[int]
+    data: NDArray[np.uint8]
+
+    def files(self) -> list[NDArray[np.uint8]]:
+        """Each one's bytes."""
+        return np.split(self.data, self.ends[:-1])
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,7 @@ class LoadedImages:
     Attributes
     ----------
     pixels : (n, height, width, 3) uint8
-        Zeros where ``ok`` is false.
+        Zeros where ``ok`` is false. Where some are left encoded, of the others alone.
     ok : (n,) bool
     error : list of str or None
         The reason where ``ok`` is false.
@@ -34,6 +61,8 @@ class LoadedImages:
         be read.
     width, height : list of int
         Of the upright image before the transform; 0 where ``ok`` is false.
+    encoded : Encoded or None
+        What is still to be decoded, ``ok`` by its header: see ``card.py``.
     """
 
     pixels: NDArray[np.uint8]
@@ -42,9 +71,12 @@ class LoadedImages:
     sha256: list[str | None]
     width: list[int]
     height: list[int]
+    encoded: Encoded | None = None
 
 
-def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> LoadedImages:
+def load_rows(
+    table: pa.Table, transform: Transform, size: tuple[int, int], on_card: Sequence[Resize] = ()
+) -> LoadedImages:
     """Read, decode and transform the images of ``table``, in order.
 
     Parameters
@@ -55,6 +87,9 @@ def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> L
         The model's resize and crop: RGB image to (height, width, 3) uint8.
     size : (int, int)
         Height and width of the transformed image, pixels.
+    on_card : sequence of Resize
+        What ``transform`` does, if JPEGs are to be left for the card, those that it reads as
+        Pillow does.
 
     Raises
     ------
@@ -71,11 +106,17 @@ def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> L
         height=[0] * n,
     )
     rows = table.select(["uri", "offset", "length"]).to_pylist()
+    left: dict[int, tuple[int, bytes]] = {}
     with ImageReader() as reader:
         for i, row in enumerate(rows):
             try:
                 data = reader.read(row["uri"], row["offset"], row["length"])
                 loaded.sha256[i] = hashlib.sha256(data).hexdigest()
+                if on_card and not row["uri"].startswith(PREFIX) and (of := plain_jpeg(data)):
+                    left[i] = of[0], data
+                    loaded.ok[i] = True
+                    loaded.width[i], loaded.height[i] = of[1]
+                    continue
                 image = to_image(row, data)
             except BadImage as bad:
                 loaded.error[i] = str(bad)
@@ -88,4 +129,11 @@ def load_rows(table: pa.Table, transform: Transform, size: tuple[int, int]) -> L
             loaded.pixels[i] = pixels
             loaded.ok[i] = True
             loaded.width[i], loaded.height[i] = image.size
-    return loaded
+    if not left:
+        return loaded
+    turns, files = zip(*left.values(), strict=True)
+    encoded = Encoded(
+        tuple(on_card), list(left), list(turns), np.cumsum([len(file) for file in files]).tolist(),
+        np.frombuffer(b"".join(files), np.uint8),
+    )  # fmt: skip
+    return replace(loaded, pixels=np.delete(loaded.pixels, encoded.rows, 0), encoded=encoded)

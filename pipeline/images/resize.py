@@ -76,15 +76,31 @@ class Resize:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(height, width, 3) uint8."""
-        size, kind = self._size(image), self._filter()
-        if self.decode != "exact" and kind in FAST and image.mode == "RGB":
+        size = self.size_of(*image.size)
+        if self.fast is not None and image.mode == "RGB":
             from . import fast  # brings torch
 
-            resized = fast.resized(image, size, FAST[kind])
+            resized = fast.resized(image, size, self.fast)
         else:
-            found = image.resize(size, kind)
+            found = image.resize(size, self._filter())
             resized = np.asarray(found if found.mode == "RGB" else found.convert("RGB"))
-        return self._crop_or_pad(resized, self.fill if self.mode in PADDED else 0)
+        return self._crop_or_pad(resized, self.padding)
+
+    @property
+    def fast(self) -> str | None:
+        """What torch calls the filter, where its arithmetic is asked for and there."""
+        return None if self.decode == "exact" else FAST.get(self._filter())
+
+    @property
+    def on_card(self) -> tuple[Resize, ...]:
+        """This one, if JPEGs are left for a card to decode and to resize."""
+        return (self,) if self.decode == "gpu" and self.fast is not None else ()
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """The colour of what a picture does not fill."""
+        fill = self.fill if self.mode in PADDED else 0
+        return fill if isinstance(fill, tuple) else (fill,) * 3
 
     def mask(self, image: Image.Image, padding: int) -> NDArray[np.uint8]:
         """What is said of each pixel of a picture, on the pixels that the picture comes to.
@@ -102,7 +118,7 @@ class Resize:
         -------
         (height, width) uint8
         """
-        resized = image.resize(self._size(image), Image.Resampling.NEAREST)
+        resized = image.resize(self.size_of(*image.size), Image.Resampling.NEAREST)
         return self._crop_or_pad(np.asarray(resized), padding)
 
     def _filter(self) -> Image.Resampling:
@@ -110,8 +126,9 @@ class Resize:
             return Image.Resampling.BICUBIC  # open_clip leaves the setting out here
         return FILTER[self.interpolation]
 
-    def _size(self, image: Image.Image) -> tuple[int, int]:
-        w, h = image.size
+    def size_of(self, w: int, h: int) -> tuple[int, int]:
+        """Width and height that a picture of a width and a height is brought to, before it is cut
+        or padded."""
         height, width = (math.floor(side / self.crop) for side in (self.height, self.width))
         if self.mode == "squash":
             return width, height
@@ -127,16 +144,16 @@ class Resize:
     ) -> NDArray[np.uint8]:
         """The middle of (h, w, …) pixels, or they in the middle of what they do not fill."""
         wanted = (self.height, self.width)
-        placed = [_placed(n, m) for n, m in zip(pixels.shape[:2], wanted, strict=True)]
-        middle = pixels[tuple(source for source, _ in placed)]
+        places = [placed(n, m) for n, m in zip(pixels.shape[:2], wanted, strict=True)]
+        middle = pixels[tuple(source for source, _ in places)]
         if middle.shape[:2] == wanted:
             return middle
         canvas = np.full((*wanted, *pixels.shape[2:]), fill, np.uint8)
-        canvas[tuple(target for _, target in placed)] = middle
+        canvas[tuple(target for _, target in places)] = middle
         return canvas
 
 
-def _placed(n: int, wanted: int) -> tuple[slice, slice]:
+def placed(n: int, wanted: int) -> tuple[slice, slice]:
     """Which of ``n`` pixels in a row are kept, and where among those wanted they stand."""
     if n >= wanted:
         first = round((n - wanted) / 2.0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.extraction.finite import finite_rows, refuse_pass
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.batches import Batch
+from pipeline.images.card import settled
 from pipeline.models import VisionModel
 from pipeline.subsets import chosen_rows
 from storage import ledger, neurons, urls
@@ -126,13 +127,13 @@ def ok_images(
     """
     part = known.slice(batch.start - shard_start, len(batch.keys))
     ok = np.asarray(part["ok"])
-    loaded = batch.loaded
+    loaded = settled(batch.loaded, model.device)
     columns = {"ok": loaded.ok, "sha256": loaded.sha256, "error": loaded.error}
     refuse_changed(part, pa.table(columns), batch.keys, "the store was made")
     if not ok.any():
         return None
     keep = torch.from_numpy(ok)
-    pixels = torch.from_numpy(batch.loaded.pixels)[keep].to(model.device)
+    pixels = torch.from_numpy(loaded.pixels)[keep].to(model.device)
     images_b = torch.arange(batch.start, batch.start + len(ok))[keep]
     return OkImages(model, images_b, model.preprocess.to_tensor(pixels))
 

@@ -22,9 +22,11 @@ from storage.errors import NotFinite
 from storage.rosetta import HALVES, Card, Tile, write_sums
 
 from .models import UnitModel, latents, pictures
-from .pictures import ROWS, ResizedImages, resized
+from .pictures import ROWS, ReadImages, ResizedImages, resized
 from .plan import Item
 from .sums import HalfMaps, Layout, PairSums
+
+Given = ReadImages | ResizedImages | range
 
 
 class Miner:
@@ -52,18 +54,18 @@ class Miner:
         """Images that have gone through the models since this miner was made."""
         return self._seen
 
-    def do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
+    def do(self, item: Item, batches: Iterable[Given]) -> Report[tuple[Tile, ...]]:
         """Sum one shard's images for some tiles, write the sums and declare them finished.
 
         Parameters
         ----------
-        batches : iterable of ResizedImages or range
+        batches : iterable of ReadImages, ResizedImages or range
             A range is of seeds: the generator among the models makes their images.
         """
         with self._computing:
             return self._do(item, batches)
 
-    def _do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
+    def _do(self, item: Item, batches: Iterable[Given]) -> Report[tuple[Tile, ...]]:
         started = time.monotonic()
         cards = {slug: model.card for slug, model in self.models.items()}
         sums = {
@@ -75,6 +77,8 @@ class Miner:
             known = ledger.read_part(self.url, item.shard)
         with torch.inference_mode():
             for batch in batches:
+                if isinstance(batch, ReadImages):
+                    batch = batch.resized(self.device)
                 if isinstance(batch, ResizedImages) and known is not None:
                     batch = self._held(batch, known)
                 rows.append(self._add(batch, item, sums))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.load import load_rows
+from pipeline.images.load import LoadedImages, load_rows
 from pipeline.images.resize import Resize
 from storage import ledger
 from storage.images import read_rows
@@ -60,14 +61,49 @@ class Stacked:
         }
 
 
-def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> ResizedImages:
+@dataclass(frozen=True)
+class ReadImages:
+    """A run of images that were read, and decoded unless that is left to a card.
+
+    Attributes
+    ----------
+    start : int
+    loaded : LoadedImages
+    keys : list of str
+    resizes : tuple of Resize
+        Whose pixels lie end to end.
+    """
+
+    start: int
+    loaded: LoadedImages
+    keys: list[str]
+    resizes: tuple[Resize, ...]
+
+    def resized(self, device: Any = "cpu") -> ResizedImages:
+        """All of them for every model, what is left to a card decoded on a device."""
+        loaded = self.loaded
+        if loaded.encoded is not None:
+            from pipeline.images.card import settled  # brings torch
+
+            loaded = settled(loaded, device)
+        columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
+        index = np.arange(self.start, self.start + len(self.keys))
+        rows = pa.table([index, *columns, self.keys], schema=ROWS)
+        return ResizedImages(self.start, Stacked(self.resizes).parts(loaded.pixels), rows)
+
+
+def read_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> ReadImages:
     """Read and decode images ``start … stop-1`` once, and resize them for every model."""
     stacked = Stacked(resizes)
     table = read_rows(url, start, stop)
-    loaded = load_rows(table, stacked, (1, sum(stacked.areas)))
-    columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
-    rows = pa.table([np.arange(start, stop), *columns, table["key"].to_pylist()], schema=ROWS)
-    return ResizedImages(start, stacked.parts(loaded.pixels), rows)
+    on_card = resizes if all(resize.on_card for resize in resizes) else ()
+    loaded = load_rows(table, stacked, (1, sum(stacked.areas)), on_card)
+    return ReadImages(start, loaded, table["key"].to_pylist(), resizes)
+
+
+def load_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> ResizedImages:
+    """The same on this machine, for a few pictures."""
+    return read_pictures(url, start, stop, resizes).resized()
 
 
 def resized(pixels: NDArray[np.uint8], resizes: Iterable[Resize]) -> dict[Resize, NDArray]:

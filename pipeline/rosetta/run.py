@@ -33,7 +33,7 @@ from storage.rosetta import (
 from .merging import correlate_tile, merge_spans
 from .mine import Miner
 from .models import UnitModel
-from .pictures import load_pictures, seeds
+from .pictures import read_pictures, seeds
 from .plan import Item, actor_bytes, covered, items
 
 
@@ -76,7 +76,7 @@ class Mining(Work[Item, tuple[Tile, ...]]):
         if self.setup.generator is not None:
             return [(seeds, *row) for row in rows]
         sizes = _resizes(self.models, item)
-        return [(load_pictures, self.url, *row, sizes) for row in rows]
+        return [(read_pictures, self.url, *row, sizes) for row in rows]
 
     def shard(self, item: Item) -> int:
         """The item's."""

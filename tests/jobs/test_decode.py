@@ -7,15 +7,18 @@ import pytest
 from PIL import Image
 
 from jobs import extract, rosetta, second_order
+from pipeline.cluster import machines
 from pipeline.heatmaps.seen import see_image
 from pipeline.images.decode import DECODING
 from pipeline.images.decoding import DECODINGS
 from pipeline.images.resize import Resize
 from pipeline.texts.encoding import model_spec
+from storage import ledger
 from storage.errors import FacetError, StoreMismatch
 from storage.rosetta import read_cards
 from tests import tiny
 from tests.pipeline.images.kit import encode, photograph
+from tests.pipeline.rosetta.mined import OTHER, PLAIN
 from tests.refusals import refused
 
 
@@ -113,7 +116,7 @@ def test_second_order_makes_a_store_as_it_is_told(model, folder, tmp_path, fast)
 
 def test_rosetta_sees_pictures_as_it_is_told_and_does_not_mix(folder, tmp_path):
     asked = rosetta.RosettaConfig(
-        models=("microworld", "microworld-cnn"), images=str(folder), out=str(tmp_path / "out"),
+        models=(PLAIN, OTHER), images=str(folder), out=str(tmp_path / "out"),
         shard_size=6, batch_size=4, workers="here", max_bad=0.5, decode="fast",
     )  # fmt: skip
     rosetta.main(asked)
@@ -124,3 +127,61 @@ def test_rosetta_sees_pictures_as_it_is_told_and_does_not_mix(folder, tmp_path):
     made = replace(asked, images=None, generator="microworld-generator", out=str(tmp_path / "g"))
     with refused(FacetError, "--decode belongs to --images"):
         rosetta.main(made)
+
+
+# -- on the card ---------------------------------------------------------------------------
+
+
+def test_the_card_is_refused_where_there_is_none(model, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "own_gpu", lambda: False)
+    asked = config(model, folder, tmp_path / "s", decode="gpu")
+    with refused(FacetError, "--decode gpu: this machine has no GPU; use --decode fast or exact"):
+        extract.main(asked)
+    with refused(FacetError, "--decode gpu: --device cpu does not use a GPU"):
+        extract.main(replace(asked, device="cpu"))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture(scope="module")
+def on_card(model, folder, tmp_path_factory):
+    """Made as if there were a card: the CPU decodes in its place."""
+    place = tmp_path_factory.mktemp("stores") / "gpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machines, "check_decode", lambda *_: None)
+        yield extract.main(config(model, folder, place, decode="gpu"))
+
+
+def test_a_store_of_the_card_is_near_the_exact_one(exact, on_card):
+    assert on_card.meta.preprocessing["decoding"] == DECODINGS["gpu"]
+    assert on_card.validate() == []
+    one, other = (store.contributions().load() for store in (exact, on_card))
+    for name in ("heads", "embedding"):
+        np.testing.assert_allclose(one[name], other[name], atol=2e-2)
+    for shard in range(2):
+        of, others = (ledger.read_part(store.url, shard) for store in (exact, on_card))
+        assert of.drop_columns(["index"]) == others.drop_columns(["index"])
+
+
+def test_its_pictures_go_through_the_model_again_on_the_card(exact, on_card):
+    runs = [
+        second_order.main(
+            second_order.SecondOrderConfig(
+                store.url, mlp_layers="0", workers="here", max_bad=0.5, top_k=5
+            )
+        )
+        for store in (exact, on_card)
+    ]
+    norms = [run.store.neurons(0)["norms"].load() for run in runs]
+    np.testing.assert_allclose(*norms, atol=1e-3, rtol=0.05)
+
+
+def test_rosetta_has_pictures_decoded_on_the_card(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(machines, "check_decode", lambda *_: None)
+    asked = rosetta.RosettaConfig(
+        models=(PLAIN, OTHER), images=str(folder), out=str(tmp_path / "out"),
+        shard_size=6, batch_size=4, workers="here", max_bad=0.5, decode="gpu",
+    )  # fmt: skip
+    run = rosetta.main(asked)
+    assert run.result.provenance["images"] == 12
+    facts = ledger.read_facts(asked.out, [0, 1])
+    assert [sum(of.get("bad", {}).values()) for of in facts] == [1, 0]

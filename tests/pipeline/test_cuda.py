@@ -8,18 +8,25 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.extraction.decompose import Decomposer
+from pipeline.extraction.feed import Link
 from pipeline.heatmaps.asked import Asked
 from pipeline.heatmaps.erasure import Erasure
 from pipeline.heatmaps.gradients import GradientMaps
 from pipeline.heatmaps.plain import PLAIN, PlainMaps
 from pipeline.heatmaps.relevance import RelevanceMaps
 from pipeline.heatmaps.scores import relevance, score
+from pipeline.images import card as jpegs
+from pipeline.images.batches import Batch
+from pipeline.images.decoding import WAYS
+from pipeline.images.load import load_rows
+from pipeline.images.resize import Resize
 from pipeline.models import ModelSpec, VisionModel, load_model, norms
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.omp import omp
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
 from storage import open_store
 from storage.rosetta import Tile
+from tests.pipeline.images.kit import encode, listed, photograph
 from tests.pipeline.neurons.forward_kit import TINY, perturbed, random_images
 from tests.pipeline.neurons.omp_kit import dense, oracle, problem
 from tests.pipeline.rosetta.kit import card, direct, random_maps
@@ -220,3 +227,38 @@ def test_the_jobs_on_a_gpu_give_what_the_cpu_gives(tmp_path, ray_cluster):
         )  # fmt: skip
         found[device] = run.buddies
     assert len(found["cuda"]) == pytest.approx(len(found["cpu"]), rel=0.02)
+
+
+def test_jpegs_are_decoded_and_resized_as_on_the_cpu(tmp_path):
+    """nvJPEG makes other pixels of a file, mostly where colours are subsampled; else nothing is."""
+    for i in range(20):
+        options = {"progressive": i % 3 == 0, "subsampling": i % 3}
+        data = encode(photograph((150 + 9 * i, 200 - 4 * i), i), "JPEG", **options)
+        (tmp_path / f"{i:02}.jpg").write_bytes(data[:-500] if i == 7 else data)
+    grey = photograph((90, 120), 3).convert("L")
+    (tmp_path / "grey.jpg").write_bytes(encode(grey, "JPEG"))
+    rows, size = listed(tmp_path), (64, 64)
+    exact, _, gpu = (Resize(*size, "bicubic", "shortest", 0, 1.0, way) for way in WAYS)
+    expected = load_rows(rows, exact, size)
+    left = load_rows(rows, gpu, size, gpu.on_card)
+    found = jpegs.settled(left, "cuda")
+    for name in ("error", "sha256", "width", "height"):
+        assert getattr(found, name) == getattr(expected, name), name
+    away = np.abs(found.pixels.astype(int) - expected.pixels)
+    assert away.mean() < 1
+    assert away.max() < 64
+    batches = [Batch(0, left, [""] * len(rows), [""] * len(rows))] * 3
+    with Link(torch.device("cuda")).placed(batches) as placed:
+        for batch, pixels in placed:
+            assert batch.loaded.encoded is None
+            assert np.array_equal(pixels.cpu(), found.pixels)
+
+
+def test_a_batch_is_resized_as_on_the_cpu():
+    resize = Resize(64, 48, "bicubic", "longest", (1, 2, 3), 1.0, "gpu")
+    pictures = [
+        torch.from_numpy(np.array(photograph((50 + 7 * i, 90 - 4 * i), i))).permute(2, 0, 1)
+        for i in range(9)
+    ]
+    found = jpegs.resized([picture.cuda() for picture in pictures], resize).cpu()
+    assert (found.int() - jpegs.resized(pictures, resize)).abs().max() <= 1

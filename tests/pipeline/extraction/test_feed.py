@@ -78,7 +78,7 @@ def test_the_thread_ends_with_the_block():
 def test_pictures_go_to_a_device_and_numbers_come_back(device):
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 255, (64, 9, 9, 3), np.uint8) for _ in range(12)]
-    batches = [SimpleNamespace(loaded=SimpleNamespace(pixels=p)) for p in pixels]
+    batches = [SimpleNamespace(loaded=SimpleNamespace(pixels=p, encoded=None)) for p in pixels]
     link, taken = Link(torch.device(device)), []
     with link.placed(batches) as placed:
         for batch, there in placed:
