@@ -202,3 +202,21 @@ def test_bad_input_is_refused():
         top_combine([])
     with pytest.raises(ValueError, match="different layers or k"):
         top_combine([top_chunk(norms, deviations, numbers, k) for k in (2, 3)])
+
+
+@pytest.mark.parametrize(("neurons", "threads"), [(7, 3), (2, 4), (1, 1)])
+def test_directions_are_the_same_with_several_threads(neurons, threads):
+    rows_nke = torch.randn(neurons, 9, 5, generator=torch.Generator().manual_seed(6))
+    wanted = first_directions(rows_nke)
+    _, _, right = np.linalg.svd(rows_nke.double().numpy(), full_matrices=False)
+    cosines = (wanted.directions.numpy() * right[:, 0]).sum(1)
+    np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-9)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = first_directions(rows_nke)
+    finally:
+        torch.set_num_threads(before)
+    for name in ("directions", "explained", "positive", "scores"):
+        one, other = getattr(found, name), getattr(wanted, name)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)  # sums in another order
