@@ -53,7 +53,7 @@ class ExtractConfig:
     """What to keep: heads, MLPs, what each token wrote; of models that have them, what heads gather
     from registers (sources), and an attention pool's neurons (pool_neurons) or channels."""
     decode: Decode = "exact"
-    """How pictures are read: as the model's own library does (exact), twice as fast and nearly
+    """How pictures are read: as the model's own library does (exact), faster and nearly
     so (fast), or JPEGs on the GPU (gpu). A store has one."""
     layers: str = "last:4"
     """Layers that tokens are summed over: all, last:4, 20-23, 1,3."""

@@ -41,7 +41,7 @@ class RosettaConfig:
     images: str | None = None
     """Folder, WebDataset tars, Parquet files, or microworld:n=2000,seed=7,split=test."""
     decode: Decode = "exact"
-    """How pictures are read: as Pillow does (exact), twice as fast and nearly so (fast), or JPEGs
+    """How pictures are read: as Pillow does (exact), faster and nearly so (fast), or JPEGs
     on the GPU (gpu)."""
     generator: str | None = None
     """A generator that makes the images instead, such as microworld-generator."""

@@ -1,4 +1,4 @@
-"""Pictures resized by torch's arithmetic of 8 bits: four times as fast as Pillow's, and near it.
+"""Pictures resized by torch's arithmetic of 8 bits: faster than Pillow's, and near it.
 
 Pillow's weights have 22 bits, torch's 15 or 16 and vector instructions: pixels differ by a few
 levels at most. Kept apart, as torch takes seconds to import.
