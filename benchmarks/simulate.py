@@ -51,6 +51,7 @@ class StubExtractor(Extractor):
     def __init__(self, url: str, model: Any, device: str, threads: int) -> None:
         self.store = open_store(url, mode="r+")
         self._seen, self._computing, self.link = 0, threading.Lock(), Link(torch.device("cpu"))
+        self.decomposer = SimpleNamespace(model=None)  # which is only asked where numbers are lost
         rng = np.random.default_rng(0)
         self._box = {
             name: torch.from_numpy(
