@@ -15,6 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"storage", "pipeline", "jobs"}
 # What fsspec imports by the scheme of a URL, and xarray for arrays that are read when needed.
 BY_OTHERS = {"s3fs", "gcsfs", "dask"}
+# What torch brings along where it has CUDA, and is imported there alone.
+WITH_CUDA = {"triton"}
 EXTRAS = (
     "s3", "gcs", "http", "words", "texts", "mat", "ann", "sentences", "draw", "llm", "explore",
     "cluster",
@@ -43,7 +45,7 @@ def imported() -> set[str]:
 def test_what_is_imported_is_named_and_what_is_named_is_imported():
     extras = PROJECT["optional-dependencies"]
     named = names(PROJECT["dependencies"] + [r for extra in EXTRAS for r in extras[extra]])
-    assert imported() | BY_OTHERS == named
+    assert imported() - WITH_CUDA | BY_OTHERS == named
 
 
 def test_development_has_every_extra():
