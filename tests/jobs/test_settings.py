@@ -41,6 +41,7 @@ SHOWN = {
         "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "max_bad": JOBS + "extract_job.py::test_bad_images_are_masked_and_named",
         "limit": JOBS + "extract_job.py::test_another_configuration_is_refused",
+        "decode": JOBS + "decode.py::test_a_fast_store_says_so_and_is_near_the_exact_one",
     },
     "reduce": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
@@ -100,6 +101,7 @@ SHOWN = {
         "keep": JOBS + "second_order_job.py::test_passes_of_the_model_give_the_same",
         "top_k": JOBS + "stale_results.py::test_directions_are_those_that_were_asked_for_last",
         "batch_size device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
+        "decode": JOBS + "decode.py::test_second_order_makes_a_store_as_it_is_told",
     },
     "omp": {
         "workers": JOBS + "workers.py::test_every_job_works_here_without_ray",
@@ -176,6 +178,8 @@ SHOWN = {
         "device num_actors": JOBS + "extract_job.py::test_workers_fit_the_cluster",
         "max_bad": JOBS + "rosetta_job.py::test_bad_images_are_left_out_and_counted",
         "limit": "tests/pipeline/images/test_sources.py::test_limit_must_be_positive",
+        "decode": JOBS
+        + "decode.py::test_rosetta_sees_pictures_as_it_is_told_and_does_not_mix",
     },
     "invert": {
         "images guide judge limit steps rate alpha beta seed starts": JOBS + "invert_job.py"
