@@ -73,7 +73,7 @@ def test_exact_photographs_are_what_pillow_alone_makes_of_them(shared: Path):
         theirs = plain(file.read_bytes())
         ours = decode(file.read_bytes())
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-        whole = np.asarray(theirs.resize(resize._size(theirs), Image.Resampling.BICUBIC))
+        whole = np.asarray(theirs.resize(resize.size_of(*theirs.size), Image.Resampling.BICUBIC))
         top, left = ((n - 224) / 2 for n in whole.shape[:2])
         top, left = round(top), round(left)
         assert np.array_equal(resize(ours), whole[top : top + 224, left : left + 224])

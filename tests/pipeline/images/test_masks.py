@@ -135,7 +135,7 @@ def test_a_picture_that_is_its_own_mask_comes_out_on_the_same_pixels(geometry: t
     grey = Image.fromarray(mask * np.uint8(255))
     if resize.mode == "shortest" and resize.height != resize.width:
         # Bicubic, which weighs pixels negatively as well: the same by hand.
-        shown = resize.mask(grey.resize(resize._size(grey), Image.Resampling.BILINEAR), 100)
+        shown = resize.mask(grey.resize(resize.size_of(*grey.size), Image.Resampling.BILINEAR), 100)
         placed = Resize(resize.height, resize.width, "bilinear", "shortest", 0, resize.crop)
         found = placed.mask(Image.fromarray(mask), IGNORED)
     else:
@@ -158,7 +158,7 @@ def test_every_pixel_has_the_value_of_the_one_below_its_middle(geometry: tuple) 
     values = np.random.default_rng(seed).integers(0, 250, (height, width)).astype(np.uint8)
     image = Image.fromarray(values)
     found = resize.mask(image, IGNORED)
-    to_x, to_y = resize._size(image)
+    to_x, to_y = resize.size_of(*image.size)
     left, top = ((n - m) / 2 for n, m in ((to_x, resize.width), (to_y, resize.height)))
     slack = 1e-6
     for y in range(resize.height):
