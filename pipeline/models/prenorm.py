@@ -213,8 +213,11 @@ class PreNormBlock:
 
 def mix(attention: Attention) -> Tensor:
     """What heads gather for every query that there is, (batch, head, query, head_dim)."""
+    bias_hqt = attention.bias_hqt
+    # With an axis of images, without which PyTorch's fused kernels do not take it.
+    bias_bhqt = None if bias_hqt is None else bias_hqt[None]
     return F.scaled_dot_product_attention(
-        attention.queries, attention.keys, attention.values, attn_mask=attention.bias_hqt
+        attention.queries, attention.keys, attention.values, attn_mask=bias_bhqt
     )
 
 
