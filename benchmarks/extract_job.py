@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import psutil
 import torch
@@ -50,30 +51,46 @@ def _run(config: job.ExtractConfig) -> tuple[Store, list[tuple[float, int]]]:
         extract.run = run
 
 
-class Busy:
+class Watcher(ABC):
+    """Looks at something again and again while the block runs."""
+
+    EVERY: float
+    """Seconds."""
+
+    def __enter__(self) -> Self:
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self.EVERY):
+            self.look()
+
+    @abstractmethod
+    def look(self) -> None:
+        """Once."""
+
+
+class Busy(Watcher):
     """Share of the time that the device was busy while the block ran, sampled twice a second.
 
     Of a GPU what its driver says, the share of time in which a kernel ran; of CPUs how many of all
     were in use, by whatever process.
     """
 
+    EVERY = 0.5
+
     def __init__(self, device: str) -> None:
         self.device, self.seen = device, list[tuple[float, float]]()
+        psutil.cpu_percent()  # what it tells is since it was asked last
 
-    def __enter__(self) -> Busy:
-        self._done = threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        psutil.cpu_percent()
-        while not self._done.wait(0.5):
-            self.seen.append((time.perf_counter(), self._now()))
+    def look(self) -> None:
+        self.seen.append((time.perf_counter(), self._now()))
 
     def _now(self) -> float:
         if self.device == "cpu":
@@ -162,32 +179,23 @@ def _steady(
     )
 
 
-class PeakMemory:
-    """Largest private memory of any actor of one class while the block runs, bytes.
+class PeakMemory(Watcher):
+    """Largest private memory of any actor while the block runs, bytes.
 
     Resident less shared: pictures waiting in Ray's object store are mapped into whoever reads
     them, and are not the actor's.
     """
 
-    def __init__(self, actor: str = "_Actor") -> None:
-        self._name = f"ray::{actor}"
+    EVERY = 0.1
 
-    def __enter__(self) -> PeakMemory:
-        self.bytes, self._done = 0, threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
+    def __init__(self) -> None:
+        self.bytes = 0
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.1):
-            for process in psutil.process_iter(["cmdline", "memory_info"]):
-                if " ".join(process.info["cmdline"] or []).startswith(self._name):
-                    held = process.info["memory_info"]
-                    self.bytes = max(self.bytes, held.rss - held.shared)
+    def look(self) -> None:
+        for process in psutil.process_iter(["cmdline", "memory_info"]):
+            if " ".join(process.info["cmdline"] or []).startswith("ray::_Actor"):
+                held = process.info["memory_info"]
+                self.bytes = max(self.bytes, held.rss - held.shared)
 
 
 def memory(sizes: tuple[int, ...] = (1_000, 4_000, 20_000)) -> None:

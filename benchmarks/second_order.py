@@ -155,7 +155,7 @@ def memory(
 
         recipe.refuse_bytes = noted
         try:
-            with PeakMemory("_NeuronActor") as peak:
+            with PeakMemory() as peak:
                 second_order.main(
                     second_order.SecondOrderConfig(
                         f"{folder}/store", mlp_layers=mlp_layers, keep=keep, top_k=10,

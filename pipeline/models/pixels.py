@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from .reading import Reading
 from .tower import Attention, Layers, Norm, Weights, Written, float64
 
 
-class PixelBlock:
+class PixelBlock(ABC):
     """x += mlp(x), with `down` and `mlp` as families have them.
 
     Parameters
@@ -26,17 +28,17 @@ class PixelBlock:
         self.width, self.reading = width, reading
 
     @property
+    @abstractmethod
     def down(self) -> Linear:
         """See `Block`."""
-        raise NotImplementedError
 
     @property
     def mlp_bias(self) -> Tensor:
         return self.down[1]
 
+    @abstractmethod
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         """See `Block`."""
-        raise NotImplementedError
 
     @property
     def layers(self) -> Layers:

@@ -6,6 +6,7 @@ model by itself.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def build(config: dict[str, Any]) -> Any:
-    """open_clip's model with a tower of timm's, or a `ImageAlone`; random weights."""
+    """open_clip's model with a tower of timm's, or an `ImageAlone`; random weights."""
     alone = "architecture" in config
     return timm_alone.build(config) if alone else openclip_tower.build(config)
 
@@ -172,9 +173,9 @@ class TimmTower(Entrance):
             if isinstance(self._norm, nn.Identity):
                 self._norm = trunk.norm
 
+    @abstractmethod
     def _blocks(self, last: bool) -> Sequence[PreNormBlock]:
         """The trunk's own; `last`: whether nothing but the tail comes behind them."""
-        raise NotImplementedError
 
     @property
     def tail(self) -> Tail:

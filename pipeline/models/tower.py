@@ -13,6 +13,7 @@ Axis letters are those of docs/glossary.md.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -78,14 +79,14 @@ class Tower(Protocol):
         """What becomes of the stream behind the last block."""
 
 
-class Entrance:
+class Entrance(ABC):
     """How towers are entered, for families to give a `stem`."""
 
     trunk: Sequence[Block] = ()
 
+    @abstractmethod
     def stem(self, images_bchw: Tensor) -> Tensor:
         """See `Tower`."""
-        raise NotImplementedError
 
     def hand_over(self, values_bt: Tensor) -> Tensor:
         """See `Tower`."""
