@@ -136,6 +136,9 @@ class Scale:
 def forward_flops(meta: Metadata, patch_values: int) -> int:
     """Floating-point operations of one image's forward pass: its matrix products, 2 a product.
 
+    Of an attention pool, the blocks before it, as wide as what it writes and over the tokens that
+    it looks at, and its one query.
+
     Parameters
     ----------
     meta : Metadata
@@ -144,9 +147,13 @@ def forward_flops(meta: Metadata, patch_values: int) -> int:
     """
     t, d = meta.tokens, meta.width
     attention = 4 * t * d * d + 2 * t * t * d
-    mlp = 2 * t * d * meta.mlp_width
+    if meta.trunk_layers:
+        pool = (2 + 2 * t) * d * d + 2 * t * d + 2 * d * meta.mlp_width
+        blocks = meta.trunk_layers * (attention + 2 * t * d * meta.trunk_mlp_width) + pool
+    else:
+        blocks = meta.layers * (attention + 2 * t * d * meta.mlp_width)
     embedding = math.prod(meta.grid) * patch_values * d
-    return 2 * (embedding + meta.layers * (attention + mlp) + d * meta.embed)
+    return 2 * (embedding + blocks + d * meta.embed)
 
 
 def count_objects(meta: Metadata) -> dict[str, int]:

@@ -121,8 +121,10 @@ class Decomposer:
         weights: list[Tensor] = []
         sources: list[Tensor] = []
         neurons_bn = channels_bhc = None
+        normed_btd = None
         for layer, block in enumerate(tower.blocks):
-            attention = block.attention(x_btd)
+            attention = block.attention(x_btd, normed_btd)
+            normed_btd = None  # its memory is needed meanwhile
             if "sources" in self.components:
                 sources.append(by_source(attention, model.prefix))
             if "channels" in self.components:
@@ -135,7 +137,8 @@ class Decomposer:
                 x_btd, u_bd, mlp_bd, neurons_bn = self._pooled(block, x_btd, attention)
                 weight_b = None
             else:
-                x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
+                behind = tower.blocks[layer + 1] if layer + 1 < model.layers else None
+                x_btd, u_bd, mlp_bd, weight_b, normed_btd = block.rest(x_btd, attention, behind)
             if late:
                 unread.append((u_bd, mlp_bd))
             else:

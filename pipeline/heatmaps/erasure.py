@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.models import UnsupportedModel, VisionModel
 from pipeline.models.prenorm import PreNormBlock
+from pipeline.models.tower import through
 
 from .asked import Asked
 
@@ -130,9 +131,7 @@ class Erasure:
     def _probability(self, x_btd: Tensor, asked: Asked) -> Tensor:
         """The probability of the class that is asked for, (batch,). Overwrites `x_btd`."""
         self._tower.read.forget()  # what is read on the way is not needed
-        for block in self._tower.blocks:
-            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-        embedding_be = self._tower.leave(x_btd).embedding_be
+        embedding_be = self._tower.leave(through(self._tower.blocks, x_btd)).embedding_be
         cosines_bc = embedding_be @ asked.texts_ce.T / embedding_be.norm(dim=1, keepdim=True)
         probabilities_bc = (self.model.module.logit_scale.exp() * cosines_bc).softmax(1)
         return probabilities_bc.gather(1, asked.classes_b[:, None])[:, 0]

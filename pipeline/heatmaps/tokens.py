@@ -190,7 +190,7 @@ class TokenMaps:
             gains_h1 = self._heads_lh[layer, :, None]
             if layer in self.layers:
                 maps.append(reader.read(attention, folded_bchk) * gains_h1)
-            x_btd, u_bd, mlp_bd, weight_b = block.rest(x_btd, attention)
+            x_btd, u_bd, mlp_bd, weight_b, _ = block.rest(x_btd, attention)
             if weight_b is not None:
                 weights.append(weight_b)
             u_bd = u_bd.to(x_btd.dtype)

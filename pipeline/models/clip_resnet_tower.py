@@ -69,7 +69,7 @@ class PixelPool(QueryPool):
         )
         self._positions_td: Tensor = pool.positional_embedding
 
-    def attention(self, x_btd: Tensor) -> PixelAttention:
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> PixelAttention:
         placed = super().attention(x_btd + self._positions_td)
         weight, bias = self._cast.value
         alpha_bht = placed.patterns()[:, :, 0]

@@ -1,9 +1,10 @@
-"""A norm of the residual stream for matrix products of fewer bits, in one kernel of a GPU.
+"""What stands between matrix products of fewer bits, in one kernel of a GPU each.
 
 A block reads and writes the stream, which is float32, far more often than its products need: what
 a part wrote is added, the sum is normed, the norm is rounded to the products' dtype. Here a row is
-read once and all three are done. Only ``norms.py`` calls this, where the kernel can run: importing
-this module needs Triton, which comes with PyTorch's builds for CUDA.
+read once and all three are done; and so are the steps of an activation. Only ``norms.py`` and
+``mlps.py`` call this, where the kernels can run: importing this module needs Triton, which comes
+with PyTorch's builds for CUDA.
 """
 
 from __future__ import annotations
@@ -92,3 +93,26 @@ def norm_rows(
             num_warps=min(max(columns // 256, 1), 8),
         )
     return out_btd
+
+
+@triton.jit
+def _quick_gelu(x_ptr: Any, count: Any, SIZE: tl.constexpr) -> None:
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    inside = at < count
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    x *= tl.sigmoid(1.702 * x)
+    tl.store(x_ptr + at, x.to(x_ptr.dtype.element_ty), mask=inside)
+
+
+def quick_gelu_(x: Tensor) -> Tensor:
+    """x · sigmoid(1.702 x) in place, computed in float32 and rounded once.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape and dtype of floats; its numbers lie side by side.
+    """
+    size = 1024
+    with torch.cuda.device_of(x):
+        _quick_gelu[(triton.cdiv(x.numel(), size),)](x, x.numel(), SIZE=size)
+    return x

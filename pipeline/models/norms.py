@@ -61,12 +61,12 @@ def _in_a_kernel(norm: nn.Module, x_btd: Tensor, dtype: torch.dtype) -> bool:
         and x_btd.stride(-1) == 1
         and getattr(norm, "weight", None) is not None
         and getattr(norm, "eps", None) is not None
-        and _kernels_run(x_btd.device)
+        and kernels_run(x_btd.device)
     )
 
 
 @cache
-def _kernels_run(device: torch.device) -> bool:
+def kernels_run(device: torch.device) -> bool:
     """Whether kernels can be compiled here: Triton needs a compiler of C, and a place to keep what
     it made."""
     one_btd = torch.zeros(1, 1, 2, device=device)
@@ -76,8 +76,8 @@ def _kernels_run(device: torch.device) -> bool:
         norm_rows(nn.LayerNorm(2, device=device), one_btd, None, torch.bfloat16)
     except Exception as error:  # whatever it is, the plain operations do the same
         logging.getLogger("facet").warning(
-            "norms take several operations, which is slower: Triton cannot compile kernels on "
-            "this machine (%s: %s)",
+            "norms and QuickGELU take several operations, which is slower: Triton cannot compile "
+            "kernels on this machine (%s: %s)",
             type(error).__name__,
             error,
         )

@@ -15,7 +15,7 @@ from .mlps import PlainMlp
 from .norms import inverse_std, linear_of
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, Reading, WeighedMean
-from .tower import Block, Entrance, Left, Norm, Tail, float64
+from .tower import Block, Entrance, Left, Norm, Tail, float64, through
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -127,9 +127,7 @@ class OpenClipTower(Entrance):
             return x_btd
         entered_btd = x_btd.clone()
         with torch.no_grad():
-            for block in self.blocks:
-                x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-            self.leave(x_btd)
+            self.leave(through(self.blocks, x_btd))
         return entered_btd
 
     def embed(self, images_bchw: Tensor) -> tuple[Tensor, Tensor]:

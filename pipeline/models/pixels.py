@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import UnsupportedModel
 from .norms import Linear
 from .reading import Reading
-from .tower import Attention, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
 
 
 class PixelBlock(ABC):
@@ -60,7 +60,7 @@ class PixelBlock(ABC):
             down_bias_d=float64(bias),
         )
 
-    def attention(self, x_btd: Tensor) -> Attention:
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
         none = x_btd.new_zeros(len(x_btd), 0, x_btd.shape[1], 0)
         return Attention(none, none, none, self.reading)
 
@@ -73,7 +73,7 @@ class PixelBlock(ABC):
     def write(self, x_btd: Tensor, mixed_bhqk: Tensor) -> Tensor:
         return x_btd
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+    def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
         _, written_btd = self.mlp(x_btd)
         x_btd, u_bd = self.attend(x_btd, attention)
         return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))

@@ -72,9 +72,10 @@ class PoolBlock(PreNormBlock):
             "model's only layer is an attention pool: choose other methods"
         )
 
-    def attention(self, x_btd: Tensor) -> Attention:
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
         pool = self._pool
-        normed_btd = normed(self.norm_1, x_btd, self.dtype)
+        if normed_btd is None:
+            normed_btd = normed(self.norm_1, x_btd, self.dtype)
         keys, values = self._split(F.linear(normed_btd, *self.qkv))
         (queries,) = self._split(pool.q(pool.latent))
         queries, keys = pool.q_norm(queries), pool.k_norm(keys)

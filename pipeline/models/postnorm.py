@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedModel
 from .norms import Linear, centred, inverse_std
-from .prenorm import PreNormBlock, mix
-from .tower import Attention, Layers, Norm, Weights, Written, float64
+from .prenorm import PreNormBlock, add_for, mix
+from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
 
 # Classes of timm's blocks that are built so.
 CLASSES = ("EvaBlockPostNorm", "ResPostBlock", "ResPostRelPosBlock")
@@ -117,10 +117,11 @@ class PostNormBlock(PreNormBlock):
         hidden_btn = self._run_mlp.hidden(x_btd.to(self.dtype))
         return hidden_btn, F.linear(hidden_btn, *self._run_mlp.down).to(x_btd.dtype)
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+    def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
         x_btd, u_bd, weight_b = self._attend(x_btd, attention)
         written_btd: Tensor = self._behind_2(self._mlp_out(x_btd)[1])
-        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd), weight_b)
+        normed_btd = add_for(behind, x_btd, written_btd)
+        return Written(x_btd, u_bd, self.reading(written_btd), weight_b, normed_btd)
 
 
 def _scaled(norm: nn.Module, linear: Linear) -> Linear:

@@ -19,7 +19,7 @@ from .errors import UnsupportedModel
 from .mlps import Mlp, PlainMlp, cast
 from .norms import Linear, add_normed, folded, inverse_std, normed
 from .reading import Reading
-from .tower import Attention, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
 
 Positions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Queries and keys, (batch, head, token, head_dim), normed and rotated as the model does. Of the
@@ -144,8 +144,9 @@ class PreNormBlock:
             down_bias_d=float64(down_bias),
         )
 
-    def attention(self, x_btd: Tensor) -> Attention:
-        normed_btd = normed(self.norm_1, x_btd, self.dtype)
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
+        if normed_btd is None:
+            normed_btd = normed(self.norm_1, x_btd, self.dtype)
         weight, bias = self.qkv
         if self._carried is None:
             queries, keys, values = self._split(F.linear(normed_btd, weight, bias))
@@ -199,16 +200,26 @@ class PreNormBlock:
         hidden_btn = self._run_mlp.hidden(normed(self.norm_2, x_btd, self.dtype))
         return hidden_btn, F.linear(hidden_btn, *self.down)
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+    def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
         x_btd, u_bd, hidden_btn = self._neurons(x_btd, attention)
         written_btd = F.linear(hidden_btn, *self.down)
-        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
+        normed_btd = add_for(behind, x_btd, written_btd)
+        return Written(x_btd, u_bd, self.reading(written_btd), normed_btd=normed_btd)
 
     def _neurons(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
         """`attend`, and the MLP's neurons: what attention wrote is added and normed at once."""
         x_btd, out_btd, u_bd = self.attended(x_btd, attention)
         normed_btd = add_normed(self.norm_2, x_btd, out_btd, self.dtype)
         return x_btd, u_bd, self._run_mlp.hidden(normed_btd)
+
+
+def add_for(behind: Block | None, x_btd: Tensor, written_btd: Tensor) -> Tensor | None:
+    """Add to the stream, in place; it behind the first norm of the block that gets it next, if that
+    is one of these."""
+    if isinstance(behind, PreNormBlock):
+        return add_normed(behind.norm_1, x_btd, written_btd, behind.dtype)
+    x_btd.add_(written_btd)
+    return None
 
 
 def mix(attention: Attention) -> Tensor:

@@ -18,7 +18,7 @@ from .errors import UnsupportedModel
 from .mlps import cast
 from .norms import Linear, inverse_std
 from .reading import PoolRow
-from .tower import Attention, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,7 +102,7 @@ class QueryPool:
             down_bias_d=float64(torch.zeros_like(out_bias)),
         )
 
-    def attention(self, x_btd: Tensor) -> Attention:
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
         normed_btd = self.norm_1(x_btd)
         query_b1d, tokens_btd = self._query(normed_btd), normed_btd.to(self.dtype)
         queries, keys, values = (
@@ -137,6 +137,6 @@ class QueryPool:
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         return x_btd[..., :0].to(self.dtype), torch.zeros_like(x_btd, dtype=self.dtype)
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
+    def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
         x_btd, u_bd = self.attend(x_btd, attention)
         return Written(x_btd, u_bd, torch.zeros_like(x_btd[:, 0]))

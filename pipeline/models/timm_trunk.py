@@ -22,7 +22,7 @@ from .pool import PoolBlock, pool_faults
 from .postnorm import norms_behind
 from .prenorm import PreNormBlock, embed_patches
 from .reading import ClassToken, Mean, PoolRow, Reading, WeighedMean
-from .tower import Array, Block, Entrance, Left, Norm, Tail, float64
+from .tower import Array, Block, Entrance, Left, Norm, Tail, float64, through
 
 if TYPE_CHECKING:
     from .loading import VisionModel
@@ -225,9 +225,7 @@ class TimmTower(Entrance):
     def enter(self, images_bchw: Tensor) -> Tensor:
         entering_btd = self.start(images_bchw)
         if self.late:
-            x_btd = entering_btd.clone()
-            for block in self.blocks:
-                x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
+            x_btd = through(self.blocks, entering_btd.clone())
             self._weighed.weigh(inverse_std(self._norm, x_btd))
         return entering_btd
 

@@ -94,10 +94,7 @@ class Entrance(ABC):
 
     def start(self, images_bchw: Tensor) -> Tensor:
         """See `Tower`."""
-        x_btd = self.stem(images_bchw)
-        for block in self.trunk:
-            x_btd = block.rest(x_btd, block.attention(x_btd)).stream_btd
-        return self.hand_over(x_btd)
+        return self.hand_over(through(self.trunk, self.stem(images_bchw)))
 
     def enter(self, images_bchw: Tensor) -> Tensor:
         """See `Tower`; a late tower has its own."""
@@ -129,8 +126,9 @@ class Block(Protocol):
     def mlp_bias(self) -> Tensor | None:
         """What `mlp` writes whatever its neurons, (width,); None where every token gets its own."""
 
-    def attention(self, x_btd: Tensor) -> Attention:
-        """Queries, keys and values of the stream."""
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
+        """Queries, keys and values of the stream; `normed_btd` where the block before it made that
+        already (`Written.normed_btd`)."""
 
     def inverse_std(self, x_btd: Tensor) -> Tensor:
         """1/σ by which the norm before the attention multiplies each token, (batch, token)."""
@@ -146,8 +144,19 @@ class Block(Protocol):
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor]:
         """Neurons after the activation, (batch, token, neuron), and what they write with `down`."""
 
-    def rest(self, x_btd: Tensor, attention: Attention) -> Written:
-        """Attention and MLP. Overwrites `x_btd`."""
+    def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
+        """Attention and MLP. Overwrites `x_btd`. `behind` is the block that gets the stream next,
+        if what that begins with may be made at once."""
+
+
+def through(blocks: Sequence[Block], x_btd: Tensor) -> Tensor:
+    """The stream behind blocks that run one after another. Overwrites `x_btd`."""
+    normed_btd = None
+    for block, behind in zip(blocks, [*blocks[1:], None], strict=False):
+        attention = block.attention(x_btd, normed_btd)
+        normed_btd = None  # its memory is needed meanwhile
+        x_btd, *_, normed_btd = block.rest(x_btd, attention, behind)
+    return x_btd
 
 
 class Written(NamedTuple):
@@ -161,6 +170,8 @@ class Written(NamedTuple):
     """What it reads of the MLP's output, (batch, width)."""
     bias_weight_b: Tensor | None = None
     """What `Weights.varying_bias_d` counts, where there is one."""
+    normed_btd: Tensor | None = None
+    """The stream behind the first norm of the next block, if it was made."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.models import Block, VisionModel
+from pipeline.models.tower import through
 from storage.tail import scaled
 
 from .maps import check_mlp_layers, check_neurons, head_maps, value_maps
@@ -254,8 +255,7 @@ class NeuronPass:
         check_neurons(self.model, self.model.neurons, neurons)
         x_btd = self._enter(images_bchw)
         *before, block = [block for _, block in self._blocks()][: mlp_layer + 1]
-        for earlier in before:
-            x_btd = earlier.rest(x_btd, earlier.attention(x_btd)).stream_btd
+        x_btd = through(before, x_btd)
         x_btd, _ = block.attend(x_btd, block.attention(x_btd))
         hidden_btn = self._tower.hand_over(block.mlp(x_btd)[0])
         return hidden_btn[:, :, list(neurons)].to(x_btd.dtype)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from torch.nn.functional import normalize
 
 from pipeline.extraction.decompose import Decomposer
@@ -20,7 +21,7 @@ from pipeline.images.batches import Batch
 from pipeline.images.decoding import WAYS
 from pipeline.images.load import load_rows
 from pipeline.images.resize import Resize
-from pipeline.models import ModelSpec, VisionModel, load_model, norms
+from pipeline.models import ModelSpec, VisionModel, load_model, mlps, norms
 from pipeline.neurons.forward import NeuronPass
 from pipeline.neurons.omp import omp
 from pipeline.rosetta.sums import HalfMaps, Layout, PairSums, finalize
@@ -109,11 +110,25 @@ def test_norms_in_a_kernel_are_the_plain_ones(width, dtype):
             assert (error <= torch.finfo(dtype).eps * expected.abs() + 2e-5).all()
 
 
-def test_parts_with_and_without_the_kernel(monkeypatch):
-    model = on_gpu(load_model(ModelSpec("ViT-B-32", "none")), torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_quick_gelu_in_a_kernel_is_the_equation(dtype):
+    activation = QuickGELU()
+    x = (4 * torch.randn(33, 5, 1023, device="cuda")).to(dtype)
+    expected = activation(x.double())
+    found = mlps.activated(activation, x)
+    assert found is x  # else it was not the kernel
+    error = (found.double() - expected).abs()
+    assert (error <= torch.finfo(dtype).eps * expected.abs() + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu"])
+def test_parts_with_and_without_the_kernels(monkeypatch, name):
+    model = on_gpu(load_model(ModelSpec(name, "none")), torch.bfloat16)
     images = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     found, residual = parts(model, images)
-    monkeypatch.setattr(norms, "_kernels_run", lambda device: False)
+    for module in (norms, mlps):
+        monkeypatch.setattr(module, "kernels_run", lambda device: False)
     expected, plain_residual = parts(model, images)
     close({k: v.cpu() for k, v in found.items()}, {k: v.cpu() for k, v in expected.items()}, 0.1)
     assert max(residual, plain_residual) < 2e-2

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import open_clip
 import pytest
+import timm
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.extraction.cost import (
@@ -91,6 +93,22 @@ def test_flops_are_those_that_torch_counts(model):
     # In training mode torch takes no fused path, which its counter does not see into.
     tower = loaded.module.visual.train()
     with FlopCounterMode(display=False) as counter:
+        tower(torch.zeros(1, 3, 32, 32))
+    assert forward_flops(meta, 3 * 8 * 8) == counter.get_total_flops()
+
+
+def test_flops_of_a_pool_are_those_of_the_blocks_before_it_too():
+    sizes = {"depth": 3, "embed_dim": 48, "num_heads": 4, "mlp_ratio": 3.0}
+    tower = timm.models.VisionTransformer(
+        32, 8, class_token=False, num_classes=10, global_pool="map", **sizes
+    )
+    meta = stores.metadata(
+        layers=1, heads=4, head_dim=12, width=48, mlp_width=tower.attn_pool.mlp.fc1.out_features,
+        embed=10, tokens=16, prefix=0, grid=(4, 4), reading="attention-pool", trunk_layers=3,
+        trunk_mlp_width=144,
+    )  # fmt: skip
+    # The counter does not see into fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         tower(torch.zeros(1, 3, 32, 32))
     assert forward_flops(meta, 3 * 8 * 8) == counter.get_total_flops()
 

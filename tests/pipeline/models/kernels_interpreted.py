@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.models import norms
-from pipeline.models.kernels import norm_rows
+from pipeline.models.kernels import norm_rows, quick_gelu_
 
 
 def random_norm(kind, width, bias, eps):
@@ -71,3 +71,20 @@ def test_the_plain_operations_are_the_equation():
     assert torch.equal(x_btd, summed_btd)
     kernel = norm_rows(norm, x_btd, None, torch.bfloat16)
     torch.testing.assert_close(kernel, found, rtol=2**-7, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 12), max_size=4),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    seed=st.integers(0, 99),
+)
+def test_quick_gelu_is_the_equation(shape, dtype, seed):
+    torch.manual_seed(seed)
+    x = (4 * torch.randn(shape)).to(dtype)
+    given = x.double().numpy()
+    wanted = given / (1 + np.exp(-1.702 * given))
+    found = quick_gelu_(x)
+    assert found is x
+    error = np.abs(found.double().numpy() - wanted)
+    assert (error <= torch.finfo(dtype).eps * np.abs(wanted) + 1e-6).all()

@@ -272,8 +272,8 @@ class PoolBlock(PreNormBlock):
 
     query: Tensor
 
-    def attention(self, x_btd: Tensor) -> Attention:
-        found = super().attention(x_btd)
+    def attention(self, x_btd: Tensor, normed_btd: Tensor | None = None) -> Attention:
+        found = super().attention(x_btd, normed_btd)
         (weight, bias), inner = self.qkv, self.heads * self.head_dim
         query_1d = self.query.to(self.dtype)
         queries_1d = nn.functional.linear(query_1d, weight[:inner], bias[:inner])
