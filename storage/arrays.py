@@ -17,6 +17,7 @@ from zarr.storage import MemoryStore
 from . import urls
 from .errors import NotFinite
 from .layout import ArraySpec
+from .sharding import Sharding, find_sharding
 
 # Sums of float16 in float16 drift and overflow. By this attribute of the CF conventions, which
 # changes no number, xarray reads an array as float64.
@@ -160,36 +161,64 @@ def write_dataset(
     group.attrs.update(dict(attributes or {}))
 
 
-def write_rows(
-    group: zarr.Group,
-    name: str,
-    start: int,
-    values: NDArray,
-    ok: NDArray[np.bool_] | None = None,
-) -> None:
-    """Write a shard's rows of one array whole, read them back, and compare.
+class Target:
+    """An array that shards' rows are written to, whole.
 
     Parameters
     ----------
-    ok : (N,) bool, optional
-        Rows that hold values; the others are fill value. All hold values unless given.
-
-    Raises
-    ------
-    NotFinite
-        If a value is NaN or infinite; nothing is written then.
-    OSError
-        If other values are read back.
+    url : str
+        Of its group.
+    group : zarr.Group
+        Opened to be written to.
+    name : str
     """
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is not an array")
-    refuse_not_finite(array.path, values, start, ok)
-    window = slice(start, start + len(values))
-    array[window] = values
-    back = np.asarray(array[window])
-    if not _same(back, values):
-        raise OSError(f"rows {window.start}-{window.stop - 1} of {array.path} read back otherwise")
+
+    def __init__(self, url: str, group: zarr.Group, name: str) -> None:
+        array = group[name]
+        if not isinstance(array, zarr.Array):
+            raise TypeError(f"{name} is not an array")
+        self._array, self._url = array, urls.join(url, name)
+        # An object store takes far longer to answer than zarr to ask it.
+        self._sharding = find_sharding(array.metadata.to_dict()) if urls.is_local(url) else None
+
+    def write(self, start: int, values: NDArray, ok: NDArray[np.bool_] | None = None) -> None:
+        """Write a shard's rows, read them back, and compare.
+
+        Parameters
+        ----------
+        start : int
+        values : (N, ...) ndarray
+        ok : (N,) bool, optional
+            Rows that hold values; the others are fill value. All hold values unless given.
+
+        Raises
+        ------
+        NotFinite
+            If a value is NaN or infinite; nothing is written then.
+        OSError
+            If other values are read back.
+        """
+        path, stop = self._array.path, start + len(values)
+        refuse_not_finite(path, values, start, ok)
+        if self._sharding is not None and self._sharding.holds(start, stop):
+            back = self._by_file(self._sharding, start, values)
+        else:
+            self._array[start:stop] = values
+            back = np.asarray(self._array[start:stop])
+        if back is None or not _same(back, values):
+            raise OSError(f"rows {start}-{stop - 1} of {path} read back otherwise")
+
+    def _by_file(self, sharding: Sharding, start: int, values: NDArray) -> NDArray | None:
+        """What is read back of a shard that is written without zarr; None if it is damaged."""
+        url = urls.join(self._url, sharding.key(start))
+        if (content := sharding.encode(values)) is None:
+            urls.remove_file(url)
+        else:
+            urls.put_bytes(url, content, lasting=False)
+        try:
+            return sharding.decode(urls.find_bytes(url), len(values))
+        except ValueError:
+            return None
 
 
 def open_dataset(url: str) -> xr.Dataset:

@@ -153,9 +153,10 @@ def read_some(url: str, numbers: np.ndarray) -> pa.Table:
 
 
 def _between(part: pq.ParquetFile, start: int, stop: int) -> pa.Table:
-    """Rows of a part by their index."""
+    """Rows of a part by their index, which rises."""
     rows = _groups(part, lambda first, last: first < stop and last >= start)
-    return rows.filter((pc.field("index") >= start) & (pc.field("index") < stop))
+    first, last = np.searchsorted(rows["index"].to_numpy(), (start, stop)).tolist()
+    return rows.slice(first, last - first)
 
 
 def _among(part: pq.ParquetFile, numbers: np.ndarray) -> pa.Table:
@@ -205,7 +206,7 @@ def read_columns(url: str, names: list[str]) -> pa.Table:
 def _read_parts(url: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     for name in urls.list_names(urls.join(url, IMAGES)):
         if name.startswith("part-"):
-            # Not a file of Python's: a thread of Arrow's that lets go of one while Python ends
-            # aborts the process.
+            # Not a file of Python's, and in this thread: one of Arrow's that lets go of a file, or
+            # has hardly begun, while Python ends aborts the process.
             content = pa.BufferReader(urls.read_bytes(urls.join(url, IMAGES, name)))
-            yield pq.read_table(content, columns=columns)
+            yield pq.ParquetFile(content).read(columns, use_threads=False)

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
 from . import arrays, ledger, neurons, urls, views
@@ -50,9 +49,10 @@ def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> St
             f"{CONTRIBUTIONS}/zarr.json is missing. Put it back, or choose another `store`"
         )
     arrays.create_group(urls.join(url, MODEL), model_arrays(meta), {})
-    group = urls.open_group(urls.join(url, MODEL), mode="r+")
+    place = urls.join(url, MODEL)
+    group = urls.open_group(place, mode="r+")
     for spec in model_arrays(meta):
-        arrays.write_rows(group, spec.name, 0, model_maps[spec.name].astype(spec.dtype))
+        arrays.Target(place, group, spec.name).write(0, model_maps[spec.name].astype(spec.dtype))
     attributes = {"facet": meta.to_json(), "coordinates": "key label"}
     arrays.create_group(urls.join(url, CONTRIBUTIONS), contribution_arrays(meta), attributes)
     return open_store(url, mode="r+")
@@ -97,7 +97,7 @@ class Store(StoreTables):
         super().__init__(url, data or url, meta)
         self.mode: Mode = mode
         self.arrays = {spec.name: spec for spec in contribution_arrays(meta)}
-        self._group: zarr.Group | None = None
+        self._targets: dict[str, arrays.Target] = {}
 
     def __repr__(self) -> str:
         m = self.meta
@@ -321,12 +321,14 @@ class Store(StoreTables):
         ]
         if values.keys() != self.arrays.keys() or wrong:
             raise ValueError(f"shard {shard}: arrays {sorted(values)} with wrong shapes {wrong}")
-        if self._group is None:
-            self._group = urls.open_group(urls.join(self.url, CONTRIBUTIONS), mode="r+")
+        if not self._targets:
+            place = urls.join(self.url, CONTRIBUTIONS)
+            group = urls.open_group(place, mode="r+")
+            self._targets = {name: arrays.Target(place, group, name) for name in self.arrays}
         ok = np.asarray(rows["ok"], bool)
         try:
             for name, data in values.items():
-                arrays.write_rows(self._group, name, start, data, ok)
+                self._targets[name].write(start, data, ok)
             ledger.write_part(self.url, shard, rows, facts, started=started)
         except OSError as error:
             raise StoreError(

@@ -75,6 +75,8 @@ def exists(url: str) -> bool:
 
 
 def read_bytes(url: str) -> bytes:
+    if is_local(url):
+        return Path(absolute(url)).read_bytes()
     fs, path = filesystem(url)
     with naming(url, "read"):
         # Some object stores are asked for the size first unless a range is named.
@@ -124,24 +126,41 @@ def _read_tail(path: str, size: int) -> bytes:
         os.close(file)
 
 
-def put_bytes(url: str, data: bytes) -> None:
-    """Write an object whole or not at all: rename on a file system, one put on an object store."""
+def find_bytes(url: str) -> bytes | None:
+    """An object; None if it is not there."""
+    try:
+        return read_bytes(url)
+    except FileNotFoundError:
+        return None
+
+
+def put_bytes(url: str, data: bytes, *, lasting: bool = True) -> None:
+    """Write an object whole or not at all: rename on a file system, one put on an object store.
+
+    Parameters
+    ----------
+    url : str
+    data : bytes
+    lasting : bool
+        Whether the file outlasts a loss of power once this has returned.
+    """
     if is_local(url):
-        _put_file(Path(absolute(url)), data)
+        _put_file(Path(absolute(url)), data, lasting)
         return
     fs, path = filesystem(url)
     with naming(url, "written", missing=True):
         fs.pipe_file(path, data)
 
 
-def _put_file(target: Path, data: bytes) -> None:
+def _put_file(target: Path, data: bytes, lasting: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -231,6 +250,16 @@ def remove(url: str) -> None:
             return
         for name in fs.find(path):
             fs.rm_file(name)
+
+
+def remove_file(url: str) -> None:
+    """Remove one object; nothing there is fine."""
+    if is_local(url):
+        Path(absolute(url)).unlink(missing_ok=True)
+        return
+    fs, path = filesystem(url)
+    with naming(url, "removed"), contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def sweep_partial(url: str, skip: Collection[str] = ()) -> int:

@@ -69,7 +69,8 @@ class _Writer:
     def __init__(self, store: Store, mlp_layer: int, name: str, shard: int) -> None:
         have = neurons.kept(store.url, mlp_layer)
         spec = neurons.neuron_arrays(store.meta, mlp_layer, have)[name]
-        self.group = urls.open_group(neurons.group_url(store.url, mlp_layer), mode="r+")
+        place = neurons.group_url(store.url, mlp_layer)
+        self.target = arrays.Target(place, urls.open_group(place, mode="r+"), name)
         self.name, self.layer, self.dtype = name, mlp_layer, np.dtype(spec.dtype)
         assert spec.shards is not None  # arrays along the images have them
         self.at_once, self.sizes = spec.shards[0], spec.shape[1:]
@@ -104,7 +105,7 @@ class _Writer:
             numbers, found = numbers[~inside], found[~inside]
 
     def _flush(self) -> None:
-        arrays.write_rows(self.group, self.name, self.start, self.rows, self.ok)
+        self.target.write(self.start, self.rows, self.ok)
         self.start += len(self.rows)
         self._new()
 
