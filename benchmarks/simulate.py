@@ -1,5 +1,6 @@
 """The real scheduler, store, ledger and reductions, with a model that costs nothing.
 
+python -m benchmarks.simulate shard
 python -m benchmarks.simulate million
 python -m benchmarks.simulate resume
 
@@ -9,6 +10,7 @@ tiny arrays, and its row in the ledger, written, read back and declared as any o
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -29,13 +31,14 @@ from pipeline.cluster.work import Workers
 from pipeline.extraction import run
 from pipeline.extraction.extractor import Extractor, Pass
 from pipeline.extraction.feed import Fetched, Link
-from pipeline.images.batches import Batch
+from pipeline.images.batches import Batch, batch_calls
 from pipeline.images.load import LoadedImages
 from pipeline.stats.reductions import reduce_store
-from storage import ledger
+from storage import arrays, ledger
 from storage.images import read_rows, write_images
 from storage.layout import CONTRIBUTIONS, model_arrays
 from storage.metadata import Metadata
+from storage.sharding import find_sharding
 from storage.store import Store, create_store, open_store
 
 MODEL: Any = SimpleNamespace(
@@ -153,6 +156,34 @@ def stubbed() -> Any:
         run.Extraction = real  # type: ignore[misc]
 
 
+def shard(shards: int = 40, shard_size: int = 1000, batch: int = 256, rounds: int = 3) -> None:
+    """What a shard costs a worker beside the model, its arrays written by zarr and by us."""
+    took: dict[str, list[tuple[float, float]]] = {}
+    rows, ways = "rows of the image table", {"by zarr": lambda _: None, "by us": find_sharding}
+
+    def timed(what: str, work: Any, *given: Any) -> Any:
+        began = time.perf_counter(), time.process_time()
+        made = work(*given)
+        times = time.perf_counter() - began[0], time.process_time() - began[1]
+        took.setdefault(what, []).append(times)
+        return made
+
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds):
+            for way, find in ways.items():
+                arrays.find_sharding = find  # type: ignore[assignment]
+                store = stub_store(f"{folder}/{turn}-{way}", shards * shard_size, shard_size)
+                worker = StubExtractor(store.url, MODEL, "cpu", 1)
+                for number in range(shards):
+                    calls = batch_calls(store.url, *store.meta.rows(number), batch, None)
+                    batches = timed(rows, lambda calls: [stub_batch(*c[1:]) for c in calls], calls)
+                    timed(way, worker.do, number, batches)
+    print("\n| a shard | ms | ms of CPU |\n|---|---|---|")
+    for what, times in took.items():
+        wall, cpu = 1000 * np.median(np.array(times), axis=0)
+        print(f"| {what} | {wall:.1f} | {cpu:.1f} |")
+
+
 def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) -> None:
     """Extract and reduce a million images: what a shard costs, and that the driver stays flat."""
     machines.connect()
@@ -191,7 +222,7 @@ def resume(
             rows.append(f"| {what} | {time.perf_counter() - started:.1f} |")
 
         timed("listing the ledger", store.done_shards)
-        timed("facet status", lambda: status.main(status.StatusConfig(store=url, json=False)))
+        timed("facet status", lambda: status.main(status.StatusConfig(store=url)))
         machines.connect()
         workers = Workers("cpu", 1, 1, 256)
         started = time.perf_counter()
@@ -219,12 +250,15 @@ def finish_shards(store: Store, shards: range) -> None:
     part = Path(ledger.part_url(store.url, 0)).read_bytes()
     for shard in shards:
         for name, spec in store.arrays.items():
-            folder = Path(store.url, CONTRIBUTIONS, name, "c", *[str(shard), "0", "0", "0"])
-            place = Path(*folder.parts[: len(folder.parts) - 4 + len(spec.dims)])
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            place = f"{store.url}/{CONTRIBUTIONS}/{name}/c/{shard}"
+            if shard == shards[0]:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+            for _ in spec.dims[1:]:
+                os.mkdir(place)
+                place += "/0"
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
         Path(ledger.part_url(store.url, shard)).write_bytes(part)
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"million": million, "resume": resume})
+    tyro.extras.subcommand_cli_from_dict({"shard": shard, "million": million, "resume": resume})

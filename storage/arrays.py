@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .errors import NotFinite
 from .layout import ArraySpec
 from .sharding import Sharding, find_sharding
 
+CHUNKS = "c"  # zarr's folder of an array's chunks
 # Sums of float16 in float16 drift and overflow. By this attribute of the CF conventions, which
 # changes no number, xarray reads an array as float64.
 WIDER: dict[str, Any] = {"scale_factor": 1.0}
@@ -210,13 +212,14 @@ class Target:
 
     def _by_file(self, sharding: Sharding, start: int, values: NDArray) -> NDArray | None:
         """What is read back of a shard that is written without zarr; None if it is damaged."""
-        url = urls.join(self._url, sharding.key(start))
+        folder, key = urls.join(self._url, CHUNKS), sharding.key(start)
+        file = Path(urls.absolute(folder), key)
         if (content := sharding.encode(values)) is None:
-            urls.remove_file(url)
+            file.unlink(missing_ok=True)
         else:
-            urls.put_bytes(url, content, lasting=False)
+            urls.put_chunk(folder, key, content)
         try:
-            return sharding.decode(urls.find_bytes(url), len(values))
+            return sharding.decode(file.read_bytes() if file.exists() else None, len(values))
         except ValueError:
             return None
 

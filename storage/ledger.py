@@ -113,7 +113,8 @@ def _said(footer: bytes) -> tuple[dict[str, Any], dict[str, float] | None]:
         # What Parquet's own reader finds, or refuses: it takes ten times as long.
         metadata = pq.read_metadata(io.BytesIO(footer)).metadata or {}
         facts, span = metadata.get(b"facet", b"{}"), metadata.get(b"facet_work")
-    return json.loads(facts), None if span is None else json.loads(span)
+    # As text: json looks through bytes for their encoding.
+    return json.loads(facts.decode()), None if span is None else json.loads(span.decode())
 
 
 def _value(footer: bytes, key: bytes) -> bytes | None:

@@ -57,8 +57,8 @@ class Sharding:
         return start % rows == 0 and stop == min(start + rows, self.shape[0])
 
     def key(self, start: int) -> str:
-        """Where the shard that begins with a row is kept, below the array."""
-        return "/".join(["c", str(start // self.shard[0]), *["0"] * (len(self.shape) - 1)])
+        """Where the shard that begins with a row is kept, below the array's chunks."""
+        return "/".join([str(start // self.shard[0]), *["0"] * (len(self.shape) - 1)])
 
     def encode(self, values: NDArray) -> bytes | None:
         """A shard's file, given its rows; None where they are nothing but fill value.

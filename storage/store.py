@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Literal
 
@@ -28,7 +29,6 @@ from .tables import StoreTables
 from .validate import ReadAgain, faults
 
 Mode = Literal["r", "r+"]
-CHUNKS = "c"  # zarr's folder of an array's chunks
 
 
 def create_store(url: str, meta: Metadata, model_maps: dict[str, NDArray]) -> Store:
@@ -337,14 +337,21 @@ class Store(StoreTables):
             ) from error
         return {"bytes": sum(v.nbytes for v in values.values())}
 
-    def sweep(self) -> int:
-        """Remove what killed writers left unfinished; returns how many files."""
+    def sweep(self, done: Collection[int] = ()) -> int:
+        """Remove what killed writers left unfinished; returns how many files.
+
+        Parameters
+        ----------
+        done : collection of int
+            Finished shards. Their folders are not looked into, which takes minutes where there are
+            many: writers have left nothing in them since shards are no longer written by zarr.
+        """
         whole = (LEDGER, IMAGES, INDEX, neurons.NEURONS, neurons.STATES)
         swept = sum(urls.sweep_partial(urls.join(self.url, name)) for name in whole)
         contributions = urls.join(self.url, CONTRIBUTIONS)
         swept += urls.sweep_partial(contributions, skip=self.arrays)
         for name, spec in self.arrays.items():
             array = urls.join(contributions, name)
-            swept += urls.sweep_partial(array, skip=(CHUNKS,))
-            swept += urls.sweep_shards(urls.join(array, CHUNKS), len(spec.dims))
+            swept += urls.sweep_partial(array, skip=(arrays.CHUNKS,))
+            swept += urls.sweep_shards(urls.join(array, arrays.CHUNKS), len(spec.dims), done)
         return swept

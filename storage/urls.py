@@ -126,35 +126,30 @@ def _read_tail(path: str, size: int) -> bytes:
         os.close(file)
 
 
-def find_bytes(url: str) -> bytes | None:
-    """An object; None if it is not there."""
-    try:
-        return read_bytes(url)
-    except FileNotFoundError:
-        return None
-
-
-def put_bytes(url: str, data: bytes, *, lasting: bool = True) -> None:
-    """Write an object whole or not at all: rename on a file system, one put on an object store.
-
-    Parameters
-    ----------
-    url : str
-    data : bytes
-    lasting : bool
-        Whether the file outlasts a loss of power once this has returned.
-    """
+def put_bytes(url: str, data: bytes) -> None:
+    """Write an object whole or not at all: rename on a file system, one put on an object store."""
     if is_local(url):
-        _put_file(Path(absolute(url)), data, lasting)
+        target = Path(absolute(url))
+        _put_file(target, data, target.parent, lasting=True)
         return
     fs, path = filesystem(url)
     with naming(url, "written", missing=True):
         fs.pipe_file(path, data)
 
 
-def _put_file(target: Path, data: bytes, lasting: bool) -> None:
+def put_chunk(folder: str, key: str, data: bytes) -> None:
+    """Write a local file below a folder whole or not at all; a loss of power may undo it.
+
+    While it is unfinished it is directly in the folder: what killed writers leave is found there by
+    one listing.
+    """
+    root = Path(absolute(folder))
+    _put_file(root / key, data, root, lasting=False)
+
+
+def _put_file(target: Path, data: bytes, folder: Path, *, lasting: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -252,16 +247,6 @@ def remove(url: str) -> None:
             fs.rm_file(name)
 
 
-def remove_file(url: str) -> None:
-    """Remove one object; nothing there is fine."""
-    if is_local(url):
-        Path(absolute(url)).unlink(missing_ok=True)
-        return
-    fs, path = filesystem(url)
-    with naming(url, "removed"), contextlib.suppress(FileNotFoundError):
-        fs.rm_file(path)
-
-
 def sweep_partial(url: str, skip: Collection[str] = ()) -> int:
     """Remove files that a killed writer left unfinished under a local URL; returns how many.
 
@@ -281,11 +266,18 @@ def sweep_partial(url: str, skip: Collection[str] = ()) -> int:
     return swept
 
 
-def sweep_shards(url: str, axes: int) -> int:
+def sweep_shards(url: str, axes: int, done: Collection[int] = ()) -> int:
     """The same of an array's chunks whose shards are a file each, cut along the first axis alone.
 
     Such a file lies below its number and a 0 for every further axis; only there is looked, as a
     walk through a hundred thousand shards takes many times as long.
+
+    Parameters
+    ----------
+    url : str
+    axes : int
+    done : collection of int
+        Shards that are not looked for; what `put_chunk` leaves of them is found all the same.
     """
     if not is_local(url):
         return 0
@@ -296,6 +288,8 @@ def sweep_shards(url: str, axes: int) -> int:
         return 0
     swept = _sweep(root, top)
     for name in top if axes > 1 else ():
+        if name.isdecimal() and int(name) in done:
+            continue
         folder = f"{root}/{name}" + "/0" * (axes - 2)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             swept += _sweep(folder, os.listdir(folder))

@@ -157,8 +157,8 @@ def run(
     FacetError
         As ``over_shards`` does.
     """
-    store.sweep()
     done = store.done_shards()
+    store.sweep(done)
     pending = [s for s in range(store.meta.shards) if s not in done]
     progress = so_far(store, max_bad)
     if not pending:

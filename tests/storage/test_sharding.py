@@ -63,7 +63,7 @@ def test_a_file_is_that_of_zarr_byte_for_byte_and_reads_back(cut, seed):
     sharding = find_sharding(array.metadata.to_dict())
     start, key = shard * spec.shards[0], key_of(spec, shard)
     assert sharding.holds(start, start + len(values))
-    assert f"x/{sharding.key(start)}" == key
+    assert f"x/c/{sharding.key(start)}" == key
     content = sharding.encode(values)
     assert content == (objects[key].to_bytes() if key in objects else None)
     back = sharding.decode(content, len(values))
@@ -110,6 +110,24 @@ def test_a_shard_done_again_is_what_was_written_last(tmp_path):
     assert [p.name for p in file.parent.iterdir()] == ["0"]
 
 
+def test_a_killed_writer_leaves_what_one_listing_finds(tmp_path, monkeypatch):
+    store = stores.fill(stores.new_store(str(tmp_path)), [0])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("pathlib.Path.replace", killed)
+        dying.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            stores.fill(store, [1])
+    left = list(tmp_path.rglob("*.tmp"))
+    assert left == list(tmp_path.glob("contributions.zarr/*/c/*.tmp")) != []
+    assert store.sweep(done={0, 1}) == len(left)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert stores.fill(store, [1, 2]).validate() == []
+
+
 def test_rows_that_are_no_whole_shard_leave_the_others_alone(tmp_path):
     spec = ArraySpec("x", ("image",), (8,), "float32", (2,), (4,))
     group = zarr.open_group(LocalStore(tmp_path), mode="w")
@@ -136,15 +154,15 @@ def test_what_is_read_back_otherwise_is_an_error(tmp_path, monkeypatch):
     group = zarr.open_group(LocalStore(tmp_path), mode="w")
     arrays.create_arrays(group, [spec])
     target = arrays.Target(str(tmp_path), group, "x")
-    put = arrays.urls.put_bytes
+    put = arrays.urls.put_chunk
     other = find_sharding(group["x"].metadata.to_dict()).encode(np.ones(4, "f4"))
     for wrong in (other, other[:40], None):
 
-        def put_wrong(url, data, wrong=wrong, **how):
+        def put_wrong(folder, key, data, wrong=wrong):
             if wrong is not None:
-                put(url, wrong, **how)
+                put(folder, key, wrong)
 
-        monkeypatch.setattr(arrays.urls, "put_bytes", put_wrong)
+        monkeypatch.setattr(arrays.urls, "put_chunk", put_wrong)
         with pytest.raises(OSError, match="rows 0-3 of x read back otherwise"):
             target.write(0, np.arange(4, dtype="f4"))
         (tmp_path / "x/c/0").unlink(missing_ok=True)
