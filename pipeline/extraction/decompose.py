@@ -188,9 +188,8 @@ class Decomposer:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`Block.rest` of an attention pool, which writes one row, and its MLP's neurons."""
         read = self._tower.read
-        x_btd, u_bd = block.attend(x_btd, attention)
-        hidden_btn, written_btd = block.mlp(x_btd)
-        return x_btd + written_btd, u_bd, read(written_btd), read(hidden_btn)
+        x_btd, u_bd, hidden_btn, written_btd, _ = block.neurons(x_btd, attention)
+        return x_btd, u_bd, read(written_btd), read(hidden_btn)
 
 
 def by_source(attention: Attention, prefix: int) -> Tensor:

@@ -221,11 +221,9 @@ class _Neurons:
         x_btd = tower.stem(images_bchw)
         mean_bt = torch.zeros_like(x_btd[..., 0])
         for layer, block in enumerate(tower.trunk):
-            x_btd, _ = block.attend(x_btd, block.attention(x_btd))
-            hidden_btn, written_btd = block.mlp(x_btd)
+            x_btd, _, hidden_btn, *_ = block.neurons(x_btd, block.attention(x_btd))
             if layer in self.places:
                 mean_bt += self.read(layer, hidden_btn, weights_bn)
-            x_btd = x_btd.add_(written_btd)
         return tower.hand_over(x_btd), tower.hand_over(mean_bt)
 
 

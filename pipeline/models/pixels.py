@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import UnsupportedModel
 from .norms import Linear
 from .reading import Reading
-from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Neurons, Norm, Weights, Written, float64, neurons
 
 
 class PixelBlock(ABC):
@@ -74,6 +74,8 @@ class PixelBlock(ABC):
         return x_btd
 
     def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
-        _, written_btd = self.mlp(x_btd)
-        x_btd, u_bd = self.attend(x_btd, attention)
-        return Written(x_btd.add_(written_btd), u_bd, self.reading(written_btd))
+        x_btd, u_bd, _, written_btd, _ = self.neurons(x_btd, attention)
+        return Written(x_btd, u_bd, self.reading(written_btd))
+
+    def neurons(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Neurons:
+        return neurons(self, x_btd, attention)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .errors import UnsupportedModel
 from .norms import Linear, centred, inverse_std
 from .prenorm import PreNormBlock, add_for, mix
-from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Neurons, Norm, Weights, Written, float64, neurons
 
 # Classes of timm's blocks that are built so.
 CLASSES = ("EvaBlockPostNorm", "ResPostBlock", "ResPostRelPosBlock")
@@ -122,6 +122,9 @@ class PostNormBlock(PreNormBlock):
         written_btd: Tensor = self._behind_2(self._mlp_out(x_btd)[1])
         normed_btd = add_for(behind, x_btd, written_btd)
         return Written(x_btd, u_bd, self.reading(written_btd), weight_b, normed_btd)
+
+    def neurons(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Neurons:
+        return neurons(self, x_btd, attention)
 
 
 def _scaled(norm: nn.Module, linear: Linear) -> Linear:

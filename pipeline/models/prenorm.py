@@ -19,7 +19,7 @@ from .errors import UnsupportedModel
 from .mlps import Mlp, PlainMlp, cast
 from .norms import Linear, add_normed, folded, inverse_std, normed
 from .reading import Reading
-from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Neurons, Norm, Weights, Written, float64
 
 Positions = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Queries and keys, (batch, head, token, head_dim), normed and rotated as the model does. Of the
@@ -201,16 +201,16 @@ class PreNormBlock:
         return hidden_btn, F.linear(hidden_btn, *self.down)
 
     def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
-        x_btd, u_bd, hidden_btn = self._neurons(x_btd, attention)
-        written_btd = F.linear(hidden_btn, *self.down)
-        normed_btd = add_for(behind, x_btd, written_btd)
+        x_btd, u_bd, _, written_btd, normed_btd = self.neurons(x_btd, attention, behind)
         return Written(x_btd, u_bd, self.reading(written_btd), normed_btd=normed_btd)
 
-    def _neurons(self, x_btd: Tensor, attention: Attention) -> tuple[Tensor, Tensor, Tensor]:
-        """`attend`, and the MLP's neurons: what attention wrote is added and normed at once."""
+    def neurons(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Neurons:
+        # What is written is added and normed at once.
         x_btd, out_btd, u_bd = self.attended(x_btd, attention)
-        normed_btd = add_normed(self.norm_2, x_btd, out_btd, self.dtype)
-        return x_btd, u_bd, self._run_mlp.hidden(normed_btd)
+        hidden_btn = self._run_mlp.hidden(add_normed(self.norm_2, x_btd, out_btd, self.dtype))
+        written_btd = F.linear(hidden_btn, *self.down)
+        normed_btd = add_for(behind, x_btd, written_btd)
+        return Neurons(x_btd, u_bd, hidden_btn, written_btd, normed_btd)
 
 
 def add_for(behind: Block | None, x_btd: Tensor, written_btd: Tensor) -> Tensor | None:

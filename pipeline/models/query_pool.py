@@ -18,7 +18,7 @@ from .errors import UnsupportedModel
 from .mlps import cast
 from .norms import Linear, inverse_std
 from .reading import PoolRow
-from .tower import Attention, Block, Layers, Norm, Weights, Written, float64
+from .tower import Attention, Block, Layers, Neurons, Norm, Weights, Written, float64, neurons
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,3 +140,6 @@ class QueryPool:
     def rest(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Written:
         x_btd, u_bd = self.attend(x_btd, attention)
         return Written(x_btd, u_bd, torch.zeros_like(x_btd[:, 0]))
+
+    def neurons(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Neurons:
+        return neurons(self, x_btd, attention)

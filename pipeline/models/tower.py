@@ -148,6 +148,16 @@ class Block(Protocol):
         """Attention and MLP. Overwrites `x_btd`. `behind` is the block that gets the stream next,
         if what that begins with may be made at once."""
 
+    def neurons(self, x_btd: Tensor, attention: Attention, behind: Block | None = None) -> Neurons:
+        """The same, and what `mlp` gives."""
+
+
+def neurons(block: Block, x_btd: Tensor, attention: Attention) -> Neurons:
+    """`Block.neurons` in its parts."""
+    x_btd, u_bd = block.attend(x_btd, attention)
+    hidden_btn, written_btd = block.mlp(x_btd)
+    return Neurons(x_btd.add_(written_btd), u_bd, hidden_btn, written_btd)
+
 
 def through(blocks: Sequence[Block], x_btd: Tensor) -> Tensor:
     """The stream behind blocks that run one after another. Overwrites `x_btd`."""
@@ -172,6 +182,21 @@ class Written(NamedTuple):
     """What `Weights.varying_bias_d` counts, where there is one."""
     normed_btd: Tensor | None = None
     """The stream behind the first norm of the next block, if it was made."""
+
+
+class Neurons(NamedTuple):
+    """What a block made of the stream, its MLP's neurons apart."""
+
+    stream_btd: Tensor
+    """As it leaves the block."""
+    u_bd: Tensor
+    """As in `Written`."""
+    hidden_btn: Tensor
+    """Neurons after the activation, (batch, token, neuron)."""
+    written_btd: Tensor
+    """What they wrote."""
+    normed_btd: Tensor | None = None
+    """As in `Written`."""
 
 
 @dataclass(frozen=True, eq=False)

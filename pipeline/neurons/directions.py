@@ -20,6 +20,9 @@ from storage.errors import NotFinite
 
 from .maps import SecondOrderMaps
 
+# Squarings until a matrix is diagonalised; what other eigenvalues may be of the first, squared so.
+SQUARINGS, ALONE = 12, 1e-13
+
 
 @dataclass(frozen=True, eq=False)
 class TopImages:
@@ -174,9 +177,7 @@ def directions_of(top: TopImages, maps: SecondOrderMaps) -> Directions:
         first = _from_inner_products(rows_nkp @ gram_npp @ rows_nkp.mT)
     else:
         # Coordinates in which lengths and angles are those of the effects themselves.
-        values_np, vectors_npp = _eigh(gram_npp)
-        root_npp = vectors_npp * values_np.clamp(min=0).sqrt()[:, None]
-        first = first_directions(rows_nkp @ root_npp)
+        first = first_directions(rows_nkp @ _roots(gram_npp))
     weights_np = torch.bmm(first.scores[:, None], rows_nkp).squeeze(1)
     lifted_ne = maps.lift(weights_np.to(maps.values_pnk))
     return Directions(
@@ -199,23 +200,57 @@ def first_directions(rows_nke: Tensor) -> Directions:
         axis_ne = _unit(torch.bmm(first.scores[:, None], rows_nke).squeeze(1))
         return Directions(axis_ne, first.explained, first.positive, first.scores)
     squares_nee = rows_nke.mT @ rows_nke
-    values_ne, vectors_nee = _eigh(squares_nee)
-    axis_ne = vectors_nee[:, :, -1]
+    largest_n, axis_ne = _first(squares_nee)
     scores_nk = torch.bmm(rows_nke, axis_ne[:, :, None]).squeeze(2)
     sign_n1, positive_n = _sign(scores_nk)
-    explained_n = _share(values_ne[:, -1], squares_nee)
+    explained_n = _share(largest_n, squares_nee)
     axis_ne = torch.where((explained_n > 0)[:, None], axis_ne * sign_n1, 0)
     return Directions(axis_ne, explained_n, positive_n, scores_nk * sign_n1)
 
 
 def _from_inner_products(inner_nkk: Tensor) -> Directions:
     """All but the directions, from the rows' inner products."""
-    values_nk, vectors_nkk = _eigh(inner_nkk)
-    largest_n = values_nk[:, -1].clamp(min=0)
-    scores_nk = vectors_nkk[:, :, -1] * largest_n.sqrt()[:, None]
+    largest_n, vectors_nk = _first(inner_nkk)
+    scores_nk = vectors_nk * largest_n.sqrt()[:, None]
     sign_n1, positive_n = _sign(scores_nk)
     explained_n = _share(largest_n, inner_nkk)
     return Directions(inner_nkk[:, :0, 0], explained_n, positive_n, scores_nk * sign_n1)
+
+
+def _roots(squares: Tensor) -> Tensor:
+    """R with R Rᵀ = S, for symmetric matrices S without negative eigenvalues, (N, n, n)."""
+    roots, failed = torch.linalg.cholesky_ex(squares)
+    if (singular := failed > 0).any():
+        values, vectors = _eigh(squares[singular])
+        roots[singular] = vectors * values.clamp(min=0).sqrt()[:, None]
+    return roots
+
+
+def _first(squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalue, (N,), and its vector, (N, n), of symmetric matrices without negative
+    eigenvalues, (N, n, n), float64.
+
+    A matrix is squared until it has one eigenvalue but for rounding, 1 - Σ μ² where Σ μ = 1; then
+    each of its columns is the vector. Where the two largest are nearly equal it never is, and the
+    matrix is diagonalised.
+    """
+    vectors = squares.new_empty(squares.shape[:2])
+    left, powers = torch.arange(len(squares), device=squares.device), squares
+    for _ in range(SQUARINGS):
+        powers = powers / powers.diagonal(dim1=1, dim2=2).sum(-1)[:, None, None]
+        alone = 1 - powers.square().sum((1, 2)) <= ALONE  # not where all is zero
+        if alone.any():
+            found, at = left[alone], powers[alone].diagonal(dim1=1, dim2=2).argmax(1)
+            columns = powers[alone].take_along_dim(at[:, None, None], 2)
+            vectors[found] = _unit((squares[found] @ columns)[..., 0])
+            left, powers = left[~alone], powers[~alone]
+        if not len(left):
+            break
+        powers = powers @ powers
+    if len(left):
+        vectors[left] = _eigh(squares[left])[1][:, :, -1]
+    largest = (vectors * (squares @ vectors[..., None])[..., 0]).sum(1).clamp(min=0)
+    return largest, vectors
 
 
 def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -153,9 +153,8 @@ class IndirectEffects:
         for layer in range(self.layer):
             x_btd = self._step(layer, x_btd)
         block, x_btd = self._into(self.layer, x_btd)
-        x_btd, _ = block.attend(x_btd, block.attention(x_btd))
-        hidden_btn, written_btd = block.mlp(x_btd)
-        return x_btd + written_btd, hidden_btn.to(x_btd.dtype)
+        found = block.neurons(x_btd, block.attention(x_btd))
+        return found.stream_btd, found.hidden_btn.to(x_btd.dtype)
 
     def _after(self, x_btd: Tensor) -> Tensor:
         """Embeddings from the stream as it leaves the layer's block; overwrites it."""

@@ -131,11 +131,13 @@ class NeuronPass:
         tower = self._tower
         return tower.stem(images_bchw) if tower.trunk else tower.enter(images_bchw)
 
-    def _blocks(self) -> Iterator[tuple[int, Block]]:
-        """All of them in order, the trunk's, too; layers as the store counts them, so that those of
-        a trunk stand below 0."""
+    def _blocks(self) -> Iterator[tuple[int, Block, Block | None]]:
+        """All of them in order, the trunk's, too, each with the one behind it, if that gets the
+        stream as it is; layers as the store counts them, so that those of a trunk stand below 0."""
         tower = self._tower
-        return enumerate([*tower.trunk, *tower.blocks], -len(tower.trunk))
+        for first, blocks in ((-len(tower.trunk), tower.trunk), (0, tower.blocks)):
+            for layer, pair in enumerate(zip(blocks, [*blocks[1:], None], strict=False), first):
+                yield layer, *pair
 
     @torch.inference_mode()
     def __call__(self, images_bchw: Tensor) -> NeuronParts:
@@ -148,17 +150,15 @@ class NeuronPass:
         """
         model, tower, wanted = self.model, self._tower, self.quantities
         x_btd = self._enter(images_bchw)
-        found = _Found(model, x_btd, "shifts" in wanted)
-        for layer, block in self._blocks():
+        found, normed_btd = _Found(model, x_btd, "shifts" in wanted), None
+        for layer, block, behind in self._blocks():
             at = layer + model.trunk_layers
             if layer == 0:
                 x_btd = tower.hand_over(x_btd)
-            attention = block.attention(x_btd)
+            attention = block.attention(x_btd, normed_btd)
             if layer in self._readers:
                 found.read(layer, x_btd, attention.pattern(), block.inverse_std(x_btd))
-            x_btd, _ = block.attend(x_btd, attention)
-            hidden_btn, written_btd = block.mlp(x_btd)
-            x_btd = x_btd.add_(written_btd)
+            x_btd, _, hidden_btn, written_btd, normed_btd = block.neurons(x_btd, attention, behind)
             if at in self.mlp_layers:
                 # Others are read by no head of a pool.
                 hidden_btn, written_btd = tower.hand_over(hidden_btn), tower.hand_over(written_btd)
@@ -217,20 +217,18 @@ class NeuronPass:
         """
         tower, hidden = self._tower, dict[int, Tensor]()
         weights: dict[int, list[Tensor]] = {layer: [] for layer in self.mlp_layers}
-        x_btd = self._enter(images_bchw)
-        for layer, block in self._blocks():
+        x_btd, normed_btd = self._enter(images_bchw), None
+        for layer, block, behind in self._blocks():
             at = layer + self.model.trunk_layers
             if layer == 0:
                 x_btd = tower.hand_over(x_btd)
-            attention = block.attention(x_btd)
+            attention = block.attention(x_btd, normed_btd)
             if layer in self._readers:
                 alpha_bht = attention.pattern().to(x_btd.dtype)
                 read_bht = alpha_bht * block.inverse_std(x_btd)[:, None]
                 for before in hidden:
                     weights[before].append(read_bht)
-            x_btd, _ = block.attend(x_btd, attention)
-            hidden_btn, written_btd = block.mlp(x_btd)
-            x_btd = x_btd.add_(written_btd)
+            x_btd, _, hidden_btn, _, normed_btd = block.neurons(x_btd, attention, behind)
             if at in self.mlp_layers:
                 hidden[at] = tower.hand_over(hidden_btn).to(x_btd.dtype)
         left = tower.leave(x_btd)
@@ -254,10 +252,10 @@ class NeuronPass:
         check_mlp_layers(self.model, [mlp_layer])
         check_neurons(self.model, self.model.neurons, neurons)
         x_btd = self._enter(images_bchw)
-        *before, block = [block for _, block in self._blocks()][: mlp_layer + 1]
+        *before, block = [*self._tower.trunk, *self._tower.blocks][: mlp_layer + 1]
         x_btd = through(before, x_btd)
-        x_btd, _ = block.attend(x_btd, block.attention(x_btd))
-        hidden_btn = self._tower.hand_over(block.mlp(x_btd)[0])
+        found = block.neurons(x_btd, block.attention(x_btd))
+        hidden_btn = self._tower.hand_over(found.hidden_btn)
         return hidden_btn[:, :, list(neurons)].to(x_btd.dtype)
 
 

@@ -9,7 +9,7 @@ from pipeline.models.mlps import PlainMlp
 from pipeline.models.postnorm import PostNormBlock
 from pipeline.models.prenorm import PreNormBlock
 from pipeline.models.reading import ClassToken, Mean
-from pipeline.models.tower import through
+from pipeline.models.tower import neurons, through
 
 HEADS, HEAD_DIM, WIDTH = 2, 3, 8
 
@@ -56,3 +56,30 @@ def test_the_same_as_block_by_block(kinds, reading, dtype, seed):
     assert [norm.ran for norm in norms] == [1] * len(norms)
     assert torch.equal(through(blocks, given), expected)
     assert [norm.ran for norm in norms] == [2] * len(norms)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from([PreNormBlock, PostNormBlock]),
+    reading=st.sampled_from([ClassToken(), Mean(1)]),
+    last=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+@torch.inference_mode()
+def test_neurons_are_those_of_the_parts(kind, reading, last, dtype, seed):
+    torch.manual_seed(seed)
+    made, x_btd = block(kind, reading, dtype, last), torch.randn(2, 5, WIDTH).double()
+    behind = None if last else block(PreNormBlock, reading, dtype, True)
+    given = x_btd.clone()
+    expected = neurons(made, given, made.attention(given))
+    given = x_btd.clone()
+    found = made.neurons(given, made.attention(given), behind)
+    whole = made.rest(x_btd, made.attention(x_btd), behind)
+    for name in ("stream_btd", "u_bd", "hidden_btn", "written_btd"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(whole.stream_btd, expected.stream_btd)
+    if behind is not None:
+        keys = [behind.attention(expected.stream_btd, n).keys for n in (None, whole.normed_btd)]
+        assert torch.equal(*keys)
+        assert found.normed_btd is not None or kind is PostNormBlock

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.neurons import directions
 from pipeline.neurons.directions import (
     directions_of,
     explained_variance,
@@ -204,8 +205,35 @@ def test_bad_input_is_refused():
         top_combine([top_chunk(norms, deviations, numbers, k) for k in (2, 3)])
 
 
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 12),
+    width=st.integers(1, 12),
+    second=st.sampled_from([0, 0.1, 0.9, 0.99, 0.9999, 1 - 1e-9, 1]),
+    scale=st.sampled_from([1e-12, 1, 1e12]),
+)
+def test_components_are_the_first_whatever_comes_second(seed, rows, width, second, scale):
+    """Where the second is as long, any vector between both is as good."""
+    rng, count = np.random.default_rng(seed), min(rows, width)
+    lengths = scale * np.array([1, *(second * rng.random(count - 1))])
+    lengths[1:2] = scale * second
+    of = [np.linalg.qr(rng.standard_normal((5, n, count)))[0] for n in (rows, width)]
+    given = (of[0] * lengths) @ of[1].transpose(0, 2, 1)
+    found = first_directions(torch.from_numpy(given))
+    axes = found.directions.numpy()
+    np.testing.assert_allclose(np.linalg.norm(axes, axis=1), 1, rtol=1e-12)
+    along = np.linalg.norm(given @ axes[..., None], axis=(1, 2))
+    np.testing.assert_allclose(along, scale, rtol=1e-12)
+    np.testing.assert_allclose(found.explained, scale**2 / (lengths**2).sum(), rtol=1e-10)
+    if second <= 0.99:
+        np.testing.assert_allclose(np.abs((axes * of[1][..., 0]).sum(1)), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("squarings", [0, directions.SQUARINGS])  # without any, all is diagonalised
 @pytest.mark.parametrize(("neurons", "threads"), [(7, 3), (2, 4), (1, 1)])
-def test_directions_are_the_same_with_several_threads(neurons, threads):
+def test_directions_are_the_same_with_several_threads(neurons, threads, squarings, monkeypatch):
+    monkeypatch.setattr(directions, "SQUARINGS", squarings)
     rows_nke = torch.randn(neurons, 9, 5, generator=torch.Generator().manual_seed(6))
     wanted = first_directions(rows_nke)
     _, _, right = np.linalg.svd(rows_nke.double().numpy(), full_matrices=False)
