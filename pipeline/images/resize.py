@@ -81,9 +81,9 @@ class Resize:
             from . import fast  # brings torch
 
             resized = fast.resized(image, size, self.fast)
-        else:
-            found = image.resize(size, self._filter())
-            resized = np.asarray(found if found.mode == "RGB" else found.convert("RGB"))
+            return fast.packed(self._crop_or_pad(resized, self.padding))
+        found = image.resize(size, self._filter())
+        resized = np.asarray(found if found.mode == "RGB" else found.convert("RGB"))
         return self._crop_or_pad(resized, self.padding)
 
     @property
