@@ -14,6 +14,7 @@ import tyro
 
 from jobs.console import run_job
 from jobs.settings import flag, refuse_bounds
+from pipeline.images.decoding import Decode
 from storage.errors import FacetError
 from storage.layout import COMPONENTS, Component
 
@@ -42,8 +43,10 @@ class PlanConfig:
     """Assumed: the part of the peak that the forward pass achieves."""
     images_per_second: float | None = None
     """Of one GPU, where it was measured; used in place of peak and utilisation."""
-    decodes_per_second: float = 150.0
-    """Assumed: images that one CPU core decodes in a second."""
+    decode: Decode = "exact"
+    """How pictures are to be read: how many a CPU core does in a second, as measured."""
+    decodes_per_second: float | None = None
+    """Images that one CPU core decodes in a second, where it was measured anew."""
     dollars_gpu_hour: float | None = None
     """Price of one GPU for an hour; by default the one assumed of this kind."""
     dollars_gb_month: float = 0.023

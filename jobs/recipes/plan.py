@@ -10,6 +10,7 @@ from jobs.console import console, show_table
 from jobs.plan import PlanConfig
 from pipeline.extraction.cost import GPUS, Assumptions, Scale, forward_flops, scale
 from pipeline.extraction.spec import StoreSpec
+from pipeline.images.decoding import RATES
 from pipeline.models import ModelSpec, check_supported, count_parameters
 from pipeline.models.names import parse
 
@@ -60,7 +61,7 @@ def project_model(config: PlanConfig, model: str) -> Scale:
         meta,
         Assumptions(
             tflops=tflops,
-            decodes_per_second=config.decodes_per_second,
+            decodes_per_second=decodes(config),
             gpu_hour=gpu.dollars_an_hour if price is None else price,
             gb_month=config.dollars_gb_month,
             thousand_puts=config.dollars_thousand_puts,
@@ -71,6 +72,11 @@ def project_model(config: PlanConfig, model: str) -> Scale:
         parameters=count_parameters(architecture),
         batch_size=config.batch_size,
     )
+
+
+def decodes(config: PlanConfig) -> float:
+    """Images that one core does in a second."""
+    return config.decodes_per_second or RATES[config.decode]
 
 
 def cells(of: Scale) -> dict[str, str]:
@@ -111,7 +117,8 @@ def assumptions(config: PlanConfig) -> dict[str, object]:
     price = config.dollars_gpu_hour
     return {
         f"one {config.gpu}": rate,
-        "one core": f"decodes {config.decodes_per_second:g} images/s (--decodes-per-second)",
+        "one core": f"{'reads' if config.decode == 'gpu' else 'decodes'} {decodes(config):g} "
+        f"images/s, {config.decode} (--decode, --decodes-per-second)",
         "GPU hour": f"${gpu.dollars_an_hour if price is None else price:g} (--dollars-gpu-hour)",
         "GB month": f"${config.dollars_gb_month:g} (--dollars-gb-month)",
         "requests": f"${config.dollars_thousand_puts:g} a thousand PUT or LIST, "

@@ -5,13 +5,12 @@ It only decides whether Ray is worth starting: see ``machines.settle``.
 
 from __future__ import annotations
 
+from pipeline.images.decoding import RATES
 from storage.layout import bytes_per_image
 from storage.metadata import Metadata
 
 from . import machines
 
-# Images that one core reads, decodes and resizes in a second.
-DECODES = 150.0
 # Floating-point operations of one core and of one GPU in a second.
 CORE, GPU = 2e10, 5e12
 # Bytes of a store that are read, or written, and worked on in a second; what a shard takes besides.
@@ -34,7 +33,7 @@ def of_images(images: int, flops: float, device: str = "auto") -> float:
     """
     cpus = machines.own_cpus()
     speed = GPU if device != "cpu" and machines.own_gpu() else CORE * cpus
-    return images * (1 / DECODES + flops / speed)
+    return images * (1 / RATES["exact"] + flops / speed)
 
 
 def of_shards(meta: Metadata, shards: int) -> float:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from queue import Full, Queue
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from pipeline.images.batches import Batch
 from pipeline.images.card import on_device
+from pipeline.images.load import LoadedImages
+
+
+class Holder(Protocol):
+    """A dataclass with a run of images in it, and whatever goes with them."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def loaded(self) -> LoadedImages: ...
+
 
 Item = TypeVar("Item")
+Run = TypeVar("Run", bound=Holder)
 # Batches that wait on a GPU for their turn; and passes that it is given before the results of the
 # first are taken.
 WAITING, UNDER_WAY = 2, 1
@@ -51,8 +62,11 @@ class Link:
             self._to, self._back = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
     @contextmanager
-    def placed(self, batches: Iterable[Batch]) -> Iterator[Iterator[tuple[Batch, Tensor]]]:
-        """Batches with their pixels, (batch, height, width, 3) uint8, on the device.
+    def placed(self, batches: Iterable[Run]) -> Iterator[Iterator[tuple[Run, Tensor]]]:
+        """Runs of images with their pixels, (batch, height, width, 3) uint8, on the device.
+
+        What was left to the device is decoded there; ``loaded`` then says what became of it, and
+        its own ``pixels`` are of no further use.
 
         To a GPU a thread sends them, so that it need not wait for them.
         """
@@ -62,7 +76,7 @@ class Link:
         with ahead(map(self._send, batches), WAITING) as sent:
             yield map(self._received, sent)
 
-    def _send(self, batch: Batch) -> tuple[Batch, Tensor, torch.cuda.Event]:
+    def _send(self, batch: Run) -> tuple[Run, Tensor, torch.cuda.Event]:
         if batch.loaded.encoded is not None:
             with torch.cuda.stream(self._to):
                 return *self._decoded(batch), self._to.record_event()
@@ -72,14 +86,14 @@ class Link:
             pixels = pinned.to(self.device, non_blocking=True)
         return batch, pixels, self._to.record_event()
 
-    def _decoded(self, batch: Batch) -> tuple[Batch, Tensor]:
+    def _decoded(self, batch: Run) -> tuple[Run, Tensor]:
         """With its pixels, of which some may be left to the device to decode."""
         if batch.loaded.encoded is None:
             return batch, torch.from_numpy(batch.loaded.pixels)
         loaded, pixels = on_device(batch.loaded, self.device)
         return replace(batch, loaded=loaded), pixels
 
-    def _received(self, sent: tuple[Batch, Tensor, torch.cuda.Event]) -> tuple[Batch, Tensor]:
+    def _received(self, sent: tuple[Run, Tensor, torch.cuda.Event]) -> tuple[Run, Tensor]:
         batch, pixels, there = sent
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(there)

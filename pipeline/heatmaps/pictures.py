@@ -50,12 +50,12 @@ class Masked:
         loaded = self.loaded
         return pa.table({"ok": loaded.ok, "sha256": loaded.sha256, "error": loaded.error})
 
-    def kept(self, keep: NDArray[np.bool_]) -> Kept:
-        """Some of them, of which nothing is amiss."""
+    def kept(self, keep: NDArray[np.bool_], pixels: Any) -> Kept:
+        """Some of them, of which nothing is amiss; ``pixels`` are those of all."""
         masks = {protocol: masks_nhw[keep] for protocol, masks_nhw in self.masks.masks.items()}
         at = np.flatnonzero(keep).tolist()
         keys, labels = ([values[i] for i in at] for values in (self.keys, self.labels))
-        return Kept(self.images[keep], keys, labels, self.loaded.pixels[keep], masks)
+        return Kept(self.images[keep], keys, labels, pixels[keep], masks)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Kept:
     images : (n,) int64
     keys, labels : list
     pixels : (n, height, width, 3) uint8
+        On the device of whoever makes maps of them.
     masks : dict of str to (n, height, width) uint8
         By protocol.
     """
@@ -74,7 +75,7 @@ class Kept:
     images: NDArray[np.int64]
     keys: list[str]
     labels: list[Any]
-    pixels: NDArray[np.uint8]
+    pixels: Any
     masks: dict[str, NDArray[np.uint8]]
 
 

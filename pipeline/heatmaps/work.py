@@ -21,10 +21,10 @@ from torch import Tensor
 
 from pipeline.cluster.loop import over_shards
 from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
+from pipeline.extraction.feed import Link
 from pipeline.extraction.finite import finite_rows, refuse_pass
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.bad import BadImages
-from pipeline.images.card import settled
 from pipeline.images.masks import MaskSource
 from pipeline.models import VisionModel
 from pipeline.models.arithmetic import TF32, placed, settle
@@ -60,6 +60,7 @@ class Segmenter:
         settle(work.workers.threads, TF32)
         self.work, self.bench, self._seen = work, work.bench, 0
         self.model = placed(work.model, work.workers.device, work.meta.precision)
+        self._link = Link(self.model.device)
         self._makers = makers(self.model, self.bench)
         self._erasure = Erasure(self.model, self.bench.steps) if self.bench.steps else None
         self._texts_ce = torch.from_numpy(self.bench.texts_ce).to(**self.model.wide)
@@ -72,13 +73,13 @@ class Segmenter:
 
     def do(self, shard: int, batches: Iterable[Masked]) -> Report[None]:
         """Hold one shard's pictures to their masks and write what they came to."""
-        with self._computing:
+        # Pictures are on their way before it is their turn.
+        with self._link.placed(batches) as fed, self._computing:
             started = time.monotonic()
             start, _ = self.work.meta.rows(shard)
             known = ledger.read_part(self.work.data, shard)
             found, left_out = [], BadImages()
-            for masked in batches:
-                batch = self._decoded(masked)
+            for batch, pixels_bhwc in fed:
                 was = known.take(batch.images - start)
                 refuse_changed(was, batch.read, batch.keys, "the store was made")
                 faults = zip(was["error"].to_pylist(), batch.masks.error, strict=True)
@@ -86,7 +87,7 @@ class Segmenter:
                 left_out.add(BadImages.of(batch.keys, reasons).facts())
                 keep = np.array([reason is None for reason in reasons])
                 if keep.any():
-                    found += self._numbers(batch.kept(keep))
+                    found += self._numbers(batch.kept(keep, pixels_bhwc))
                 self._seen += len(batch.keys)
         computed = time.monotonic()
         if found:
@@ -101,10 +102,6 @@ class Segmenter:
             write_seconds=time.monotonic() - computed,
             node=platform.node(),
         )
-
-    def _decoded(self, batch: Masked) -> Masked:
-        """With the pictures that were left to this worker's device."""
-        return replace(batch, loaded=settled(batch.loaded, self.model.device))
 
     def _numbers(self, pictures: Kept) -> list[pa.Table]:
         """A table a row of the table of methods and protocol."""
@@ -129,7 +126,9 @@ class Segmenter:
 
     def look(self, masked: Masked) -> tuple[Kept, list[str], NDArray[np.float32]]:
         """Pictures, their classes and their maps, (picture, method, row, column)."""
-        pictures = self._decoded(masked).kept(np.ones(len(masked.keys), bool))
+        with self._link.placed([masked]) as fed:
+            [(masked, pixels_bhwc)] = fed
+        pictures = masked.kept(np.ones(len(masked.keys), bool), pixels_bhwc)
         images_bchw, asked = self._asked(pictures)
         maps = torch.stack(list(self._maps(images_bchw, asked).values()), 1)
         classes = [self.bench.classes[of] for of in asked.classes_b.tolist()]
@@ -145,8 +144,7 @@ class Segmenter:
             embedding_be = np.asarray(group["embedding"][first : last + 1])
             classes = (embedding_be[pictures.images - first] @ self.bench.texts_ce.T).argmax(1)
         device = self.model.device
-        pixels_bhwc = torch.from_numpy(pictures.pixels).to(device)
-        return self.model.preprocess.to_tensor(pixels_bhwc), Asked(
+        return self.model.preprocess.to_tensor(pictures.pixels), Asked(
             torch.from_numpy(classes).to(device),
             self._texts_ce,
             torch.from_numpy(pictures.images),
@@ -329,7 +327,7 @@ def look_at(work: Segmentation, parts: Sequence[str]) -> Sheet | None:
         chosen,
         [key for picture in pictures for key in picture.keys],
         [name for names in classes for name in names],
-        np.concatenate([picture.pixels for picture in pictures]),
+        torch.cat([picture.pixels for picture in pictures]).numpy(),
         np.concatenate([picture.masks[protocol] for picture in pictures]),
         np.concatenate(maps),
     )

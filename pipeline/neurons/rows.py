@@ -16,7 +16,6 @@ from torch import Tensor
 from pipeline.extraction.finite import finite_rows, refuse_pass
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.batches import Batch
-from pipeline.images.card import settled
 from pipeline.models import VisionModel
 from pipeline.subsets import chosen_rows
 from storage import ledger, neurons, urls
@@ -109,7 +108,7 @@ class OkImages:
 
 
 def ok_images(
-    model: VisionModel, batch: Batch, known: pa.Table, shard_start: int
+    model: VisionModel, batch: Batch, pixels_bhwc: Tensor, known: pa.Table, shard_start: int
 ) -> OkImages | None:
     """What is ok of a decoded batch; None where nothing is.
 
@@ -117,6 +116,8 @@ def ok_images(
     ----------
     model : VisionModel
     batch : Batch
+    pixels_bhwc : (b, height, width, 3) uint8
+        Of all of it, on the model's device.
     known : pyarrow.Table
         The store's ledger rows of the batch's shard, which starts at image ``shard_start``.
 
@@ -127,13 +128,13 @@ def ok_images(
     """
     part = known.slice(batch.start - shard_start, len(batch.keys))
     ok = np.asarray(part["ok"])
-    loaded = settled(batch.loaded, model.device)
+    loaded = batch.loaded
     columns = {"ok": loaded.ok, "sha256": loaded.sha256, "error": loaded.error}
     refuse_changed(part, pa.table(columns), batch.keys, "the store was made")
     if not ok.any():
         return None
     keep = torch.from_numpy(ok)
-    pixels = torch.from_numpy(loaded.pixels)[keep].to(model.device)
+    pixels = pixels_bhwc if ok.all() else pixels_bhwc[keep.to(pixels_bhwc.device)]
     images_b = torch.arange(batch.start, batch.start + len(ok))[keep]
     return OkImages(model, images_b, model.preprocess.to_tensor(pixels))
 

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.cluster.loop import over_shards
 from pipeline.cluster.tasks import each
 from pipeline.cluster.work import WORKER_CPUS, Needs, Report, Work, Workers
+from pipeline.extraction.feed import Link
 from pipeline.images.bad import BadImages
 from pipeline.images.batches import Batch, batch_calls
 from pipeline.models import VisionModel
@@ -79,6 +82,7 @@ class NeuronWorker:
         settle(threads, TF32)
         self.store, self.task = open_store(url, mode="r+"), task
         self.model = placed(model, device, self.store.meta.precision)
+        self._link = Link(self.model.device)
         self._passes: dict[tuple[int, ...], NeuronPass] = {}
         self._seen = 0
         # One at a time: a second shard is only here so that its pictures are decoded meanwhile.
@@ -90,11 +94,12 @@ class NeuronWorker:
 
     def do(self, wanted: Wanted, batches: Iterable[Batch]) -> Report[States]:
         """States of one shard, by MLP layer."""
-        with self._computing:
+        # Pictures are on their way before it is their turn.
+        with self._link.placed(batches) as fed, self._computing:
             started = time.monotonic()
             shard, layers = wanted
             known = ledger.read_part(self.store.data, shard)
-            states = self._states(shard, layers, known, batches)
+            states = self._states(shard, layers, known, fed)
             bad = BadImages.of(map(str, known["index"]), known["error"].to_pylist())
             seconds = time.monotonic() - started
         return Report(
@@ -107,14 +112,14 @@ class NeuronWorker:
         )
 
     def _states(
-        self, shard: int, layers: tuple[int, ...], known: Any, batches: Iterable[Batch]
+        self, shard: int, layers: tuple[int, ...], known: Any, fed: Iterable[tuple[Batch, Tensor]]
     ) -> States:
         start = self.store.meta.rows(shard)[0]
         sinks: dict[int, Any] = {
             layer: self.task.open(self.store, layer, shard, known) for layer in layers
         }
-        for batch in batches:
-            pictures = ok_images(self.model, batch, known, start)
+        for batch, pixels in fed:
+            pictures = ok_images(self.model, batch, pixels, known, start)
             if pictures is not None and isinstance(self.task, PictureTask):
                 for sink in sinks.values():
                     sink.add_pictures(pictures)

@@ -1,12 +1,15 @@
 """``--decode`` through the jobs: a store has one way, which all that read its pictures follow."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import extract, rosetta, second_order
+from jobs import extract, rosetta, second_order, segment
 from pipeline.cluster import machines
 from pipeline.heatmaps.seen import see_image
 from pipeline.images.decode import DECODING
@@ -173,6 +176,33 @@ def test_its_pictures_go_through_the_model_again_on_the_card(exact, on_card):
     ]
     norms = [run.store.neurons(0)["norms"].load() for run in runs]
     np.testing.assert_allclose(*norms, atol=1e-3, rtol=0.05)
+
+
+def test_its_maps_are_held_to_masks_as_those_of_the_exact_one(
+    exact, on_card, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(machines, "check_decode", lambda *_: None)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for file in folder.iterdir():
+        mask = np.zeros((150, 110 + int(file.stem)), np.uint8)
+        mask[40:110, 30:80] = 255
+        Image.fromarray(mask).save(masks / f"{file.stem}.png")
+    (masks.parent / "classes.txt").write_text("star\nheart\n")
+    sheets = []
+    for store in (exact, on_card):
+        run = segment.main(
+            segment.SegmentConfig(
+                store.url, str(tmp_path / "classes.txt"), masks=str(masks), methods=("tokens",),
+                batch_size=4, workers="here", out=str(tmp_path / store.url.rpartition("/")[2]),
+            )
+        )  # fmt: skip
+        files = sorted((Path(run.result.url) / "pictures").iterdir())
+        sheets.append(pa.concat_tables([pq.read_table(file) for file in files]).to_pandas())
+    one, other = sheets
+    assert len(one) == 11  # of 12, one is cut
+    assert one["key"].equals(other["key"])
+    np.testing.assert_allclose(one["average_precision"], other["average_precision"], atol=0.01)
 
 
 def test_rosetta_has_pictures_decoded_on_the_card(folder, tmp_path, monkeypatch):

@@ -194,7 +194,7 @@ SHOWN = {
         "::test_measured_throughput_takes_the_place_of_assumed",
         "dollars_gpu_hour": JOBS + "plan_job.py"
         "::test_a_dearer_gpu_changes_the_dollars_and_nothing_else",
-        "model components precision store_dtype shard_size batch_size gpu utilisation "
+        "model components precision store_dtype shard_size batch_size gpu utilisation decode "
         "decodes_per_second dollars_gb_month dollars_thousand_puts dollars_thousand_gets": HERE
         + "test_settings_of_plans",
     },
@@ -428,7 +428,8 @@ def test_settings_of_plans():
     for changes in (
         {"model": ("ViT-B-32",)}, {"components": ("heads",)}, {"precision": "fp32"},
         {"store_dtype": "float32"}, {"shard_size": 512}, {"batch_size": 64}, {"gpu": "H100"},
-        {"utilisation": 0.1}, {"decodes_per_second": 10.0}, {"dollars_gb_month": 1.0},
+        {"utilisation": 0.1}, {"decode": "fast"}, {"decodes_per_second": 10.0},
+        {"dollars_gb_month": 1.0},
         {"dollars_thousand_puts": 1.0}, {"dollars_thousand_gets": 1.0},
     ):  # fmt: skip
         assert said(**changes)[0] != first[0], changes

@@ -133,7 +133,7 @@ def test_neurons_say_where_too(tmp_path):
     batch = load_batch(store.url, 0, 4, model.preprocess.resize)
     enlarge(model, 0, 3e6)
     half = NeuronPass(replace(model, dtype=torch.float16), (0,), ("coefficients", "peaks"))
-    pictures = ok_images(model, batch, known, 0)
+    pictures = ok_images(model, batch, torch.from_numpy(batch.loaded.pixels), known, 0)
     with pytest.raises(NotFinite, match=r"begins in the neurons of MLP layer 0.*bf16 or fp32"):
         list(passed_rows(half, pictures))
     assert len(list(passed_rows(NeuronPass(model, (0,), half.quantities), pictures))) == 1

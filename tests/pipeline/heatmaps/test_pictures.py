@@ -13,7 +13,7 @@ def test_all_that_is_kept_is_of_the_same_pictures():
     loaded = LoadedImages(pixels, at >= 0, [None] * 4, [None] * 4, [2] * 4, [2] * 4)
     masks = {name: np.broadcast_to(at[:, None, None], (4, 2, 2)) for name in ("a", "b")}
     batch = Masked(at + 10, list("pqrs"), [0, 1, 2, 3], loaded, LoadedMasks(masks, [None] * 4))
-    kept = batch.kept(np.array([False, True, False, True]))
+    kept = batch.kept(np.array([False, True, False, True]), pixels)
     assert (kept.keys, kept.labels, kept.images.tolist()) == (["q", "s"], [1, 3], [11, 13])
     for values in (kept.pixels, *kept.masks.values()):
         assert values.reshape(2, -1).min(1).tolist() == values.reshape(2, -1).max(1).tolist()
