@@ -14,7 +14,9 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,26 +160,19 @@ def stubbed() -> Any:
 
 def shard(shards: int = 40, shard_size: int = 1000, batch: int = 256, rounds: int = 3) -> None:
     """What a shard costs a worker beside the model, its arrays written by zarr and by us."""
-    took: dict[str, list[tuple[float, float]]] = {}
-    rows, ways = "rows of the image table", {"by zarr": lambda _: None, "by us": find_sharding}
-
-    def timed(what: str, work: Any, *given: Any) -> Any:
-        began = time.perf_counter(), time.process_time()
-        made = work(*given)
-        times = time.perf_counter() - began[0], time.process_time() - began[1]
-        took.setdefault(what, []).append(times)
-        return made
-
+    took: dict[str, list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
-            for way, find in ways.items():
+            for way, find in {"by zarr": lambda _: None, "by us": find_sharding}.items():
                 arrays.find_sharding = find  # type: ignore[assignment]
                 store = stub_store(f"{folder}/{turn}-{way}", shards * shard_size, shard_size)
                 worker = StubExtractor(store.url, MODEL, "cpu", 1)
                 for number in range(shards):
                     calls = batch_calls(store.url, *store.meta.rows(number), batch, None)
-                    batches = timed(rows, lambda calls: [stub_batch(*c[1:]) for c in calls], calls)
-                    timed(way, worker.do, number, batches)
+                    batches: list[Batch] = []
+                    read = partial(batches.extend, (stub_batch(*call[1:]) for call in calls))
+                    took["rows of the image table"].append(timed(read))
+                    took[way].append(timed(partial(worker.do, number, batches)))
     print("\n| a shard | ms | ms of CPU |\n|---|---|---|")
     for what, times in took.items():
         wall, cpu = 1000 * np.median(np.array(times), axis=0)
@@ -205,38 +200,78 @@ def million(images: int = 1_000_000, shard_size: int = 1000, actors: int = 2) ->
     print("\n".join(watch.rows("extract") + reducing.rows("reduce")))
 
 
+class WorkerAsked(Exception):
+    """The first worker is asked for."""
+
+
+@contextmanager
+def as_before() -> Any:
+    """Every shard's folder is looked into, and facts are read by Parquet's own reader."""
+    value, sweep = ledger._value, Store.sweep
+    ledger._value = lambda *_: None  # type: ignore[assignment]
+    Store.sweep = lambda self, done=(): sweep(self)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ledger._value, Store.sweep = value, sweep  # type: ignore[method-assign]
+
+
 def resume(
-    shards: int = 100_000, shard_size: int = 10, left: int = 4, folder: str | None = None
+    shards: int = 100_000, shard_size: int = 10, left: int = 4, store: str | None = None
 ) -> None:
-    """A store with so many finished shards: listing, status, and going on from there."""
-    with tempfile.TemporaryDirectory(dir=folder) as url:
-        store = stub_store(url, shards * shard_size, shard_size)
-        started = time.perf_counter()
-        finish_shards(store, range(shards - left))
-        print(f"{shards - left:,} shards declared in {time.perf_counter() - started:.0f} s")
-        rows = []
+    """A store with so many finished shards: listing, status, and going on from there.
 
-        def timed(what: str, work: Any) -> None:
-            started = time.perf_counter()
-            work()
-            rows.append(f"| {what} | {time.perf_counter() - started:.1f} |")
-
-        timed("listing the ledger", store.done_shards)
-        timed("facet status", lambda: status.main(status.StatusConfig(store=url)))
+    Parameters
+    ----------
+    store : str, optional
+        Where it is kept, and found again by the next call, as making it takes longest.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        url = store or folder
+        if Path(url, CONTRIBUTIONS).exists():
+            opened = open_store(url, mode="r+")
+            assert (opened.meta.shards, opened.meta.shard_size) == (shards, shard_size)
+        else:
+            opened = stub_store(url, shards * shard_size, shard_size)
+            finish_shards(opened, range(shards - left))
+        for last in range(shards - left, shards):
+            Path(ledger.part_url(url, last)).unlink(missing_ok=True)
         machines.connect()
         workers = Workers("cpu", 1, 1, 256)
-        started = time.perf_counter()
-        seen: list[float] = []
-        with stubbed():
-            run.run(
-                store, MODEL, workers, max_bad=0.0,
-                say=lambda text: seen.append(time.perf_counter() - started),
-            )  # fmt: skip
-        rows.append(f"| resume, until the first worker is asked for | {seen[0]:.1f} |")
-        rows.append(
-            f"| resume, until {left} shards are done | {time.perf_counter() - started:.1f} |"
-        )
-        print("\n".join([f"\n| {shards:,} shards | seconds |", "|---|---|", *rows]))
+
+        def go_on(say: Any) -> None:
+            with stubbed():
+                run.run(opened, MODEL, workers, max_bad=0.0, say=say)
+
+        def asked(text: str) -> None:
+            raise WorkerAsked
+
+        def until_asked() -> None:
+            with suppress(WorkerAsked):
+                go_on(asked)
+
+        work = {
+            "listing the ledger": opened.done_shards,
+            "`facet status`": lambda: status.main(status.StatusConfig(store=url)),
+            "resume, until the first worker is asked for": until_asked,
+        }
+        rows = []
+        for what, do in work.items():
+            now = timed(do)  # first, so that nothing is warm that is cold before
+            with as_before():
+                before = timed(do)
+            rows.append(f"| {what} | {' | '.join(f'{t:.1f}' for t in (*before, *now))} |")
+        wall, cpu = timed(lambda: go_on(print))
+        rows.append(f"| resume, until {left} shards are done | | | {wall:.1f} | {cpu:.1f} |")
+    print(f"\n| {shards:,} shards | before, s | of CPU | now, s | of CPU |\n|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+def timed(work: Any) -> tuple[float, float]:
+    """Seconds, and seconds of this process's CPUs."""
+    began = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def finish_shards(store: Store, shards: range) -> None:

@@ -116,7 +116,7 @@ def find_effects(run: Effects) -> tuple[dict[str, pd.DataFrame], xr.Dataset, int
     images : int
         How many were counted.
     """
-    run.store.sweep()
+    run.store.sweep(run.store.done_shards())
     for layer in run.mlp_layers:
         neurons.create(run.store.url, run.store.meta, layer, kept_quantities(run.keep), run.dtype)
     if run.keep == "coefficients":
