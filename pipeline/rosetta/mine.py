@@ -6,14 +6,18 @@ import hashlib
 import platform
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from pipeline.cluster.work import Report
+from pipeline.extraction.feed import Link
 from pipeline.extraction.unchanged import refuse_changed
 from pipeline.images.bad import BadImages
 from pipeline.models.arithmetic import NO_TF32, settle
@@ -46,6 +50,7 @@ class Miner:
         settle(threads, NO_TF32)
         self.url, self.device = url, torch.device(device)
         self.models = {slug: model.to(self.device) for slug, model in models.items()}
+        self._link = Link(self.device)
         self._seen = 0
         # One at a time: a second shard is only here so that its pictures are decoded meanwhile.
         self._computing = threading.Lock()
@@ -62,10 +67,23 @@ class Miner:
         batches : iterable of ReadImages, ResizedImages or range
             A range is of seeds: the generator among the models makes their images.
         """
-        with self._computing:
-            return self._do(item, batches)
+        with self._fed(batches) as fed, self._computing:
+            return self._do(item, fed)
 
-    def _do(self, item: Item, batches: Iterable[Given]) -> Report[tuple[Tile, ...]]:
+    @contextmanager
+    def _fed(self, batches: Iterable[Given]) -> Iterator[Iterable[ResizedImages | range]]:
+        """Pictures that were read are on their way to the device before it is their turn."""
+        read, others = iter(batches), []
+        for batch in read:
+            if isinstance(batch, ReadImages):
+                # The first is, and so are all that follow.
+                with self._link.placed(chain([batch], cast(Iterator[ReadImages], read))) as fed:
+                    yield (batch.resized(pixels) for batch, pixels in fed)
+                return
+            others.append(batch)
+        yield others
+
+    def _do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
         started = time.monotonic()
         cards = {slug: model.card for slug, model in self.models.items()}
         sums = {
@@ -77,8 +95,6 @@ class Miner:
             known = ledger.read_part(self.url, item.shard)
         with torch.inference_mode():
             for batch in batches:
-                if isinstance(batch, ReadImages):
-                    batch = batch.resized(self.device)
                 if isinstance(batch, ResizedImages) and known is not None:
                     batch = self._held(batch, known)
                 rows.append(self._add(batch, item, sums))
@@ -147,7 +163,8 @@ class Miner:
         self, model: UnitModel, batch: ResizedImages, chosen: torch.Tensor
     ) -> list[torch.Tensor]:
         assert model.preprocess is not None  # a generator's maps were made with its pictures
-        pixels = torch.from_numpy(batch.pixels[model.preprocess.resize])[chosen].to(self.device)
+        pixels = torch.as_tensor(batch.pixels[model.preprocess.resize])
+        pixels = pixels[chosen.to(pixels.device)].to(self.device)
         _, maps = model.maps(model.preprocess.to_tensor(pixels))
         refuse_not_finite(model.card, maps)
         return maps

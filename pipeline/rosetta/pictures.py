@@ -30,12 +30,13 @@ class ResizedImages:
     ----------
     start : int
     pixels : dict of Resize to (n, height, width, 3) uint8
+        Arrays, or tensors on a device.
     rows : pyarrow.Table
         Their rows of the ledger, and their keys.
     """
 
     start: int
-    pixels: dict[Resize, NDArray[np.uint8]]
+    pixels: dict[Resize, Any]
     rows: pa.Table
 
 
@@ -52,12 +53,12 @@ class Stacked:
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         return np.concatenate([r(image).reshape(1, -1, 3) for r in self.resizes], axis=1)
 
-    def parts(self, pixels: NDArray[np.uint8]) -> dict[Resize, NDArray[np.uint8]]:
-        """(n, 1, total, 3) cut up again."""
-        cuts = np.split(pixels, np.cumsum(self.areas)[:-1], axis=2)
+    def parts(self, pixels: Any) -> dict[Resize, Any]:
+        """(n, 1, total, 3), an array or a tensor, cut up again."""
+        ends = np.cumsum(self.areas).tolist()
         return {
-            r: part.reshape(len(part), r.height, r.width, 3)
-            for r, part in zip(self.resizes, cuts, strict=True)
+            r: pixels[:, 0, end - area : end].reshape(len(pixels), r.height, r.width, 3)
+            for r, area, end in zip(self.resizes, self.areas, ends, strict=True)
         }
 
 
@@ -79,17 +80,24 @@ class ReadImages:
     keys: list[str]
     resizes: tuple[Resize, ...]
 
-    def resized(self, device: Any = "cpu") -> ResizedImages:
-        """All of them for every model, what is left to a card decoded on a device."""
+    def resized(self, pixels: Any = None) -> ResizedImages:
+        """All of them for every model.
+
+        Parameters
+        ----------
+        pixels : (n, 1, total, 3) uint8, optional
+            Where they are on a device; else they stay here.
+        """
         loaded = self.loaded
         if loaded.encoded is not None:
             from pipeline.images.card import settled  # brings torch
 
-            loaded = settled(loaded, device)
+            loaded = settled(loaded, "cpu")
         columns = [loaded.ok, loaded.error, loaded.sha256, loaded.width, loaded.height]
         index = np.arange(self.start, self.start + len(self.keys))
         rows = pa.table([index, *columns, self.keys], schema=ROWS)
-        return ResizedImages(self.start, Stacked(self.resizes).parts(loaded.pixels), rows)
+        parts = Stacked(self.resizes).parts(loaded.pixels if pixels is None else pixels)
+        return ResizedImages(self.start, parts, rows)
 
 
 def read_pictures(url: str, start: int, stop: int, resizes: tuple[Resize, ...]) -> ReadImages:
