@@ -12,7 +12,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := demo
 .PHONY: demo check test quick-tests ray-tests screenshots soak lint types env dev clean
 
-# Images of containers often set it: then every process compiles what it imports, torch for five seconds.
+# Images of containers often set it: then every process compiles what it imports, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt

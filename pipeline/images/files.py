@@ -9,11 +9,11 @@ from __future__ import annotations
 import glob as local_glob
 import os
 import stat
-import time
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 import fsspec
+import tenacity
 from fsspec.asyn import sync
 
 from storage.objects import is_local, object_store
@@ -43,19 +43,20 @@ def with_retries(action: Callable[[], T], name: str) -> T:
         With ``name``, when the last attempt failed too.
     """
     attempts = ATTEMPTS if is_local(name) else REMOTE_ATTEMPTS
-    # Without tenacity, whose bookkeeping takes as long as reading a small file.
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
-        try:
-            return action()
-        except FINAL:
-            raise
-        except Exception as error:  # each object store has its own base class
-            last = error
-    raise SourceUnavailable(
-        f"{name} cannot be read after {attempts} attempts: {type(last).__name__}: {last}"
-    ) from last
+    policy = tenacity.Retrying(
+        retry=tenacity.retry_if_not_exception_type(FINAL),
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=8),
+        reraise=True,
+    )
+    try:
+        return policy(action)
+    except FINAL:
+        raise
+    except Exception as error:  # each object store has its own base class
+        raise SourceUnavailable(
+            f"{name} cannot be read after {attempts} attempts: {type(error).__name__}: {error}"
+        ) from error
 
 
 def kind_of(url: str) -> str | None:
