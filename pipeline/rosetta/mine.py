@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -30,8 +29,6 @@ from .pictures import ROWS, ReadImages, ResizedImages, resized
 from .plan import Item
 from .sums import HalfMaps, Layout, PairSums
 
-Given = ReadImages | ResizedImages | range
-
 
 class Miner:
     """Owns the models; turns shards of pictures into sums.
@@ -50,6 +47,8 @@ class Miner:
         settle(threads, NO_TF32)
         self.url, self.device = url, torch.device(device)
         self.models = {slug: model.to(self.device) for slug, model in models.items()}
+        placed = self.models.values()
+        self._generator = next((m for m in placed if m.card.latent is not None), None)
         self._link = Link(self.device)
         self._seen = 0
         # One at a time: a second shard is only here so that its pictures are decoded meanwhile.
@@ -59,29 +58,29 @@ class Miner:
         """Images that have gone through the models since this miner was made."""
         return self._seen
 
-    def do(self, item: Item, batches: Iterable[Given]) -> Report[tuple[Tile, ...]]:
+    def do(
+        self, item: Item, batches: Iterable[ReadImages] | Iterable[range]
+    ) -> Report[tuple[Tile, ...]]:
         """Sum one shard's images for some tiles, write the sums and declare them finished.
 
         Parameters
         ----------
-        batches : iterable of ReadImages, ResizedImages or range
-            A range is of seeds: the generator among the models makes their images.
+        batches : iterable of ReadImages or range
+            Where a generator is among the models, seeds of the images that it makes.
         """
         with self._fed(batches) as fed, self._computing:
             return self._do(item, fed)
 
     @contextmanager
-    def _fed(self, batches: Iterable[Given]) -> Iterator[Iterable[ResizedImages | range]]:
+    def _fed(
+        self, batches: Iterable[ReadImages] | Iterable[range]
+    ) -> Iterator[Iterable[ResizedImages | range]]:
         """Pictures that were read are on their way to the device before it is their turn."""
-        read, others = iter(batches), []
-        for batch in read:
-            if isinstance(batch, ReadImages):
-                # The first is, and so are all that follow.
-                with self._link.placed(chain([batch], cast(Iterator[ReadImages], read))) as fed:
-                    yield (batch.resized(pixels) for batch, pixels in fed)
-                return
-            others.append(batch)
-        yield others
+        if self._generator is not None:
+            yield cast(Iterable[range], batches)
+            return
+        with self._link.placed(cast(Iterable[ReadImages], batches)) as fed:
+            yield (batch.resized(pixels) for batch, pixels in fed)
 
     def _do(self, item: Item, batches: Iterable[ResizedImages | range]) -> Report[tuple[Tile, ...]]:
         started = time.monotonic()
@@ -173,7 +172,8 @@ class Miner:
         self, seeds: range, slugs: set[str]
     ) -> tuple[ResizedImages, dict[str, list[torch.Tensor]]]:
         """The generator's pictures of some seeds, and its maps from the same pass."""
-        generator = next(m for m in self.models.values() if m.card.latent is not None)
+        generator = self._generator
+        assert generator is not None  # else there are no seeds
         assert generator.card.latent is not None
         output, maps = generator.maps(latents(seeds, generator.card.latent).to(self.device))
         refuse_not_finite(generator.card, maps, output)

@@ -13,7 +13,7 @@ from pipeline.rosetta.maps import MapError, MapReader, Tokens
 from pipeline.rosetta.merging import correlate_tile, merge_spans
 from pipeline.rosetta.mine import Miner
 from pipeline.rosetta.models import UnitModel, latents, load_units, pictures, unit_maps
-from pipeline.rosetta.pictures import load_pictures
+from pipeline.rosetta.pictures import load_pictures, read_pictures
 from pipeline.rosetta.plan import Item
 from storage.errors import FacetError, NotFinite
 from storage.images import write_images
@@ -69,7 +69,7 @@ def test_mined_correlations_are_those_of_the_models_own_maps(two, listed):
     miner = Miner(listed, two, "cpu", 1)
     sizes = tuple(m.preprocess.resize for m in two.values())
     for shard in range(2):
-        batches = [load_pictures(listed, at, at + 5, sizes) for at in (shard * 10, shard * 10 + 5)]
+        batches = [read_pictures(listed, at, at + 5, sizes) for at in (shard * 10, shard * 10 + 5)]
         report = miner.do(Item(shard, (tile,)), batches)
         assert (report.images, report.facts) == (10, {"bad": {}})
         assert report.node == platform.node()  # the log says where
@@ -221,7 +221,7 @@ def test_values_that_are_not_finite_are_refused(listed):
     model = toy("plain")
     model.module.conv2.weight.data[:] = 3e38  # finite, and what it gives is not
     (tile,) = tiles(model.card, model.card)
-    batch = load_pictures(listed, 0, 2, (model.preprocess.resize,))
+    batch = read_pictures(listed, 0, 2, (model.preprocess.resize,))
     with pytest.raises(NotFinite, match="layer act3 is the first of those read that holds NaN"):
         Miner(listed, {model.card.slug: model}, "cpu", 1).do(Item(0, (tile,)), [batch])
 
@@ -233,7 +233,7 @@ def mine_folder(folder, url, names, shard=0):
     if not (folder.parent / "mined" / "images").exists():
         write_images(url, list_images(str(folder)))
     sizes = tuple(dict.fromkeys(m.preprocess.resize for m in both.values()))
-    batches = [load_pictures(url, at, at + 3, sizes) for at in (0, 3)]
+    batches = [read_pictures(url, at, at + 3, sizes) for at in (0, 3)]
     return Miner(url, both, "cpu", 1).do(Item(shard, tuple(tiles(a, b))), batches)
 
 
